@@ -1,0 +1,20 @@
+//! What ws-daemon says: messages, outcomes, and how they stand on a byte stream.
+//!
+//! This crate owns the grammar and nothing else. It never opens a socket, touches a disk, or knows what a task is, so that
+//! a peer or a client can be written from it alone.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`codec`] | bytes to messages and back: the incremental framer, compaction, the seed's frames |
+//! | [`message`] | what a local process asks: [`Request`](message::Request) |
+//! | [`command`] | the built-in commands, their codes and data |
+//! | [`outcome`] | how a run ended: [`Outcome`](outcome::Outcome), and the line that tells it |
+//! | [`id`] | the caller's id and the run's |
+//! | [`time`] | durations as people write them |
+
+pub mod codec;
+pub mod command;
+pub mod id;
+pub mod message;
+pub mod outcome;
+pub mod time;

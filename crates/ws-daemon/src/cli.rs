@@ -1,0 +1,82 @@
+//! The command line: what may be said, and which file answers it. Settings are gathered here from flags, environment and
+//! config.json; what they mean is for `config` to say.
+
+mod check;
+mod completions;
+mod exec;
+mod exit;
+mod gather;
+mod init;
+mod run;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use exit::{Exit, Trouble};
+use gather::Flags;
+
+/// Runs scripts on far machines over one JSON conversation.
+///
+/// One daemon is the server, the others are its clients and dial it; from then on both sides can ask. A process writes a JSON
+/// line to the socket of its daemon, the script of that name runs on the other side, and its exit status comes back:
+///
+///   {"name":"hello","id":"1","params":{"who":"world"}}   →   {"status":0,"id":"1"}
+///
+/// Without a command the daemon is run. To see it all work on this machine alone: ws-daemon demo
+#[derive(Debug, Parser)]
+#[command(name = "ws-daemon", version, max_term_width = 100, verbatim_doc_comment)]
+struct Arguments {
+    #[command(flatten)]
+    flags: Flags,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon (what happens without a command).
+    Run,
+    /// Run a script on a peer, wait, and exit with its status.
+    Exec(exec::Arguments),
+    /// Show the settings as they are understood, and where each came from.
+    Check(check::Arguments),
+    /// Write a config.json and an example script.
+    Init(init::Arguments),
+    /// Print the completions of a shell.
+    Completions(completions::Arguments),
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(said) => return exit::of_usage(&said),
+    };
+    match dispatch(arguments) {
+        Ok(exit) => exit.into(),
+        Err(trouble) => {
+            trouble.show();
+            trouble.exit().into()
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
+    let Arguments { flags, command } = arguments;
+    match command.unwrap_or(Command::Run) {
+        Command::Run => run::run(&flags),
+        Command::Exec(arguments) => exec::run(&flags, &arguments),
+        Command::Check(arguments) => check::run(&flags, &arguments),
+        Command::Init(arguments) => init::run(&flags, &arguments),
+        Command::Completions(arguments) => Ok(completions::run(&arguments)),
+    }
+}
+
+/// Whether to write colours to a stream: on a terminal, unless `NO_COLOR` (no-color.org) says otherwise.
+fn colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}

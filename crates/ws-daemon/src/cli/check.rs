@@ -1,0 +1,31 @@
+//! `ws-daemon check`: the settings as they are understood.
+
+use super::exit::{Exit, Trouble};
+use super::gather::Flags;
+
+/// What `check` takes.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Print one JSON object, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints every setting, its value and where it came from; secrets are left out.
+pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
+    let (_, rows) = flags.settings()?;
+    if arguments.json {
+        let map: serde_json::Map<_, _> = rows
+            .iter()
+            .map(|row| (row.name.to_owned(), serde_json::json!({ "value": row.value, "source": row.source.to_string() })))
+            .collect();
+        anstream::println!("{}", serde_json::Value::Object(map));
+        return Ok(Exit::Ok);
+    }
+    let names = rows.iter().map(|row| row.name.len()).max().unwrap_or_default();
+    let values = rows.iter().map(|row| row.value.chars().count()).max().unwrap_or_default();
+    for row in &rows {
+        anstream::println!("{:names$}  {:values$}  {}", row.name, row.value, row.source);
+    }
+    Ok(Exit::Ok)
+}

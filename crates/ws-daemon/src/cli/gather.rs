@@ -1,0 +1,197 @@
+//! Where settings are looked for: flags, environment, config.json. It reads them and never decides between them.
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::exit::{Exit, Trouble};
+use crate::config::{Mode, Row, Settings, SettingsFault, Source, Sources, Written};
+
+/// Where the seed keeps its files.
+const DEFAULT_PREFIX: &str = "/root/ws-daemon";
+
+/// Files that container engines leave in their containers.
+const CONTAINER_SIGNS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
+
+/// The flags that say the same as config.json. Each wins over the environment variable in brackets, which wins over the file.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Settings (flag, else environment, else config.json, else default)")]
+pub struct Flags {
+    /// Folder of config.json, scripts/ and the socket [WSDAEMON_PREFIX] [default: /root/ws-daemon]
+    #[arg(long, global = true, value_name = "DIR")]
+    prefix: Option<PathBuf>,
+    /// Which end of the link this is [WSDAEMON_MODE]
+    #[arg(long, global = true, value_name = "MODE")]
+    mode: Option<Mode>,
+    /// Client: the server, as host, host:port, or URL [WSDAEMON_PROXY]
+    #[arg(long, global = true, value_name = "SERVER")]
+    proxy: Option<String>,
+    /// The server's port [WSDAEMON_PORT] [default: 3006]
+    #[arg(long, global = true, value_name = "PORT")]
+    port: Option<u16>,
+    /// Server: the address to listen on [WSDAEMON_LISTEN] [default: ::, all of them]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Server: who else may connect, true or networks [WSDAEMON_OPEN] [default: false, this machine]
+    #[arg(long, global = true, value_name = "WHO", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    open: Option<String>,
+    /// TCP address that speaks the socket's conversation, or off [WSDAEMON_LOCAL] [default: off]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    local: Option<String>,
+    /// Group that may use the socket [WSDAEMON_SOCKET_GROUP]
+    #[arg(long, global = true, value_name = "GROUP")]
+    socket_group: Option<String>,
+    /// What is logged: error, warn, info, debug, trace, or by module [WSDAEMON_LOG] [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log: Option<String>,
+}
+
+/// What the flags say of a config.json that is still to be written.
+#[derive(Debug)]
+pub struct Beginning {
+    /// `--mode`
+    pub mode: Option<Mode>,
+    /// `--proxy`
+    pub proxy: Option<String>,
+    /// `--port`
+    pub port: Option<u16>,
+}
+
+impl Flags {
+    /// The prefix, and who named it.
+    pub fn prefix(&self) -> (PathBuf, Source) {
+        let environment = || std::env::var_os("WSDAEMON_PREFIX").filter(|value| !value.is_empty()).map(PathBuf::from);
+        match (&self.prefix, environment()) {
+            (Some(prefix), _) => (prefix.clone(), Source::Flag),
+            (None, Some(prefix)) => (prefix, Source::Environment),
+            (None, None) => (DEFAULT_PREFIX.into(), Source::Default),
+        }
+    }
+
+    /// What a new config.json is to hold.
+    pub fn beginning(&self) -> Beginning {
+        Beginning { mode: self.mode, proxy: self.proxy.clone(), port: self.port }
+    }
+
+    /// What the flags say, each under its name in config.json.
+    fn words(&self) -> Vec<(&'static str, String)> {
+        let named = [
+            ("mode", self.mode.map(|mode| mode.to_string())),
+            ("proxy", self.proxy.clone()),
+            ("port", self.port.map(|port| port.to_string())),
+            ("listen", self.listen.clone()),
+            ("open", self.open.clone()),
+            ("local", self.local.clone()),
+            ("socket_group", self.socket_group.clone()),
+        ];
+        named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
+    /// Everything that was written, and what it means.
+    pub fn settings(&self) -> Result<(Settings, Vec<Row>), Trouble> {
+        let (prefix, named_by) = self.prefix();
+        // Scripts are started from elsewhere, so every path must stand on its own.
+        let prefix = std::path::absolute(&prefix).unwrap_or(prefix);
+        let sources = Sources {
+            flags: written("a flag", self.words())?,
+            environment: written("the environment", environment(|name| std::env::var_os(name)))?,
+            file: file(&prefix.join("config.json"))?,
+            prefix: (prefix, named_by),
+            in_container: CONTAINER_SIGNS.iter().any(|sign| Path::new(sign).exists()),
+        };
+        Settings::resolve(&sources).map_err(|fault| match &fault {
+            SettingsFault::Missing(_) => {
+                Trouble::new(Exit::Config, format_args!("{fault}\n\n{}", how_to_begin(&sources.prefix.0)))
+            }
+            _ => Trouble::new(Exit::Config, fault),
+        })
+    }
+}
+
+fn how_to_begin(prefix: &Path) -> String {
+    let prefix = if prefix == Path::new(DEFAULT_PREFIX) { String::new() } else { format!(" --prefix {}", prefix.display()) };
+    format!(
+        "To make one, on the machine that the others can reach:\n    ws-daemon init server{prefix}\n\
+         on each of the others:\n    ws-daemon init client --proxy HOST{prefix}\n\
+         To see everything at work first:\n    ws-daemon demo"
+    )
+}
+
+/// What the environment says, each under its name in config.json. An empty variable says nothing.
+fn environment(get: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, String)> {
+    let names = ["mode", "proxy", "port", "listen", "open", "local", "socket_group"];
+    let value = |name: &str| Some(get(&format!("WSDAEMON_{}", name.to_ascii_uppercase()))?.to_string_lossy().into_owned());
+    names.into_iter().filter_map(|name| Some((name, value(name)?))).filter(|(_, value)| !value.is_empty()).collect()
+}
+
+/// Words from flags or the environment, read as config.json would be.
+fn written(place: &str, words: Vec<(&'static str, String)>) -> Result<Written, Trouble> {
+    let mut map = serde_json::Map::new();
+    for (name, word) in words {
+        let value = match (name, word.as_str()) {
+            ("port", _) => word.parse::<u64>().map_or(word.clone().into(), serde_json::Value::from),
+            ("open", "true" | "false") => (word == "true").into(),
+            ("open", networks) => networks.split(',').map(|network| network.trim().to_owned()).collect(),
+            _ => word.into(),
+        };
+        map.insert(name.to_owned(), value);
+    }
+    let read: Result<Written, _> = serde_path_to_error::deserialize(serde_json::Value::Object(map));
+    read.map_err(|error| {
+        let name = error.path().to_string();
+        let what = error.into_inner();
+        Trouble::new(
+            Exit::Config,
+            format_args!("{place} (--{}, WSDAEMON_{}): {what}", name.replace('_', "-"), name.to_uppercase()),
+        )
+    })
+}
+
+fn file(path: &Path) -> Result<Option<Written>, Trouble> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) => return Err(Trouble::new(Exit::Config, format_args!("{} cannot be read: {error}", path.display()))),
+    };
+    Written::parse(path, &text).map(Some).map_err(|fault| {
+        let theme = if super::colours(&std::io::stderr()) {
+            miette::GraphicalTheme::unicode()
+        } else {
+            miette::GraphicalTheme::unicode_nocolor()
+        };
+        let mut said = String::new();
+        // Writing to a String cannot fail.
+        let _ = miette::GraphicalReportHandler::new_themed(theme).render_report(&mut said, fault.as_ref());
+        Trouble::new(Exit::Config, format_args!("the config file is not understood\n{said}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_says_what_the_file_can() {
+        let words = environment(|name| match name {
+            "WSDAEMON_PORT" => Some("4000".into()),
+            "WSDAEMON_MODE" => Some("server".into()),
+            "WSDAEMON_OPEN" => Some("10.0.0.0/8, 192.168.0.0/16".into()),
+            "WSDAEMON_LOCAL" => Some(String::new().into()),
+            _ => None,
+        });
+        let found = written("the environment", words).ok().expect("taken");
+        assert_eq!((found.mode, found.port, found.local), (Some(Mode::Server), Some(4000), None));
+        assert!(found.open.is_some());
+    }
+
+    #[test]
+    fn a_wrong_word_is_named_by_its_flag_and_variable() {
+        for (name, word) in [("port", "many"), ("port", "70000"), ("mode", "peer"), ("open", "home"), ("listen", "x")] {
+            let trouble = written("the environment", vec![(name, word.to_owned())]).err().expect(word);
+            let said = format!("{trouble:?}");
+            assert!(said.contains(&format!("WSDAEMON_{}", name.to_uppercase())), "{said}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Settings as they were written, each of them optional: the shape of config.json, which flags and environment share. It never
+//! knows a default.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::size;
+
+/// Which end of the link this daemon is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Dials the server.
+    Client,
+    /// Waits for clients.
+    Server,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        })
+    }
+}
+
+/// Settings as written in one place.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Written {
+    #[serde(rename = "$schema")]
+    _schema: Option<String>,
+    /// `client` or `server`.
+    pub mode: Option<Mode>,
+    /// The server that a client dials: a host, `host:port`, or a URL.
+    pub proxy: Option<String>,
+    /// The server's port.
+    pub port: Option<u16>,
+    /// The address a server listens on.
+    pub listen: Option<IpAddr>,
+    /// Who may connect without a token, beyond this machine.
+    pub open: Option<WrittenOpen>,
+    /// Where TCP speaks the local conversation: an address, or `off`.
+    pub local: Option<String>,
+    /// The group that may use the socket.
+    pub socket_group: Option<String>,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: WrittenLimits,
+    /// Intervals and deadlines.
+    #[serde(default)]
+    pub times: WrittenTimes,
+}
+
+/// `true`, `false`, or networks.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "true, false, or a list of networks like [\"10.0.0.0/8\"]")]
+pub enum WrittenOpen {
+    /// To all, or to this machine only.
+    All(bool),
+    /// To these.
+    Networks(Vec<IpNet>),
+}
+
+/// Bounds as written; what each means stands in [`super::Limits`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenLimits {
+    pub runs: Option<usize>,
+    pub waiting: Option<usize>,
+    #[serde(default, deserialize_with = "size::deserialize")]
+    pub waiting_bytes: Option<usize>,
+    #[serde(default, deserialize_with = "size::deserialize")]
+    pub message: Option<usize>,
+    pub nesting: Option<usize>,
+    pub connections: Option<usize>,
+    pub local_connections: Option<usize>,
+    #[serde(default, deserialize_with = "size::deserialize")]
+    pub held_bytes: Option<usize>,
+}
+
+/// Intervals as written; what each means stands in [`super::Times`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenTimes {
+    #[serde(default, deserialize_with = "duration")]
+    pub ping: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    pub handshake: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    pub backoff_min: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    pub backoff_max: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    pub grace: Option<Duration>,
+}
+
+fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    ws_daemon_protocol::time::deserialize(deserializer).map(Some)
+}
+
+/// What is wrong with a config file, pointing at the place.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{} cannot be taken", path.display())]
+pub struct WrittenFault {
+    path: PathBuf,
+    #[source_code]
+    text: miette::NamedSource<String>,
+    #[label("{what}")]
+    at: miette::SourceSpan,
+    what: String,
+    #[help]
+    help: Option<String>,
+}
+
+impl Written {
+    /// Reads the text of a config file; `path` is for messages.
+    ///
+    /// # Errors
+    /// What is wrong, with its line, and the nearest name for an unknown key.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Box<WrittenFault>> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let found = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+            let key = error.path().to_string();
+            (error.into_inner(), key)
+        });
+        let found = found.and_then(|found| deserializer.end().map(|()| found).map_err(|error| (error, String::new())));
+        found.map_err(|(error, key)| {
+            let said = error.to_string();
+            let what = said.rfind(" at line ").map_or(said.as_str(), |at| &said[..at]);
+            let unknown = what.starts_with("unknown field ");
+            let placed = if unknown || key.is_empty() || key == "." { what.to_owned() } else { format!("{key}: {what}") };
+            Box::new(WrittenFault {
+                path: path.to_owned(),
+                text: miette::NamedSource::new(path.display().to_string(), text.to_owned()),
+                at: span(text, error.line(), error.column(), unknown),
+                what: if unknown { unknown_key(what) } else { placed },
+                help: if unknown { nearest(what) } else { None },
+            })
+        })
+    }
+}
+
+/// Where serde_json says a fault is; for a key it says where the key ended, so the span reaches back over it.
+fn span(text: &str, line: usize, column: usize, is_key: bool) -> miette::SourceSpan {
+    let line_start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    let end = (line_start + column).min(text.len());
+    let start = if is_key { text[..end.saturating_sub(1)].rfind('"').unwrap_or(end) } else { end.saturating_sub(1) };
+    (start, end - start).into()
+}
+
+fn backticked(what: &str) -> Vec<&str> {
+    what.split('`').skip(1).step_by(2).collect()
+}
+
+fn unknown_key(what: &str) -> String {
+    format!("there is no setting {:?}", backticked(what).first().copied().unwrap_or_default())
+}
+
+/// serde names the unknown field and then every known one, each in backticks.
+fn nearest(what: &str) -> Option<String> {
+    let names = backticked(what);
+    let (unknown, known) = names.split_first()?;
+    let near = known.iter().min_by_key(|name| strsim::damerau_levenshtein(name, unknown))?;
+    let known: Vec<&str> = known.iter().copied().filter(|name| !name.starts_with('$')).collect();
+    if strsim::damerau_levenshtein(near, unknown) <= 3 {
+        return Some(format!("did you mean \"{near}\"?"));
+    }
+    Some(format!("there are {}", known.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &str) -> String {
+        let fault = Written::parse(Path::new("/p/config.json"), text).expect_err("refused");
+        let mut out = String::new();
+        let handler = miette::NarratableReportHandler::new();
+        handler.render_report(&mut out, fault.as_ref()).expect("a String takes all");
+        out
+    }
+
+    #[test]
+    fn the_seeds_configs_are_taken() {
+        let client = "{\n\"mode\": \"client\",\n\"proxy\": \"example.org\",\n\"port\": 3006\n}";
+        let found = Written::parse(Path::new("c"), client).expect("the seed's own");
+        assert_eq!((found.mode, found.proxy.as_deref(), found.port), (Some(Mode::Client), Some("example.org"), Some(3006)));
+        assert!(Written::parse(Path::new("c"), "{\"mode\":\"server\",\"port\":3006}").is_ok());
+    }
+
+    #[test]
+    fn an_unknown_key_is_shown_with_the_nearest() {
+        let said = fault("{\n  \"mode\": \"server\",\n  \"prot\": 1\n}");
+        for part in ["there is no setting \"prot\"", "did you mean \"port\"?", "line 3"] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+        assert!(fault("{\"limits\":{\"rums\":1}}").contains("did you mean \"runs\"?"));
+        assert!(fault("{\"qwertyuiop\":1}").contains("there are mode, proxy"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_by_its_path() {
+        assert!(fault("{\"port\": 70000}").contains("port: "));
+        assert!(fault("{\"times\":{\"ping\":\"soon\"}}").contains("\"soon\" is no duration"));
+        assert!(fault("{\"mode\":\"peer\"}").contains("mode: "));
+        assert!(fault("{\"port\": 1").contains("EOF"));
+        assert!(fault("{} x").contains("trailing"));
+    }
+}

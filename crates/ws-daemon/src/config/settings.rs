@@ -1,0 +1,430 @@
+//! Settings as they are meant: what was written, in the order flag, environment, file, default, and nothing optional where
+//! something is required. Resolution is pure: it takes what was written and returns what is meant.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::file::{Mode, Written, WrittenLimits, WrittenOpen, WrittenTimes};
+use super::server_url::{SEED_PORT, ServerUrl, ServerUrlFault};
+
+/// Where a setting came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// The environment.
+    Environment,
+    /// config.json.
+    File,
+    /// Nowhere.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flag => "flag",
+            Self::Environment => "environment",
+            Self::File => "config.json",
+            Self::Default => "default",
+        })
+    }
+}
+
+/// What was written, place by place.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The prefix, and whether a flag or the environment named it.
+    pub prefix: (PathBuf, Source),
+    /// The command line.
+    pub flags: Written,
+    /// The environment.
+    pub environment: Written,
+    /// config.json, if there is one.
+    pub file: Option<Written>,
+    /// Whether the machine looks like a container.
+    pub in_container: bool,
+}
+
+impl Default for Source {
+    /// What nobody wrote is a default.
+    fn default() -> Self {
+        Self::Default
+    }
+}
+
+/// What the daemon does.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where its files are.
+    pub prefix: PathBuf,
+    /// Which end of the link it is.
+    pub role: Role,
+    /// Where TCP speaks the local conversation.
+    pub local: LocalTcp,
+    /// The group that may use the socket.
+    pub socket_group: Option<String>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Intervals and deadlines.
+    pub times: Times,
+}
+
+/// Which end of the link the daemon is.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// Waits for clients.
+    Server {
+        /// Where.
+        listen: SocketAddr,
+        /// Who may come from elsewhere.
+        open: Open,
+    },
+    /// Dials the server.
+    Client {
+        /// Which.
+        server: ServerUrl,
+    },
+}
+
+/// Who may connect without a token, beyond this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Open {
+    /// Nobody: protected mode.
+    Nobody,
+    /// Whoever comes from these networks.
+    Networks(Vec<IpNet>),
+    /// Anyone.
+    All,
+}
+
+/// Where TCP speaks the local conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalTcp {
+    /// Nowhere.
+    Off,
+    /// There, because someone said so: not to get it is an error.
+    Asked(SocketAddr),
+    /// There, because this looks like a container: not to get it is a warning.
+    Guessed(SocketAddr),
+}
+
+/// The bounds, with what happens at each.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Runs at once; more wait in line.
+    pub runs: usize,
+    /// Runs waiting in line; more are answered `busy`.
+    pub waiting: usize,
+    /// Bytes of params waiting in line; more are answered `busy`.
+    pub waiting_bytes: usize,
+    /// Bytes of one message or frame; a longer one is answered `too_large`, on a link with 1009.
+    pub message: usize,
+    /// Levels of nesting of a message; a deeper one is a bad message.
+    pub nesting: usize,
+    /// Links and half-open handshakes; one more drops the oldest half-open one, or is refused.
+    pub connections: usize,
+    /// Local connections; one more is closed.
+    pub local_connections: usize,
+    /// Bytes of requests held while the server is away; more are answered `queue_full`.
+    pub held_bytes: usize,
+}
+
+/// The intervals and deadlines.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// Between two pings on a link.
+    pub ping: Duration,
+    /// From connection to link, with TLS.
+    pub handshake: Duration,
+    /// The first upper bound of the wait before dialling again.
+    pub backoff_min: Duration,
+    /// The last.
+    pub backoff_max: Duration,
+    /// From the order to stop until what still runs is killed.
+    pub grace: Duration,
+}
+
+/// One line of what was understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The setting.
+    pub name: &'static str,
+    /// Its value, secrets left out.
+    pub value: String,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// Why what was written makes no daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsFault {
+    /// Nothing says what to be.
+    #[error(transparent)]
+    Missing(#[from] MissingConfig),
+    /// A client without a server.
+    #[error("a client needs \"proxy\", the server to dial: set it in config.json, with --proxy, or as WSDAEMON_PROXY")]
+    NoProxy,
+    /// A server that cannot be dialled.
+    #[error(transparent)]
+    Proxy(#[from] ServerUrlFault),
+    /// An address that is none.
+    #[error("local is \"{0}\"; it must be an address like 127.0.0.1:9007, or off")]
+    Local(String),
+    /// A bound that would let nothing through.
+    #[error("{0} must be at least {1}")]
+    TooSmall(&'static str, usize),
+    /// An interval that would never, or always, be over.
+    #[error("times.{0} must be longer than 0")]
+    NoTime(&'static str),
+    /// The first wait is longer than the last.
+    #[error("times.backoff_min is longer than times.backoff_max")]
+    Backoff,
+}
+
+/// There is no config.json and nothing else says whether to be a server or a client.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing says whether this is a server or a client: {} {}", path.display(), if *.exists { "has no \"mode\"" } else { "does not exist" })]
+pub struct MissingConfig {
+    /// The file that would say.
+    pub path: PathBuf,
+    /// Whether it is there.
+    pub exists: bool,
+}
+
+/// Resolves settings one by one and keeps a row of each.
+struct Resolver<'a> {
+    sources: &'a Sources,
+    rows: Vec<Row>,
+}
+
+impl Resolver<'_> {
+    /// The first place that has the setting.
+    fn written<T>(&self, get: impl Fn(&Written) -> Option<T>) -> Option<(T, Source)> {
+        let Sources { flags, environment, file, .. } = self.sources;
+        let places = [(Some(flags), Source::Flag), (Some(environment), Source::Environment), (file.as_ref(), Source::File)];
+        places.into_iter().find_map(|(place, source)| Some((get(place?)?, source)))
+    }
+
+    fn row(&mut self, name: &'static str, value: impl fmt::Display, source: Source) {
+        self.rows.push(Row { name, value: value.to_string(), source });
+    }
+
+    fn or_default<T: fmt::Display>(&mut self, name: &'static str, default: T, get: impl Fn(&Written) -> Option<T>) -> T {
+        let (value, source) = self.written(get).unwrap_or((default, Source::Default));
+        self.row(name, &value, source);
+        value
+    }
+
+    fn bound(
+        &mut self,
+        name: &'static str,
+        least: usize,
+        default: usize,
+        get: impl Fn(&WrittenLimits) -> Option<usize>,
+    ) -> Result<usize, SettingsFault> {
+        let value = self.or_default(name, default, |written| get(&written.limits));
+        if value < least { Err(SettingsFault::TooSmall(name, least)) } else { Ok(value) }
+    }
+
+    fn time(
+        &mut self,
+        name: &'static str,
+        default: Duration,
+        get: impl Fn(&WrittenTimes) -> Option<Duration>,
+    ) -> Result<Duration, SettingsFault> {
+        let (value, source) = self.written(|written| get(&written.times)).unwrap_or((default, Source::Default));
+        self.row(name, format_args!("{value:?}"), source);
+        if value.is_zero() { Err(SettingsFault::NoTime(name.trim_start_matches("times."))) } else { Ok(value) }
+    }
+}
+
+impl Settings {
+    /// Resolves what was written, and tells each setting with its source.
+    ///
+    /// # Errors
+    /// What is missing or wrong, and how to mend it.
+    pub fn resolve(sources: &Sources) -> Result<(Self, Vec<Row>), SettingsFault> {
+        let mut resolver = Resolver { sources, rows: Vec::new() };
+        let (prefix, source) = sources.prefix.clone();
+        resolver.row("prefix", prefix.display(), source);
+        let missing = || MissingConfig { path: prefix.join("config.json"), exists: sources.file.is_some() };
+        let (mode, source) = resolver.written(|written| written.mode).ok_or_else(missing)?;
+        resolver.row("mode", mode, source);
+        let role = match mode {
+            Mode::Server => server(&mut resolver),
+            Mode::Client => client(&mut resolver)?,
+        };
+        let local = local(&mut resolver)?;
+        let group = resolver.written(|written| written.socket_group.clone());
+        if let Some((group, source)) = &group {
+            resolver.row("socket_group", group, *source);
+        }
+        let limits = limits(&mut resolver)?;
+        let times = times(&mut resolver)?;
+        let socket_group = group.map(|(group, _)| group);
+        Ok((Self { prefix, role, local, socket_group, limits, times }, resolver.rows))
+    }
+}
+
+fn server(resolver: &mut Resolver) -> Role {
+    let port = resolver.or_default("port", SEED_PORT, |written| written.port);
+    let address = resolver.or_default("listen", IpAddr::V6(Ipv6Addr::UNSPECIFIED), |written| written.listen);
+    let (open, source) = resolver.written(|written| written.open.clone()).unwrap_or((WrittenOpen::All(false), Source::Default));
+    let open = match open {
+        WrittenOpen::All(true) => Open::All,
+        WrittenOpen::All(false) => Open::Nobody,
+        WrittenOpen::Networks(networks) => Open::Networks(networks),
+    };
+    resolver.row("open", &open, source);
+    Role::Server { listen: SocketAddr::new(address, port), open }
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("false (this machine only)"),
+            Self::All => f.write_str("true (anyone who can reach the port)"),
+            Self::Networks(networks) => {
+                let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+                f.write_str(&networks.join(", "))
+            }
+        }
+    }
+}
+
+fn client(resolver: &mut Resolver) -> Result<Role, SettingsFault> {
+    let (proxy, source) = resolver.written(|written| written.proxy.clone()).ok_or(SettingsFault::NoProxy)?;
+    let port = resolver.written(|written| written.port);
+    let server = ServerUrl::parse(&proxy, port.map(|(port, _)| port))?;
+    resolver.row("proxy", &server, source);
+    if let Some(credentials) = &server.credentials {
+        resolver.row("name and token", format_args!("{} and a token that is not shown", credentials.name), source);
+    }
+    Ok(Role::Client { server })
+}
+
+fn local(resolver: &mut Resolver) -> Result<LocalTcp, SettingsFault> {
+    let guessed = LocalTcp::Guessed((Ipv4Addr::LOCALHOST, 9007).into());
+    let (local, source) = match resolver.written(|written| written.local.clone()) {
+        Some((text, source)) if text == "off" => (LocalTcp::Off, source),
+        Some((text, source)) => (text.parse().map(LocalTcp::Asked).map_err(|_| SettingsFault::Local(text))?, source),
+        None if resolver.sources.in_container => (guessed, Source::Default),
+        None => (LocalTcp::Off, Source::Default),
+    };
+    let shown = match local {
+        LocalTcp::Off => "off".to_owned(),
+        LocalTcp::Asked(address) => address.to_string(),
+        LocalTcp::Guessed(address) => format!("{address} (this looks like a container)"),
+    };
+    resolver.row("local", shown, source);
+    Ok(local)
+}
+
+fn limits(resolver: &mut Resolver) -> Result<Limits, SettingsFault> {
+    Ok(Limits {
+        runs: resolver.bound("limits.runs", 1, 256, |limits| limits.runs)?,
+        waiting: resolver.bound("limits.waiting", 0, 16_384, |limits| limits.waiting)?,
+        waiting_bytes: resolver.bound("limits.waiting_bytes", 1 << 20, 256 << 20, |limits| limits.waiting_bytes)?,
+        message: resolver.bound("limits.message", 1024, 16 << 20, |limits| limits.message)?,
+        nesting: resolver.bound("limits.nesting", 4, 128, |limits| limits.nesting)?,
+        connections: resolver.bound("limits.connections", 1, 16_384, |limits| limits.connections)?,
+        local_connections: resolver.bound("limits.local_connections", 1, 4096, |limits| limits.local_connections)?,
+        held_bytes: resolver.bound("limits.held_bytes", 0, 64 << 20, |limits| limits.held_bytes)?,
+    })
+}
+
+fn times(resolver: &mut Resolver) -> Result<Times, SettingsFault> {
+    let seconds = Duration::from_secs;
+    let times = Times {
+        ping: resolver.time("times.ping", seconds(20), |times| times.ping)?,
+        handshake: resolver.time("times.handshake", seconds(10), |times| times.handshake)?,
+        backoff_min: resolver.time("times.backoff_min", Duration::from_millis(500), |times| times.backoff_min)?,
+        backoff_max: resolver.time("times.backoff_max", seconds(30), |times| times.backoff_max)?,
+        grace: resolver.time("times.grace", seconds(10), |times| times.grace)?,
+    };
+    if times.backoff_min > times.backoff_max { Err(SettingsFault::Backoff) } else { Ok(times) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn written(text: &str) -> Written {
+        Written::parse(Path::new("config.json"), text).expect("the table holds configs")
+    }
+
+    fn sources(flags: &str, environment: &str, file: Option<&str>) -> Sources {
+        Sources {
+            prefix: ("/p".into(), Source::Default),
+            flags: written(flags),
+            environment: written(environment),
+            file: file.map(written),
+            in_container: false,
+        }
+    }
+
+    fn row(rows: &[Row], name: &str) -> (String, Source) {
+        let row = rows.iter().find(|row| row.name == name).expect("a row for each setting");
+        (row.value.clone(), row.source)
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
+        let file = Some(r#"{"mode":"server","port":1,"limits":{"runs":3}}"#);
+        let cases = [
+            (r#"{"port":3}"#, r#"{"port":2}"#, file, "3", Source::Flag),
+            ("{}", r#"{"port":2}"#, file, "2", Source::Environment),
+            ("{}", "{}", file, "1", Source::File),
+            (r#"{"mode":"server"}"#, "{}", None, "3006", Source::Default),
+        ];
+        for (flags, environment, file, port, source) in cases {
+            let (_, rows) = Settings::resolve(&sources(flags, environment, file)).expect("complete");
+            assert_eq!(row(&rows, "port"), (port.to_owned(), source));
+        }
+        let (settings, rows) = Settings::resolve(&sources("{}", "{}", file)).expect("complete");
+        assert_eq!((settings.limits.runs, row(&rows, "limits.runs").1), (3, Source::File));
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let missing = Settings::resolve(&sources("{}", "{}", None)).expect_err("no mode").to_string();
+        assert_eq!(missing, "nothing says whether this is a server or a client: /p/config.json does not exist");
+        let cases = [
+            (r#"{"mode":"client"}"#, "a client needs \"proxy\""),
+            (r#"{"mode":"client","proxy":"http://x"}"#, "proxy has the scheme"),
+            (r#"{"mode":"server","local":"9007"}"#, "local is \"9007\""),
+            (r#"{"mode":"server","limits":{"runs":0}}"#, "limits.runs must be at least 1"),
+            (r#"{"mode":"server","times":{"ping":0}}"#, "times.ping must be longer"),
+            (r#"{"mode":"server","times":{"backoff_min":"1m"}}"#, "times.backoff_min is longer"),
+        ];
+        for (file, expected) in cases {
+            let said = Settings::resolve(&sources("{}", "{}", Some(file))).expect_err(file).to_string();
+            assert!(said.starts_with(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn signs_of_a_container_open_9007_to_this_machine_only() {
+        let mut sources = sources("{}", "{}", Some(r#"{"mode":"server"}"#));
+        sources.in_container = true;
+        let (settings, _) = Settings::resolve(&sources).expect("complete");
+        assert_eq!(settings.local, LocalTcp::Guessed(([127, 0, 0, 1], 9007).into()));
+        sources.environment = written(r#"{"local":"0.0.0.0:9007"}"#);
+        let (settings, _) = Settings::resolve(&sources).expect("complete");
+        assert_eq!(settings.local, LocalTcp::Asked(([0, 0, 0, 0], 9007).into()));
+    }
+
+    #[test]
+    fn a_token_in_proxy_is_not_shown() {
+        let (_, rows) =
+            Settings::resolve(&sources("{}", "{}", Some(r#"{"mode":"client","proxy":"a:secret@h"}"#))).expect("complete");
+        assert!(rows.iter().all(|row| !row.value.contains("secret")));
+    }
+}

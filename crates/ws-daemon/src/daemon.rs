@@ -1,0 +1,313 @@
+//! The composition root: builds every part, binds what it listens on, wires the parts together, runs them and stops them in
+//! order. The only file that knows them all; it does none of their work.
+
+mod service_manager;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{info, warn};
+
+use crate::config::{LocalTcp, Role, Settings};
+use crate::control::Control;
+use crate::exec::{Executor, Surroundings};
+use crate::http::Http;
+use crate::link::{Inbound, Terms};
+use crate::local::{Lobby, Local, SocketFault, SocketFile};
+use crate::origin::Origin;
+use crate::peers::{Dialer, Peers};
+use crate::system;
+use crate::tasks::{Stop, Tasks};
+use crate::worker::Worker;
+
+/// Requests and commands from links, between being read and being sorted; when full, links are not read.
+const INBOUND: usize = 1024;
+
+/// Statuses that nobody waits for, before they are passed on; when full, they are dropped.
+const UNCLAIMED: usize = 1024;
+
+/// Connections that wait to be accepted on TCP.
+const BACKLOG: u32 = 1024;
+
+/// From KILL to the end: the time to reap, to settle and to part.
+const LAST_STEPS: Duration = Duration::from_secs(5);
+
+/// The names in the daemon's environment that scripts do not get: what may hold a token, and what speaks for the daemon to its
+/// service manager.
+const OWN_VARIABLES: [&str; 7] =
+    ["WSDAEMON_PROXY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFault {
+    /// The prefix is no folder.
+    #[error("the prefix {} cannot be used: {source}; make it with: ws-daemon init", path.display())]
+    Prefix {
+        /// The prefix.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No socket file.
+    #[error(transparent)]
+    Socket(#[from] SocketFault),
+    /// No port.
+    #[error("cannot listen on {address}: {source}{}", if source.kind() == io::ErrorKind::AddrInUse { "; another program has this port: stop it or set \"port\"" } else { "" })]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Signals cannot be had.
+    #[error("signals cannot be received: {0}")]
+    Signals(#[source] io::Error),
+}
+
+/// A daemon that has bound what it listens on, and runs when told.
+#[derive(Debug)]
+pub struct Daemon {
+    settings: Settings,
+    socket: SocketFile,
+    local_tcp: Option<TcpListener>,
+    port: Option<TcpListener>,
+    signals: Signals,
+}
+
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// The task counts that a stop waits for, each in its turn.
+#[derive(Debug, Clone, Default)]
+struct Counts {
+    runs: Tasks,
+    requests: Tasks,
+    links: Tasks,
+    connections: Tasks,
+    rest: Tasks,
+}
+
+impl Daemon {
+    /// Binds everything, or nothing.
+    ///
+    /// # Errors
+    /// What could not be had, and what to do about it.
+    pub fn bind(settings: Settings) -> Result<Self, StartFault> {
+        let prefix = &settings.prefix;
+        let source = match std::fs::metadata(prefix) {
+            Ok(found) if found.is_dir() => None,
+            Ok(_) => Some(io::ErrorKind::NotADirectory.into()),
+            Err(error) => Some(error),
+        };
+        if let Some(source) = source {
+            return Err(StartFault::Prefix { path: prefix.clone(), source });
+        }
+        if let Err(error) = system::keep_descriptors_from_children() {
+            warn!(%error, "descriptors that were left open to the daemon may reach scripts");
+        }
+        raise_open_files(&settings);
+        let signals = Signals {
+            terminate: signal(SignalKind::terminate()).map_err(StartFault::Signals)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(StartFault::Signals)?,
+        };
+        let port = match &settings.role {
+            Role::Server { listen, .. } => Some(bind_port(*listen)?),
+            Role::Client { .. } => None,
+        };
+        let local_tcp = bind_local_tcp(settings.local)?;
+        let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
+        Ok(Self { settings, socket, local_tcp, port, signals })
+    }
+
+    /// Runs until a signal says stop, and returns when everything has been settled.
+    pub async fn run(self) {
+        let Self { settings, socket, local_tcp, port, mut signals } = self;
+        let (stop, counts) = (Stop::default(), Counts::default());
+        let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
+        let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
+
+        let surroundings = surroundings(&settings, &socket);
+        let executor = Executor::new(surroundings, &settings.limits, counts.rest.clone(), stop.clone());
+        let terms = Terms::new(&settings.limits, &settings.times);
+        let peers = Peers::new(inbound, terms, stop.close_links.clone());
+        let worker = Worker::new(executor.clone(), counts.runs.clone());
+        let (origin, control) = start_role(&settings, port, &peers, &counts, &stop);
+        let lobby = Lobby::default();
+        let local =
+            Local::new(origin, control.clone(), lobby.clone(), &settings.limits, counts.connections.clone(), stop.clone());
+
+        counts.rest.spawn(control.sort(inbound_receiver, worker, unclaimed));
+        counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
+        if let Some(listener) = local_tcp {
+            counts.connections.spawn(local.clone().accept_tcp(listener));
+        }
+        info!(path = %socket.path().display(), "local socket ready");
+        counts.connections.spawn(local.accept_socket(socket));
+        // Only what still works with the table keeps the links' channel open: when all of it has ended, the sorting ends.
+        drop(peers);
+
+        counts.rest.spawn(service_manager::feed_watchdog(executor, stop.close_local.clone()));
+        service_manager::ready();
+        signals.next().await;
+        service_manager::stopping();
+        shut_down(&stop, &counts, settings.times.grace, &mut signals).await;
+    }
+}
+
+impl Signals {
+    /// Ends when the daemon is told to stop, by the signal of service managers or the one of a terminal.
+    async fn next(&mut self) {
+        let name = tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        };
+        info!(signal = name, "told to stop");
+    }
+}
+
+/// Starts what differs between a server and a client.
+fn start_role(
+    settings: &Settings,
+    port: Option<TcpListener>,
+    peers: &Peers,
+    counts: &Counts,
+    stop: &Stop,
+) -> (Origin, Control) {
+    let (peers, requests) = (peers.clone(), counts.requests.clone());
+    match &settings.role {
+        Role::Server { open, .. } => {
+            let connections = settings.limits.connections;
+            let links = counts.links.clone();
+            let http = Http::new(peers.clone(), open.clone(), settings.times.handshake, connections, links, stop.clone());
+            if let Some(listener) = port {
+                counts.links.spawn(http.accept(listener));
+            }
+            (Origin::of_server(peers, requests, stop.clone()), Control::new(None))
+        }
+        Role::Client { server } => {
+            let (handle, dialer) = Dialer::new(peers.clone(), server.clone(), settings.times, stop.drain.clone());
+            counts.links.spawn(dialer.run());
+            let (origin, sending) = Origin::of_client(peers, requests, stop.clone(), settings.limits.held_bytes);
+            counts.rest.spawn(sending);
+            (origin, Control::new(Some(handle)))
+        }
+    }
+}
+
+/// Stops in order: no new work; what runs may finish for half the grace; then TERM, and at its end, or at a second signal, KILL.
+/// What was made of every run and request is on its way before the links and the local connections are closed.
+async fn shut_down(stop: &Stop, counts: &Counts, grace: Duration, signals: &mut Signals) {
+    let begun = Instant::now();
+    stop.drain.cancel();
+    let work = async {
+        counts.runs.ended().await;
+        counts.requests.ended().await;
+    };
+    let patient = tokio::select! {
+        () = work => true,
+        () = sleep_until(begun + grace / 2) => true,
+        () = signals.next() => false,
+    };
+    stop.terminate.cancel();
+    if patient {
+        tokio::select! {
+            () = counts.runs.ended() => {}
+            () = sleep_until(begun + grace) => {}
+            () = signals.next() => {}
+        }
+    }
+    stop.kill.cancel();
+    let end = Instant::now() + LAST_STEPS;
+    let steps = async {
+        counts.runs.ended().await;
+        stop.close_links.cancel();
+        counts.requests.ended().await;
+        counts.links.ended().await;
+    };
+    if timeout_at(end - LAST_STEPS / 4, steps).await.is_err() {
+        warn!("not everything was settled in time");
+        stop.close_links.cancel();
+    }
+    stop.close_local.cancel();
+    let rest = async {
+        counts.connections.ended().await;
+        counts.rest.ended().await;
+    };
+    if timeout_at(end, rest).await.is_err() {
+        warn!("some local connections did not take their last answers in time");
+    }
+    info!(took = ?begun.elapsed(), "stopped");
+}
+
+fn surroundings(settings: &Settings, socket: &SocketFile) -> Surroundings {
+    let own = |name: &std::ffi::OsString| OWN_VARIABLES.iter().any(|own| name == own);
+    Surroundings {
+        prefix: settings.prefix.clone(),
+        socket: socket.path().to_owned(),
+        environment: std::env::vars_os().filter(|(name, _)| !own(name)).collect(),
+    }
+}
+
+/// A port for peers. On a machine without IPv6 the unspecified address means that of IPv4.
+fn bind_port(address: SocketAddr) -> Result<TcpListener, StartFault> {
+    let bound = match listen_on(address) {
+        Err(error) if address.ip().is_unspecified() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            listen_on((std::net::Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        bound => bound,
+    };
+    let listener = bound.map_err(|source| StartFault::Listen { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
+    info!(%address, "listening");
+    Ok(listener)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart finds the port free although connections of the last life are still being taken apart.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// The local conversation by TCP: an error where it was asked for and cannot be had, a warning where it was only guessed.
+fn bind_local_tcp(local: LocalTcp) -> Result<Option<TcpListener>, StartFault> {
+    let (address, asked) = match local {
+        LocalTcp::Off => return Ok(None),
+        LocalTcp::Asked(address) => (address, true),
+        LocalTcp::Guessed(address) => (address, false),
+    };
+    match listen_on(address) {
+        Ok(listener) => {
+            let address = listener.local_addr().unwrap_or(address);
+            info!(%address, "local TCP ready");
+            Ok(Some(listener))
+        }
+        Err(source) if asked => Err(StartFault::Listen { address, source }),
+        Err(error) => {
+            warn!(%address, %error, "this looks like a container, but the local conversation by TCP is not served");
+            Ok(None)
+        }
+    }
+}
+
+/// As many descriptors as the limits may need: a run has three, a connection one.
+fn raise_open_files(settings: &Settings) {
+    const OTHERS: usize = 256;
+    let limits = &settings.limits;
+    let links = if matches!(settings.role, Role::Server { .. }) { limits.connections } else { 1 };
+    let wanted = links + limits.local_connections + limits.runs * 3 + OTHERS;
+    let limit = system::raise_open_files(wanted as u64);
+    if limit < wanted as u64 {
+        info!(limit, wanted, "fewer open files than the limits could need; more with ulimit -Hn, or LimitNOFILE= in a unit");
+    }
+}

@@ -1,0 +1,44 @@
+//! What the service manager is told (sd_notify(3)): ready, stopping, and that the daemon is alive, which it is only while the
+//! executor answers. Where there is no service manager, nothing is told.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::exec::Executor;
+
+/// Everything is bound and wired.
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// The daemon was told to stop.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Feeds the watchdog at half its interval, if there is one, as long as the executor answers within half of that.
+pub async fn feed_watchdog(executor: Executor, stop: CancellationToken) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut tick = interval((limit / 2).max(Duration::from_millis(1)));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        match timeout(limit / 4, executor.answers()).await {
+            Ok(true) => tell(&[NotifyState::Watchdog]),
+            _ => warn!("the executor does not answer; the watchdog is not fed"),
+        }
+    }
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        debug!(%error, "the service manager was not told");
+    }
+}

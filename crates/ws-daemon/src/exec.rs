@@ -1,0 +1,148 @@
+//! Runs scripts. It owns the slots, the line before them, and every process it started until that process's end has been told.
+//! It never knows who asked, and never speaks on a link.
+//!
+//! ```text
+//!            admit                slot free              exit, pipes drained
+//!   job ───────────► in line ───────────────► running ──────────────────────► outcome
+//!    │ line full        │ drain                  │ TERM, KILL at shutdown        ▲
+//!    └── busy           └── busy                 └──────────────────────────────┘
+//! ```
+
+mod output;
+mod process;
+mod scripts;
+mod supervise;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{Instrument, info_span};
+use ws_daemon_protocol::id::{CallerId, RunId};
+use ws_daemon_protocol::message::Params;
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
+
+use crate::config::Limits;
+use crate::tasks::{Stop, Tasks};
+use scripts::Scripts;
+
+/// One run to be done.
+#[derive(Debug)]
+pub struct Job {
+    /// The run's id.
+    pub run: RunId,
+    /// The caller's id, if it came along.
+    pub id: Option<CallerId>,
+    /// The script's name as asked for.
+    pub name: String,
+    /// What the script gets.
+    pub params: Params,
+    /// Who asked, for the script's environment and the log.
+    pub peer: Arc<str>,
+}
+
+/// What every script finds in its environment.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// The working directory; scripts are in its folder `scripts`.
+    pub prefix: PathBuf,
+    /// The daemon's local socket.
+    pub socket: PathBuf,
+    /// The daemon's own environment, less its secrets.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+/// The executor. Clones share one set of slots.
+#[derive(Debug, Clone)]
+pub struct Executor(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    scripts: Scripts,
+    surroundings: Surroundings,
+    /// One permit for each run that is running or in line; none left: `busy`.
+    places: Arc<Semaphore>,
+    /// One permit for each byte of params of these; none left: `busy`.
+    bytes: Arc<Semaphore>,
+    /// One permit for each run that is running; none left: the run waits its turn, in order.
+    slots: Semaphore,
+    /// What is left of finished runs: output of programs that scripts left in the background.
+    background: Tasks,
+    /// One permit for each of these; none left: the program's pipes are closed.
+    listening: Arc<Semaphore>,
+    stop: Stop,
+}
+
+/// How many finished runs' background programs are listened to at once.
+const LISTENING: usize = 1024;
+
+/// A job that has its place in line.
+#[derive(Debug)]
+pub struct Admitted {
+    job: Job,
+    executor: Executor,
+    _place: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
+impl Executor {
+    /// An executor of the scripts in `surroundings.prefix`.
+    #[must_use]
+    pub fn new(surroundings: Surroundings, limits: &Limits, background: Tasks, stop: Stop) -> Self {
+        let places = (limits.runs + limits.waiting).min(Semaphore::MAX_PERMITS);
+        let bytes = limits.waiting_bytes.max(limits.message).min(u32::MAX as usize);
+        Self(Arc::new(Inner {
+            scripts: Scripts::new(surroundings.prefix.join("scripts")),
+            surroundings,
+            places: Arc::new(Semaphore::new(places)),
+            bytes: Arc::new(Semaphore::new(bytes)),
+            slots: Semaphore::new(limits.runs),
+            background,
+            listening: Arc::new(Semaphore::new(LISTENING)),
+            stop,
+        }))
+    }
+
+    /// Gives a job its place in line, or says that there is none.
+    ///
+    /// # Errors
+    /// The outcome `busy`.
+    pub fn admit(&self, job: Job) -> Result<Admitted, Outcome> {
+        if self.0.stop.drain.is_cancelled() {
+            return Err(stopping());
+        }
+        let full = |what: &str| Outcome::failed(ErrorCode::Busy, format!("too many {what} are waiting here; try again later"));
+        let place = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| full("runs"))?;
+        // Params beyond what a permit counts are beyond every message limit as well.
+        let length = u32::try_from(job.params.as_written().len()).unwrap_or(u32::MAX);
+        let bytes = Arc::clone(&self.0.bytes).try_acquire_many_owned(length).map_err(|_| full("bytes of params"))?;
+        Ok(Admitted { job, executor: self.clone(), _place: place, _bytes: bytes })
+    }
+
+    /// Whether the executor can still do its work: the folder of scripts answers and tasks get their turn. For the watchdog.
+    pub async fn answers(&self) -> bool {
+        tokio::task::yield_now().await;
+        self.0.scripts.folder_answers()
+    }
+}
+
+impl Admitted {
+    /// Waits for a slot and runs the script to its end.
+    pub async fn run(self) -> Outcome {
+        let inner = &self.executor.0;
+        let slot = tokio::select! {
+            biased;
+            () = inner.stop.drain.cancelled() => return stopping(),
+            slot = inner.slots.acquire() => slot,
+        };
+        let Ok(_slot) = slot else { return stopping() };
+        let span = info_span!("run", run = %self.job.run, script = %self.job.name);
+        // Boxed: a run in line must not hold the memory of one that runs.
+        Box::pin(supervise::run(inner, &self.job)).instrument(span).await
+    }
+}
+
+fn stopping() -> Outcome {
+    Outcome::failed(ErrorCode::Busy, "the daemon is stopping and starts nothing more; try again later")
+}

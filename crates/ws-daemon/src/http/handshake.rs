@@ -1,0 +1,177 @@
+//! One request on a fresh connection: a WebSocket handshake (RFC 6455, section 4.2) that becomes a link, or an answer in words.
+//! Every path is good, no subprotocol is selected and no extension accepted, as the seed's peers know it.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tracing::{debug, info};
+
+use crate::config::Open;
+use crate::policy::{self, FORWARDED_HEADERS, FORWARDED_PREFIX, Visitor};
+
+/// What the head of a request may have, in bytes; a longer one is answered 431. The least that hyper can be told.
+const HEAD_BYTES: usize = 8 * 1024;
+
+/// Header lines of a request; more are answered 431.
+const HEADERS: usize = 64;
+
+/// The socket of a new link, and what was read behind its handshake.
+pub type Upgraded = (TcpStream, Vec<u8>);
+
+/// Reads one request from `address` and answers it; `None` if it did not become a link. The deadline is the caller's.
+pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> Option<Upgraded> {
+    let upgrade: Mutex<Option<OnUpgrade>> = Mutex::new(None);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let answer = answer(&request, address.ip(), open);
+        let response = match answer {
+            Ok(switch) => {
+                if let Ok(mut upgrade) = upgrade.lock() {
+                    *upgrade = Some(hyper::upgrade::on(&mut request));
+                }
+                switch
+            }
+            Err(refusal) => {
+                info!(%address, status = refusal.status().as_u16(), "no link for this connection");
+                *refusal
+            }
+        };
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS)
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    if let Err(error) = connection.await {
+        debug!(%address, %error, "a connection ended without a link");
+    }
+    let upgraded = upgrade.into_inner().ok()??.await.ok()?;
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// The answer to a request: 101, or the refusal.
+fn answer<B>(request: &Request<B>, address: IpAddr, open: &Open) -> Result<Answer, Box<Answer>> {
+    let headers = request.headers();
+    let refuse = |status, body: &str| Err(Box::new(words(status, body)));
+    if !has_token(headers, header::UPGRADE, "websocket") {
+        let body = "this port of ws-daemon takes WebSocket links; point a client's \"proxy\" here";
+        return Err(Box::new(with(words(StatusCode::UPGRADE_REQUIRED, body), header::UPGRADE, "websocket")));
+    }
+    let visitor = Visitor {
+        address,
+        has_origin: headers.contains_key(header::ORIGIN),
+        was_forwarded: headers
+            .keys()
+            .any(|name| FORWARDED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(FORWARDED_PREFIX)),
+    };
+    if let Err(refusal) = policy::admit(visitor, open) {
+        return refuse(StatusCode::FORBIDDEN, &refusal.to_string());
+    }
+    if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+        return refuse(StatusCode::BAD_REQUEST, "a WebSocket handshake is a GET of HTTP/1.1");
+    }
+    if !has_token(headers, header::CONNECTION, "upgrade") {
+        return refuse(StatusCode::BAD_REQUEST, "a WebSocket handshake has the header Connection: Upgrade");
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let refusal = words(StatusCode::UPGRADE_REQUIRED, "this port speaks version 13 of the WebSocket protocol");
+        return Err(Box::new(with(refusal, header::SEC_WEBSOCKET_VERSION, "13")));
+    }
+    // Sixteen bytes in base 64.
+    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24) else {
+        return refuse(StatusCode::BAD_REQUEST, "the header Sec-WebSocket-Key is missing or is not 16 bytes in base 64");
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    let response = with(words(StatusCode::SWITCHING_PROTOCOLS, ""), header::UPGRADE, "websocket");
+    let mut response = with(response, header::CONNECTION, "Upgrade");
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    if let Ok(accept) = HeaderValue::try_from(accept) {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    Ok(response)
+}
+
+fn words(status: StatusCode, body: &str) -> Answer {
+    let newline = if body.is_empty() { "" } else { "\n" };
+    let mut response = Response::new(Full::new(Bytes::from(format!("{body}{newline}"))));
+    *response.status_mut() = status;
+    // A connection gets one try: what is no link is closed.
+    let response = with(response, header::CONNECTION, "close");
+    with(response, header::CONTENT_TYPE, "text/plain; charset=utf-8")
+}
+
+fn with(mut response: Answer, name: HeaderName, value: &'static str) -> Answer {
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
+}
+
+/// Whether a comma-separated header has `token`, in any letter case.
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name);
+    let mut tokens = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    tokens.any(|found| found.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(headers: &[(&str, &str)]) -> u16 {
+        let complete = [
+            ("upgrade", "WebSocket"),
+            ("connection", "keep-alive, Upgrade"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        let mut request = Request::builder().uri("/any/path");
+        for (name, value) in complete.iter().filter(|(name, _)| headers.iter().all(|(other, _)| other != name)).chain(headers) {
+            request = if value.is_empty() { request } else { request.header(*name, *value) };
+        }
+        let request = request.body(()).expect("a request");
+        match answer(&request, [127, 0, 0, 1].into(), &Open::Nobody) {
+            Ok(response) => {
+                // The sample of RFC 6455, section 1.3.
+                assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+                assert!(!response.headers().contains_key("sec-websocket-protocol"));
+                assert!(!response.headers().contains_key("sec-websocket-extensions"));
+                response.status().as_u16()
+            }
+            Err(refusal) => refusal.status().as_u16(),
+        }
+    }
+
+    #[test]
+    fn handshakes_and_what_is_none() {
+        let table: [(&[(&str, &str)], u16); 11] = [
+            (&[], 101),
+            (&[("sec-websocket-protocol", "any"), ("sec-websocket-extensions", "permessage-deflate")], 101),
+            (&[("authorization", "Basic eDp5")], 101),
+            (&[("upgrade", "")], 426),
+            (&[("connection", "close")], 400),
+            (&[("sec-websocket-version", "8")], 426),
+            (&[("sec-websocket-key", "")], 400),
+            (&[("sec-websocket-key", "short")], 400),
+            (&[("origin", "https://example.org")], 403),
+            (&[("x-forwarded-for", "192.0.2.1")], 403),
+            (&[("via", "1.1 proxy")], 403),
+        ];
+        for (headers, expected) in table {
+            assert_eq!(status(headers), expected, "{headers:?}");
+        }
+    }
+}

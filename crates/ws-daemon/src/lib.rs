@@ -1,0 +1,31 @@
+//! Runs scripts on far machines over one JSON conversation, and never lies about what came of it.
+//!
+//! A module may use only what stands below it; `tests/layers.rs` reads the `use` lines and proves it. `ARCHITECTURE.md` says
+//! what each owns and follows one message through them.
+//!
+//! | layer | modules |
+//! | --- | --- |
+//! | 7 | `cli` |
+//! | 6 | `daemon` |
+//! | 5 | `local`, `http` |
+//! | 4 | `control` |
+//! | 3 | `origin`, `worker` |
+//! | 2 | `peers` |
+//! | 1 | `link`, `exec`, `route`, `policy` |
+//! | 0 | `config`, `tasks`, `system` |
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod exec;
+pub mod http;
+pub mod link;
+pub mod local;
+pub mod origin;
+pub mod peers;
+pub mod policy;
+pub mod route;
+pub mod system;
+pub mod tasks;
+pub mod worker;

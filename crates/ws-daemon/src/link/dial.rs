@@ -1,0 +1,163 @@
+//! One attempt to reach the server: look up, connect, encrypt, shake hands. The name is looked up anew each time, since the
+//! address behind it may have changed since. It never tries twice.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::client_async_with_config;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::Error;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, header};
+use tracing::debug;
+use url::Host;
+
+use super::stream::Stream;
+use super::wire::Wire;
+use crate::config::{Credentials, ServerUrl};
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialFault {
+    /// The name has no address.
+    #[error("no address for {0}: {1}")]
+    LookUp(String, io::Error),
+    /// No address took the connection; the last one's reason.
+    #[error("cannot connect to {0}: {1}")]
+    Connect(SocketAddr, io::Error),
+    /// The system has no root certificates.
+    #[error("no root certificates on this system; install the package ca-certificates")]
+    NoRoots,
+    /// TLS failed.
+    #[error("no encrypted connection: {0}")]
+    Tls(io::Error),
+    /// The server did not want a link.
+    #[error("the server refused the link: {0}")]
+    Refused(String),
+    /// Something else answered.
+    #[error("no WebSocket there: {0}")]
+    Handshake(Box<Error>),
+    /// It took too long.
+    #[error("no link within {0:?}")]
+    TooSlow(Duration),
+}
+
+/// Dials once. A frame may have `message` bytes.
+///
+/// # Errors
+/// Why there is no link.
+pub async fn dial(server: &ServerUrl, within: Duration, message: usize) -> Result<Wire, DialFault> {
+    let deadline = Instant::now() + within;
+    timeout_at(deadline, try_dial(server, within, message)).await.unwrap_or(Err(DialFault::TooSlow(within)))
+}
+
+async fn try_dial(server: &ServerUrl, within: Duration, message: usize) -> Result<Wire, DialFault> {
+    let socket = connect(server, within).await?;
+    // Frames are small and waited for; a socket that does not know the option still works.
+    drop(socket.set_nodelay(true));
+    let stream = if server.tls { encrypt(server, socket).await? } else { Stream::from(socket) };
+    let request = request(server)?;
+    let config = Some(Wire::config(message));
+    let (socket, response) = client_async_with_config(request, stream, config).await.map_err(handshake_fault)?;
+    debug!(status = response.status().as_u16(), "handshake done");
+    Ok(Wire::new(socket))
+}
+
+/// Each address in turn, each with its share of the time, so that one that swallows packets does not hide the next.
+async fn connect(server: &ServerUrl, within: Duration) -> Result<TcpStream, DialFault> {
+    let name = match &server.host {
+        Host::Domain(name) => name.clone(),
+        Host::Ipv4(address) => address.to_string(),
+        Host::Ipv6(address) => address.to_string(),
+    };
+    let no_address = |error| DialFault::LookUp(name.clone(), error);
+    let addresses: Vec<SocketAddr> = lookup_host((name.as_str(), server.port)).await.map_err(no_address)?.collect();
+    let share = within / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    let mut fault = no_address(io::ErrorKind::NotFound.into());
+    for address in addresses {
+        let attempt = tokio::time::timeout(share, TcpStream::connect(address)).await;
+        match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => fault = DialFault::Connect(address, error),
+        }
+    }
+    Err(fault)
+}
+
+async fn encrypt(server: &ServerUrl, socket: TcpStream) -> Result<Stream, DialFault> {
+    let tls = |error| DialFault::Tls(io::Error::other(error));
+    let mut roots = RootCertStore::empty();
+    // Read anew for each attempt: an updated certificate store needs no restart.
+    let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
+    roots.add_parsable_certificates(found.map_err(|error| DialFault::Tls(io::Error::other(error)))?.certs);
+    if roots.is_empty() {
+        return Err(DialFault::NoRoots);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(tls)?;
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let name = match &server.host {
+        Host::Domain(name) => ServerName::try_from(name.clone()).map_err(|error| DialFault::Tls(io::Error::other(error)))?,
+        Host::Ipv4(address) => ServerName::from(std::net::IpAddr::from(*address)),
+        Host::Ipv6(address) => ServerName::from(std::net::IpAddr::from(*address)),
+    };
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(DialFault::Tls)?;
+    Ok(Stream::from(stream))
+}
+
+type Request = tokio_tungstenite::tungstenite::handshake::client::Request;
+
+/// The handshake of the seed: no subprotocol, no `Origin`. A token goes in a header (RFC 7617), never in the URL.
+fn request(server: &ServerUrl) -> Result<Request, DialFault> {
+    let fault = |error| DialFault::Handshake(Box::new(error));
+    let mut request = server.to_string().into_client_request().map_err(fault)?;
+    if let Some(Credentials { name, token }) = &server.credentials {
+        let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{token}")));
+        let mut value = HeaderValue::try_from(basic).map_err(|error| fault(Error::HttpFormat(error.into())))?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+    }
+    Ok(request)
+}
+
+fn handshake_fault(error: Error) -> DialFault {
+    match error {
+        Error::Http(response) => DialFault::Refused(answer(&response)),
+        error => DialFault::Handshake(Box::new(error)),
+    }
+}
+
+/// What the server said, short and on one line.
+fn answer(response: &Response<Option<Vec<u8>>>) -> String {
+    const SHOWN_CHARS: usize = 300;
+    let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+    let body: String = body.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN_CHARS).collect();
+    let clean: String = body.chars().filter(|char| !char.is_control()).collect();
+    format!("{} {clean}", response.status())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_handshake_is_the_seeds_and_hides_the_token() {
+        let server = ServerUrl::parse("till:pass@example.org:81/a?b=c", None).expect("a form of the contract");
+        let request = request(&server).expect("a request");
+        assert_eq!(request.uri().to_string(), "ws://example.org:81/a?b=c");
+        let headers = request.headers();
+        for absent in ["Origin", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"] {
+            assert!(!headers.contains_key(absent), "{absent}");
+        }
+        assert_eq!(headers["authorization"], "Basic dGlsbDpwYXNz");
+        assert!(!format!("{headers:?}").contains("dGls"));
+    }
+}

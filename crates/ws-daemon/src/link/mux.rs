@@ -1,0 +1,399 @@
+//! What waits to leave on one link, and what waits for an answer. One table behind one lock whose sections are short and
+//! synchronous; the session's task is woken to write. It never touches the socket.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+use ws_daemon_protocol::codec::seed;
+use ws_daemon_protocol::id::{CallerId, IdKey, RunId};
+use ws_daemon_protocol::message::Params;
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
+
+/// Requests waiting to leave, in bytes of frames; when full, whoever asks waits.
+pub const ASK_QUEUE_BYTES: usize = 4 << 20;
+
+/// Outcomes waiting to leave, in bytes of frames; they are never dropped, so a peer that does not read them is cut off.
+pub const REPLY_QUEUE_BYTES: usize = 64 << 20;
+
+/// Requests waiting for an answer; one more, and the oldest is settled as unknown.
+pub const UNANSWERED: usize = 65_536;
+
+/// A request on its way to a link.
+#[derive(Debug)]
+pub struct Ask {
+    /// What is asked.
+    pub body: AskBody,
+    /// The caller's id, used on the wire if it is free there.
+    pub id: Option<CallerId>,
+    /// The run's id, used on the wire otherwise.
+    pub run: RunId,
+    /// Where the outcome goes. When nobody listens there any more, the request still leaves.
+    pub settle: oneshot::Sender<Report>,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub enum AskBody {
+    /// A run of this script with these params.
+    Run(String, Params),
+    /// A command, by its params. Without an id it is settled with status 0 as soon as it has left.
+    Command(Params),
+}
+
+impl Ask {
+    /// What the request costs while it is kept in memory, in bytes.
+    #[must_use]
+    pub fn cost_bytes(&self) -> usize {
+        const FIXED: usize = size_of::<Ask>() + 128;
+        let id = self.id.as_ref().map_or(0, |id| id.as_json().len());
+        FIXED
+            + id
+            + match &self.body {
+                AskBody::Run(name, params) => name.len() + params.as_written().len(),
+                AskBody::Command(params) => params.as_written().len(),
+            }
+    }
+}
+
+/// The link is closed; here is the request back.
+#[derive(Debug)]
+pub struct Closed(pub Ask);
+
+/// The tables of one link.
+#[derive(Debug, Default)]
+pub struct Mux {
+    state: Mutex<State>,
+    /// There is something to write, or to look at.
+    wake: Notify,
+    /// There is room for requests again.
+    room: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    closed: bool,
+    outgoing: VecDeque<Outgoing>,
+    ask_bytes: usize,
+    reply_bytes: usize,
+    /// In the order they were asked in.
+    unanswered: BTreeMap<u64, Unanswered>,
+    by_id: HashMap<IdKey, u64>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    frame: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// A request with an entry in the table of the unanswered.
+    Ask(u64),
+    /// A command that wants no answer, and where to say that it has left.
+    Told(oneshot::Sender<Report>),
+    Reply,
+}
+
+#[derive(Debug)]
+struct Unanswered {
+    key: IdKey,
+    settle: oneshot::Sender<Report>,
+    left: bool,
+}
+
+impl Mux {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No section leaves the table half changed: what a panic elsewhere poisoned is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a request.
+    pub fn ask(&self, ask: Ask) -> Result<(), Closed> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(Closed(ask));
+        }
+        state.queue(ask);
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Ends when requests may be queued, or the link is closed.
+    pub async fn has_room(&self) {
+        loop {
+            let notified = self.room.notified();
+            let mut notified = std::pin::pin!(notified);
+            notified.as_mut().enable();
+            {
+                let state = self.state();
+                if state.closed || state.ask_bytes < ASK_QUEUE_BYTES {
+                    return;
+                }
+            }
+            notified.await;
+        }
+    }
+
+    /// Queues an outcome. On a closed link it is dropped: the asker has settled by itself.
+    pub fn reply(&self, frame: String) {
+        let mut state = self.state();
+        if state.closed {
+            return;
+        }
+        state.reply_bytes += frame.len();
+        state.outgoing.push_back(Outgoing { frame, kind: Kind::Reply });
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Ends when something was queued since the last time.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// The next frame to write. From here on it counts as having left: part of it may be on the wire at any time.
+    pub fn take(&self) -> Option<String> {
+        let mut state = self.state();
+        let Outgoing { frame, kind } = state.outgoing.pop_front()?;
+        match kind {
+            Kind::Reply => state.reply_bytes -= frame.len(),
+            Kind::Ask(number) => {
+                state.ask_bytes -= frame.len();
+                if let Some(entry) = state.unanswered.get_mut(&number) {
+                    entry.left = true;
+                }
+            }
+            Kind::Told(settle) => {
+                state.ask_bytes -= frame.len();
+                // Nobody waits for it any more: fine.
+                drop(settle.send(Outcome::Exited(0).into()));
+            }
+        }
+        let room = state.ask_bytes < ASK_QUEUE_BYTES;
+        drop(state);
+        if room {
+            self.room.notify_waiters();
+        }
+        Some(frame)
+    }
+
+    /// Whether the peer has let more outcomes pile up than are kept for it.
+    pub fn is_overfull(&self) -> bool {
+        self.state().reply_bytes > REPLY_QUEUE_BYTES
+    }
+
+    /// Settles the request of this id. `false` if nobody waits for it: it was never asked here, or its caller is gone.
+    pub fn settle(&self, id: &CallerId, report: Report) -> bool {
+        let mut state = self.state();
+        let Some(entry) = state.by_id.remove(&id.key()).and_then(|number| state.unanswered.remove(&number)) else {
+            return false;
+        };
+        entry.settle.send(report).is_ok()
+    }
+
+    /// Forgets the requests whose callers are gone.
+    pub fn sweep(&self) {
+        self.state().sweep();
+    }
+
+    /// Closes the link and settles all: what has left may have started, what has not certainly did not.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let unanswered = std::mem::take(&mut state.unanswered);
+        let outgoing = std::mem::take(&mut state.outgoing);
+        state.by_id.clear();
+        drop(state);
+        self.room.notify_waiters();
+        for entry in unanswered.into_values() {
+            let outcome = if entry.left {
+                Outcome::failed(ErrorCode::Interrupted, "the link was lost while the peer had the request; it may have run")
+            } else {
+                link_lost()
+            };
+            drop(entry.settle.send(outcome.into()));
+        }
+        for told in outgoing {
+            if let Kind::Told(settle) = told.kind {
+                drop(settle.send(link_lost().into()));
+            }
+        }
+    }
+}
+
+fn link_lost() -> Outcome {
+    Outcome::failed(ErrorCode::LinkLost, "the link was lost before the request left; it did not run")
+}
+
+impl State {
+    fn queue(&mut self, ask: Ask) {
+        let Ask { body, id, run, settle } = ask;
+        let (frame, kind) = match (&body, id) {
+            (AskBody::Command(params), None) => (seed::command(None, params), Kind::Told(settle)),
+            (_, id) => {
+                let (id, number) = self.register(id, &run, settle);
+                let frame = match &body {
+                    AskBody::Run(name, params) => seed::run(name, &id, params),
+                    AskBody::Command(params) => seed::command(Some(&id), params),
+                };
+                (frame, Kind::Ask(number))
+            }
+        };
+        self.ask_bytes += frame.len();
+        self.outgoing.push_back(Outgoing { frame, kind });
+    }
+
+    /// Gives the request its place in the table and the id it goes by on the wire.
+    fn register(&mut self, id: Option<CallerId>, run: &RunId, settle: oneshot::Sender<Report>) -> (CallerId, u64) {
+        self.make_room();
+        let id = id.filter(|id| self.is_free(&id.key())).unwrap_or_else(|| run.into());
+        let key = id.key();
+        let number = self.next;
+        self.next += 1;
+        self.by_id.insert(key.clone(), number);
+        self.unanswered.insert(number, Unanswered { key, settle, left: false });
+        (id, number)
+    }
+
+    /// An id whose caller is gone is free again.
+    fn is_free(&mut self, key: &IdKey) -> bool {
+        let Some(number) = self.by_id.get(key).copied() else { return true };
+        let gone = self.unanswered.get(&number).is_none_or(|entry| entry.settle.is_closed());
+        if gone {
+            self.unanswered.remove(&number);
+        }
+        gone
+    }
+
+    fn make_room(&mut self) {
+        if self.unanswered.len() < UNANSWERED {
+            return;
+        }
+        self.sweep();
+        if self.unanswered.len() < UNANSWERED {
+            return;
+        }
+        if let Some((_, oldest)) = self.unanswered.pop_first() {
+            self.by_id.remove(&oldest.key);
+            let why = format!("the peer has left {UNANSWERED} requests unanswered; this was the oldest, and it may have run");
+            drop(oldest.settle.send(Outcome::Failed(ErrorCode::Interrupted, why).into()));
+        }
+    }
+
+    fn sweep(&mut self) {
+        let Self { unanswered, by_id, .. } = self;
+        unanswered.retain(|_, entry| {
+            let waits = !entry.settle.is_closed();
+            if !waits {
+                by_id.remove(&entry.key);
+            }
+            waits
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller_id(json: &str) -> CallerId {
+        let raw: Box<serde_json::value::RawValue> = serde_json::from_str(json).expect("JSON");
+        CallerId::new(&raw).expect("short")
+    }
+
+    fn ask(mux: &Mux, id: Option<&str>, run: &str) -> oneshot::Receiver<Report> {
+        let (settle, settled) = oneshot::channel();
+        let body = AskBody::Run("t".into(), Params::new(None));
+        let ask = Ask { body, id: id.map(caller_id), run: RunId::new(run), settle };
+        mux.ask(ask).expect("open");
+        settled
+    }
+
+    fn status(mut settled: oneshot::Receiver<Report>) -> (Option<i64>, Option<String>) {
+        let report = settled.try_recv().expect("settled");
+        (report.status, report.error)
+    }
+
+    #[test]
+    fn the_callers_id_is_used_while_it_is_free() {
+        let mux = Mux::default();
+        let first = ask(&mux, Some("\"x\""), "r1");
+        let second = ask(&mux, Some("\"x\""), "r2");
+        let third = ask(&mux, None, "r3");
+        for id in ["\"x\"", "\"r2\"", "\"r3\""] {
+            assert_eq!(mux.take().expect("queued"), format!("{{\"name\":\"t\",\"id\":{id},\"params\":null}}"));
+        }
+        for (id, code) in [("\"r2\"", 2), ("\"x\"", 1), ("\"r3\"", 3)] {
+            assert!(mux.settle(&caller_id(id), Outcome::Exited(code).into()));
+        }
+        assert_eq!(status(first).0, Some(1));
+        assert_eq!(status(second).0, Some(2));
+        assert_eq!(status(third).0, Some(3));
+        assert!(!mux.settle(&caller_id("\"x\""), Outcome::Exited(0).into()), "settled twice");
+    }
+
+    #[test]
+    fn a_lost_link_tells_what_left_from_what_did_not() {
+        let mux = Mux::default();
+        let left = ask(&mux, None, "r1");
+        mux.take().expect("queued");
+        let kept = ask(&mux, None, "r2");
+        mux.close();
+        assert_eq!(status(left), (Some(-5), Some("interrupted".into())));
+        assert_eq!(status(kept), (Some(-2), Some("link_lost".into())));
+        let (settle, _settled) = oneshot::channel();
+        let ask = Ask { body: AskBody::Command(Params::new(None)), id: None, run: RunId::new("r"), settle };
+        assert!(mux.ask(ask).is_err());
+    }
+
+    #[test]
+    fn who_is_gone_leaves_no_entry_and_frees_the_id() {
+        let mux = Mux::default();
+        drop(ask(&mux, Some("1"), "r1"));
+        assert!(!mux.settle(&caller_id("1"), Outcome::Exited(0).into()), "nobody waits");
+        drop(ask(&mux, Some("1"), "r2"));
+        let waits = ask(&mux, Some("1"), "r3");
+        assert!(mux.settle(&caller_id("1.0"), Outcome::Exited(3).into()));
+        assert_eq!(status(waits).0, Some(3));
+        drop(ask(&mux, Some("2"), "r4"));
+        mux.sweep();
+        assert!(mux.state().unanswered.is_empty() && mux.state().by_id.is_empty());
+    }
+
+    #[test]
+    fn beyond_the_bound_the_oldest_is_settled_as_unknown() {
+        let mux = Mux::default();
+        let oldest = ask(&mux, None, "oldest");
+        let rest: Vec<_> = (0..UNANSWERED).map(|number| ask(&mux, None, &number.to_string())).collect();
+        assert_eq!(status(oldest), (Some(-5), Some("interrupted".into())));
+        assert_eq!(mux.state().unanswered.len(), UNANSWERED);
+        assert_eq!(rest.len(), UNANSWERED);
+    }
+
+    #[test]
+    fn a_command_without_an_id_is_told_when_it_has_left() {
+        let mux = Mux::default();
+        let (settle, mut settled) = oneshot::channel();
+        mux.ask(Ask { body: AskBody::Command(Params::new(None)), id: None, run: RunId::new("r"), settle }).expect("open");
+        assert!(settled.try_recv().is_err());
+        assert_eq!(mux.take().as_deref(), Some("{\"name\":\"&cmd\",\"params\":null}"));
+        assert_eq!(status(settled), (Some(0), None));
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_waits_while_the_queue_is_full() {
+        let mux = Mux::default();
+        mux.has_room().await;
+        let (settle, _settled) = oneshot::channel();
+        let body = AskBody::Run("x".repeat(ASK_QUEUE_BYTES), Params::new(None));
+        mux.ask(Ask { body, id: None, run: RunId::new("r"), settle }).expect("open");
+        let mut room = std::pin::pin!(mux.has_room());
+        assert!(futures_util::poll!(&mut room).is_pending());
+        mux.take().expect("queued");
+        room.await;
+    }
+}

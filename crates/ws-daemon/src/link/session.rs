@@ -1,0 +1,239 @@
+//! The life of one link: frames in are decoded and handed up, frames out are fed and flushed, pings keep it honest. When it ends,
+//! for whatever reason, everything in flight on it is settled.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tracing::{debug, warn};
+use ws_daemon_protocol::codec::seed::{self, Frame};
+use ws_daemon_protocol::command::{Command, Place};
+use ws_daemon_protocol::id::CallerId;
+use ws_daemon_protocol::message::CommandMessage;
+use ws_daemon_protocol::outcome::Report;
+
+use super::wire::{Event, Gone, Wire};
+use super::{Inbound, IncomingCommand, IncomingRun, Link, Replier, Terms};
+
+/// Pings that may stay without any sign of life before a peer counts as dead.
+const MISSED_PINGS: u32 = 2;
+
+/// How long the closing handshake may take.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// The socket did.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    /// Nothing was heard for two pings.
+    #[error("nothing was heard of the peer for {0:?}")]
+    Dead(Duration),
+    /// The peer does not read what it asked for.
+    #[error("the peer does not read its outcomes: more than {} bytes wait", super::mux::REPLY_QUEUE_BYTES)]
+    DoesNotRead,
+    /// This daemon closed it.
+    #[error("closed here")]
+    ClosedHere,
+}
+
+/// Runs a link until it ends. What comes in goes to `inbound`; while that is full, nothing more is read.
+pub async fn serve(mut wire: Wire, link: Link, inbound: mpsc::Sender<Inbound>, terms: Terms) -> Ended {
+    let settled = SettleOnDrop(&link);
+    let mut session = Session { link: link.clone(), inbound, terms, stalled: None, bad_frames: 0 };
+    let ended = session.run(&mut wire).await;
+    // Settled before the closing handshake: callers do not wait for a peer's manners.
+    drop(settled);
+    part(&mut wire, &ended).await;
+    ended
+}
+
+/// Whatever ends a session, a panic too, settles what is in flight.
+struct SettleOnDrop<'a>(&'a Link);
+
+impl Drop for SettleOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.mux.close();
+    }
+}
+
+struct Session {
+    link: Link,
+    inbound: mpsc::Sender<Inbound>,
+    terms: Terms,
+    /// What was read and could not yet be handed up.
+    stalled: Option<Inbound>,
+    bad_frames: u64,
+}
+
+/// What is known of the peer's life.
+#[derive(Default)]
+struct Pulse {
+    moved: (u64, u64),
+    was_flushing: bool,
+    pinged: bool,
+    missed: u32,
+}
+
+impl Pulse {
+    /// Looks at the bytes since the last ping, before the next one; says how many pings in a row were missed. Bytes read are
+    /// life. Bytes written are life only if they had been waiting: they moved because the peer took what was before them.
+    fn missed(&mut self, wire: &Wire) -> u32 {
+        let (read, written) = wire.moved();
+        let alive = read > self.moved.0 || (self.was_flushing && written > self.moved.1);
+        self.missed = if alive { 0 } else { self.missed + u32::from(self.pinged) };
+        self.moved = (read, written);
+        self.was_flushing = wire.is_flushing();
+        self.pinged = true;
+        self.missed
+    }
+}
+
+impl Session {
+    async fn run(&mut self, wire: &mut Wire) -> Ended {
+        let mut ping = interval_at(Instant::now() + self.terms.ping, self.terms.ping);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = Pulse::default();
+        let (link, inbound) = (self.link.clone(), self.inbound.clone());
+        loop {
+            if let Err(gone) = self.feed(wire) {
+                return gone.into();
+            }
+            tokio::select! {
+                // While something is stalled, nothing more is read.
+                event = wire.event(self.stalled.is_none()) => match event {
+                    Event::Frame(frame) => self.hear(&frame),
+                    Event::Control | Event::Flushed => {}
+                    Event::Gone(gone) => return gone.into(),
+                },
+                permit = inbound.reserve(), if self.stalled.is_some() => match (permit, self.stalled.take()) {
+                    (Ok(permit), Some(stalled)) => permit.send(stalled),
+                    _ => return Ended::ClosedHere,
+                },
+                () = link.mux.woken() => if link.mux.is_overfull() {
+                    return Ended::DoesNotRead;
+                },
+                _ = ping.tick() => {
+                    if pulse.missed(wire) >= MISSED_PINGS {
+                        return Ended::Dead(self.terms.ping * MISSED_PINGS);
+                    }
+                    link.mux.sweep();
+                    if let Err(gone) = wire.ping() {
+                        return gone.into();
+                    }
+                }
+                () = link.closing.cancelled() => return self.drain(wire).await,
+            }
+        }
+    }
+
+    /// Feeds what waits to leave, as far as there is room.
+    fn feed(&self, wire: &mut Wire) -> Result<(), Gone> {
+        while wire.has_room() {
+            let Some(frame) = self.link.mux.take() else { break };
+            wire.feed(frame)?;
+        }
+        Ok(())
+    }
+
+    /// Closing here: what waits to leave leaves first, if the peer takes it in time.
+    async fn drain(&self, wire: &mut Wire) -> Ended {
+        let leave = async {
+            loop {
+                if let Err(gone) = self.feed(wire) {
+                    return gone.into();
+                }
+                if !wire.is_flushing() {
+                    return Ended::ClosedHere;
+                }
+                // Frames that come now are not taken: their asker settles them when the link is closed.
+                if let Event::Gone(gone) = wire.event(true).await {
+                    return gone.into();
+                }
+            }
+        };
+        timeout(CLOSING, leave).await.unwrap_or(Ended::ClosedHere)
+    }
+
+    fn hear(&mut self, frame: &Message) {
+        let text = match frame {
+            Message::Text(text) => text.as_str(),
+            // JSON in a binary frame is what a peer with a careless library sends.
+            Message::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+            _ => return,
+        };
+        match seed::decode(text, self.terms.nesting) {
+            Ok(Frame::Run { name, id, params }) => {
+                let replier = Replier { link: self.link.clone(), id };
+                self.hand_up(Inbound::Run(IncomingRun { name, params, replier }));
+            }
+            Ok(Frame::Command(message)) => self.command(message),
+            Err(error) => self.bad_frame(&error),
+        }
+    }
+
+    fn command(&mut self, message: CommandMessage) {
+        match (message.place, message.command) {
+            (Place::Here, _) => self.bad_frame(&"+cmd is for local processes; a peer says &cmd"),
+            (Place::There, Command::Status(data)) => self.status(data),
+            (Place::There, command) => {
+                let replier = Replier { link: self.link.clone(), id: message.id };
+                self.hand_up(Inbound::Command(IncomingCommand { command, replier }));
+            }
+        }
+    }
+
+    fn status(&mut self, data: Box<str>) {
+        #[derive(serde::Deserialize)]
+        struct Id<'a> {
+            #[serde(borrow, default)]
+            id: Option<&'a serde_json::value::RawValue>,
+        }
+        let id = serde_json::from_str::<Id>(&data).ok().and_then(|status| status.id).and_then(CallerId::new);
+        let report = serde_json::from_str::<Report>(&data);
+        let claimed = match (id, report) {
+            (Some(id), Ok(report)) => self.link.mux.settle(&id, report),
+            _ => false,
+        };
+        if !claimed {
+            self.hand_up(Inbound::UnclaimedStatus(data));
+        }
+    }
+
+    fn hand_up(&mut self, inbound: Inbound) {
+        match self.inbound.try_send(inbound) {
+            Err(mpsc::error::TrySendError::Full(inbound)) => self.stalled = Some(inbound),
+            // Closed: the daemon is stopping, and the link is closed in a moment.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+        }
+    }
+
+    /// A seed peer is told nothing unasked; the log is told the first time, and the rest is counted.
+    fn bad_frame(&mut self, error: &dyn std::fmt::Display) {
+        self.bad_frames += 1;
+        if self.bad_frames == 1 {
+            warn!(peer = self.link.peer(), %error, "bad frame passed over; further ones of this link at level debug");
+        } else {
+            debug!(peer = self.link.peer(), %error, count = self.bad_frames, "bad frame passed over");
+        }
+    }
+}
+
+/// The closing handshake (RFC 6455, section 7), if there is still someone to part from.
+async fn part(wire: &mut Wire, ended: &Ended) {
+    let (code, reason) = match ended {
+        Ended::Gone(Gone::TooLarge(_)) => (CloseCode::Size, "the frame is too large"),
+        Ended::Gone(_) | Ended::Dead(_) => return,
+        Ended::DoesNotRead => (CloseCode::Policy, "outcomes are not read"),
+        Ended::ClosedHere => (CloseCode::Away, "going away"),
+    };
+    if wire.close(code, reason).is_err() {
+        return;
+    }
+    let gone = async { while !matches!(wire.event(true).await, Event::Gone(_)) {} };
+    // A peer that does not answer the close is left alone.
+    drop(timeout(CLOSING, gone).await);
+}

@@ -1,0 +1,183 @@
+//! Frames on a socket: what is fed is kept until it is flushed, and reading never waits for writing, so that two daemons with
+//! full buffers towards each other still both read. It never looks into a frame.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::{Sink, Stream as _};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
+
+use super::stream::Stream;
+
+/// Fed and not yet flushed, in bytes; when reached, the rest waits in the link's queue.
+const UNFLUSHED_BYTES: usize = 256 << 10;
+
+/// What one read takes from the socket at most. Each link keeps a buffer of it, so an idle link must be content with little.
+const READ_BYTES: usize = 2 << 10;
+
+/// A WebSocket with its unflushed part.
+#[derive(Debug)]
+pub struct Wire {
+    socket: WebSocketStream<Stream>,
+    /// Bytes fed since everything was last flushed.
+    unflushed: usize,
+    flushing: bool,
+}
+
+/// What a wire has to tell.
+#[derive(Debug)]
+pub enum Event {
+    /// A text or binary frame, whole.
+    Frame(Message),
+    /// A ping, a pong, or part of a closing handshake: a sign of life.
+    Control,
+    /// All that was fed has been written; more may be fed.
+    Flushed,
+    /// The peer is gone, in good order or not: why.
+    Gone(Gone),
+}
+
+/// Why a wire ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Gone {
+    /// The peer closed it.
+    #[error("closed by the peer")]
+    Closed,
+    /// A frame over the limit.
+    #[error("a frame of {0} bytes is over the limit")]
+    TooLarge(usize),
+    /// The connection ended without a word.
+    #[error("the connection was lost")]
+    Lost,
+    /// Not WebSocket, or a broken connection.
+    #[error(transparent)]
+    Broken(Box<Error>),
+}
+
+impl Wire {
+    /// The limits every link goes by; `message` is in bytes.
+    #[must_use]
+    pub fn config(message: usize) -> WebSocketConfig {
+        WebSocketConfig::default()
+            .read_buffer_size(READ_BYTES)
+            .write_buffer_size(UNFLUSHED_BYTES / 2)
+            // One frame above the mark, with its header.
+            .max_write_buffer_size(UNFLUSHED_BYTES + message + (1 << 10))
+            .max_message_size(Some(message))
+            .max_frame_size(Some(message))
+    }
+
+    /// A wire on a socket whose handshake is done, with the bytes that were read behind it.
+    pub async fn accepted(stream: Stream, behind: Vec<u8>, message: usize) -> Self {
+        let config = Some(Self::config(message));
+        Self::new(WebSocketStream::from_partially_read(stream, behind, Role::Server, config).await)
+    }
+
+    /// A wire that was dialled.
+    #[must_use]
+    pub fn new(socket: WebSocketStream<Stream>) -> Self {
+        Self { socket, unflushed: 0, flushing: false }
+    }
+
+    /// Bytes read and written so far.
+    pub fn moved(&self) -> (u64, u64)
+    where
+        Stream: AsyncRead + AsyncWrite,
+    {
+        self.socket.get_ref().moved()
+    }
+
+    /// Whether more may be fed.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.unflushed < UNFLUSHED_BYTES
+    }
+
+    /// Whether something that was fed is not yet written.
+    #[must_use]
+    pub fn is_flushing(&self) -> bool {
+        self.flushing
+    }
+
+    /// Takes a text frame; it is written by [`event`](Self::event).
+    ///
+    /// # Errors
+    /// When the socket is closed or broken.
+    pub fn feed(&mut self, frame: String) -> Result<(), Gone> {
+        self.unflushed += frame.len();
+        self.start(Message::text(frame))
+    }
+
+    /// Takes a ping.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn ping(&mut self) -> Result<(), Gone> {
+        self.start(Message::Ping(Bytes::new()))
+    }
+
+    /// Begins the closing handshake.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Gone> {
+        self.start(Message::Close(Some(CloseFrame { code, reason: reason.into() })))
+    }
+
+    fn start(&mut self, message: Message) -> Result<(), Gone> {
+        self.flushing = true;
+        Pin::new(&mut self.socket).start_send(message).map_err(gone)
+    }
+
+    /// The next thing that happens; what was fed is written meanwhile. Without `read` nothing is read: for when there is no
+    /// room for what would come. Cancel safe.
+    pub async fn event(&mut self, read: bool) -> Event {
+        std::future::poll_fn(|cx| self.poll_event(cx, read)).await
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {
+        if self.flushing {
+            match Pin::new(&mut self.socket).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    let was_full = !self.has_room();
+                    self.flushing = false;
+                    self.unflushed = 0;
+                    if was_full {
+                        return Poll::Ready(Event::Flushed);
+                    }
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Event::Gone(gone(error))),
+                Poll::Pending => {}
+            }
+        }
+        if !read {
+            return Poll::Pending;
+        }
+        match Pin::new(&mut self.socket).poll_next(cx) {
+            Poll::Ready(Some(Ok(message @ (Message::Text(_) | Message::Binary(_))))) => Poll::Ready(Event::Frame(message)),
+            Poll::Ready(Some(Ok(_))) => {
+                // The answer to a ping or a close was queued by the read.
+                self.flushing = true;
+                Poll::Ready(Event::Control)
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Event::Gone(gone(error))),
+            Poll::Ready(None) => Poll::Ready(Event::Gone(Gone::Closed)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+fn gone(error: Error) -> Gone {
+    match error {
+        Error::ConnectionClosed | Error::AlreadyClosed => Gone::Closed,
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Gone::Lost,
+        Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Gone::Lost,
+        Error::Capacity(CapacityError::MessageTooLong { size, .. }) => Gone::TooLarge(size),
+        error => Gone::Broken(Box::new(error)),
+    }
+}

@@ -1,0 +1,184 @@
+//! What waits to be written on one local connection: whole lines, within a bound of bytes. It knows how many requests are still
+//! in flight, and so when a connection that asks no more is done. It never blocks whoever answers.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Answers waiting to be written, in bytes; when full, the connection is closed: its process does not read.
+pub const ANSWER_QUEUE_BYTES: usize = 16 << 20;
+
+/// Requests in flight on one connection; more are answered `queue_full`.
+pub const IN_FLIGHT: usize = 131_072;
+
+/// The answers of one connection. Clones are the same queue.
+#[derive(Debug, Clone, Default)]
+pub struct Answers(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    /// There is something to write, or nothing more will come.
+    changed: Notify,
+    /// Cancelled when more waits than may.
+    overflow: CancellationToken,
+    /// Cancelled when the connection is gone.
+    gone: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: Vec<u8>,
+    in_flight: usize,
+    /// No more requests will be read.
+    asked_all: bool,
+}
+
+/// What a writer gets.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Whole lines to write.
+    Lines(Vec<u8>),
+    /// Every request has its answer, and no more requests will come.
+    Done,
+}
+
+/// One request in flight; its answer is written through it. Dropped without one, the request counts as answered.
+#[derive(Debug)]
+pub struct Pending(Answers);
+
+impl Answers {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every section leaves the state whole.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues one line, without its newline.
+    pub fn line(&self, line: &str) {
+        self.push(&mut self.state(), line);
+    }
+
+    fn push(&self, state: &mut State, line: &str) {
+        if state.lines.len() + line.len() >= ANSWER_QUEUE_BYTES {
+            self.0.overflow.cancel();
+            return;
+        }
+        state.lines.reserve(line.len() + 1);
+        state.lines.extend_from_slice(line.as_bytes());
+        state.lines.push(b'\n');
+        self.0.changed.notify_one();
+    }
+
+    /// Ends when more waits than may.
+    pub async fn overflown(&self) {
+        self.0.overflow.cancelled().await;
+    }
+
+    /// Queues one line if nothing is in flight. `false` if something is: then no line may come unasked.
+    pub fn line_if_idle(&self, line: &str) -> bool {
+        let mut state = self.state();
+        if state.in_flight > 0 || state.asked_all {
+            return false;
+        }
+        self.push(&mut state, line);
+        true
+    }
+
+    /// Counts one more request in flight; `None` if there are as many as may be.
+    pub fn begin(&self) -> Option<Pending> {
+        let mut state = self.state();
+        if state.in_flight >= IN_FLIGHT {
+            return None;
+        }
+        state.in_flight += 1;
+        Some(Pending(self.clone()))
+    }
+
+    /// No more requests will be read.
+    pub fn asked_all(&self) {
+        self.state().asked_all = true;
+        self.0.changed.notify_one();
+    }
+
+    /// The connection is gone: whoever waits to answer need not.
+    pub fn hang_up(&self) {
+        self.0.gone.cancel();
+    }
+
+    /// What to write next.
+    pub async fn next(&self) -> Next {
+        loop {
+            if let Some(next) = self.state().next() {
+                return next;
+            }
+            self.0.changed.notified().await;
+        }
+    }
+}
+
+impl State {
+    fn next(&mut self) -> Option<Next> {
+        if !self.lines.is_empty() {
+            return Some(Next::Lines(std::mem::take(&mut self.lines)));
+        }
+        (self.asked_all && self.in_flight == 0).then_some(Next::Done)
+    }
+}
+
+impl Pending {
+    /// Writes the answer: one line, without its newline.
+    pub fn answer(self, line: &str) {
+        self.0.line(line);
+    }
+
+    /// Ends when the connection is gone.
+    pub async fn gone(&self) {
+        self.0.0.gone.cancelled().await;
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.state().in_flight -= 1;
+        self.0.0.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_done_when_every_request_has_its_answer() {
+        let answers = Answers::default();
+        let (first, second) = (answers.begin().expect("room"), answers.begin().expect("room"));
+        answers.asked_all();
+        first.answer("{1}");
+        assert_eq!(answers.next().await, Next::Lines(b"{1}\n".to_vec()));
+        assert_eq!(answers.state().next(), None);
+        drop(second);
+        assert_eq!(answers.next().await, Next::Done);
+    }
+
+    #[tokio::test]
+    async fn nobody_gets_a_line_unasked_while_a_request_is_in_flight() {
+        let answers = Answers::default();
+        let pending = answers.begin().expect("room");
+        assert!(!answers.line_if_idle("{}"));
+        pending.answer("{a}");
+        assert!(answers.line_if_idle("{b}"));
+        assert_eq!(answers.next().await, Next::Lines(b"{a}\n{b}\n".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn more_than_may_wait_is_the_end_of_the_connection() {
+        let answers = Answers::default();
+        let line = "x".repeat(ANSWER_QUEUE_BYTES / 2);
+        answers.line(&line);
+        assert!(matches!(answers.next().await, Next::Lines(_)));
+        answers.line(&line);
+        answers.line(&line);
+        answers.overflown().await;
+    }
+}

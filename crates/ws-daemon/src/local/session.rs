@@ -1,0 +1,229 @@
+//! The life of one local connection: bytes in are framed and asked, answers out are written as they come. Reading and writing go
+//! side by side, so that a request that waits for room never holds up an answer.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use ws_daemon_protocol::codec::framer::{BadMessage, Frame, Framer};
+use ws_daemon_protocol::command::{Command, Place};
+use ws_daemon_protocol::id::CallerId;
+use ws_daemon_protocol::message::{CommandMessage, Message, Rejection, Request};
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
+
+use super::Local;
+use super::answers::{Answers, IN_FLIGHT, Next, Pending};
+use crate::policy::{self, Caller};
+use crate::system::hung_up;
+
+/// One read from a connection, in bytes.
+const READ_BYTES: usize = 16 * 1024;
+
+/// How long the last answers may take to be written when the daemon stops.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub enum End {
+    /// It asked no more and has all its answers.
+    Done,
+    /// The process is gone.
+    Gone,
+    /// The process does not read its answers.
+    DoesNotRead,
+    /// The daemon stops.
+    Stopping,
+}
+
+/// One connection.
+pub struct Session {
+    local: Local,
+    caller: Caller,
+    answers: Answers,
+}
+
+impl Session {
+    /// A connection of `caller`.
+    pub fn new(local: Local, caller: Caller) -> Self {
+        Self { local, caller, answers: Answers::default() }
+    }
+
+    /// Attends to the connection until it ends, or `close` says so.
+    pub async fn run<S>(self, stream: S, close: CancellationToken) -> End
+    where
+        S: AsyncRead + AsyncWrite + AsFd + Unpin,
+    {
+        let seat = self.local.lobby.enter(self.answers.clone());
+        // The borrow of the descriptor must not outlive the stream, so the watch works on a copy of its own.
+        let copy = stream.as_fd().try_clone_to_owned();
+        let (reader, writer) = tokio::io::split(stream);
+        let end = {
+            let mut reading = std::pin::pin!(self.read(reader));
+            let mut writing = std::pin::pin!(self.write(writer));
+            let mut leaving = std::pin::pin!(async {
+                match copy {
+                    Ok(copy) if hung_up(&copy).await.is_ok() => {}
+                    // Unwatched, its leaving is seen by the next write.
+                    _ => std::future::pending().await,
+                }
+            });
+            let mut asking = true;
+            loop {
+                tokio::select! {
+                    () = &mut reading, if asking => {
+                        asking = false;
+                        self.answers.asked_all();
+                    }
+                    end = &mut writing => break end,
+                    () = &mut leaving, if !asking => break End::Gone,
+                    () = close.cancelled() => {
+                        self.answers.asked_all();
+                        break timeout(LAST_ANSWERS, writing).await.map_or(End::DoesNotRead, |_| End::Stopping);
+                    }
+                }
+            }
+        };
+        drop(seat);
+        self.answers.hang_up();
+        if matches!(end, End::DoesNotRead) {
+            warn!("a local connection was closed: the process does not read its answers");
+        }
+        end
+    }
+
+    /// Reads and asks until the process has asked all it wants to, or may not ask more.
+    async fn read<S: AsyncRead>(&self, mut reader: ReadHalf<S>) {
+        let mut framer = Framer::new(self.local.message, self.local.nesting);
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            match reader.read(&mut buffer).await {
+                Ok(0) => break,
+                Ok(length) => framer.push(&buffer[..length]),
+                Err(error) => {
+                    debug!(%error, "reading from a local connection failed");
+                    return;
+                }
+            }
+            while let Some(frame) = framer.next() {
+                let taken = match frame {
+                    Frame::Message(text) => self.message(&text).await,
+                    Frame::Bad(bad) => self.bad_message(&bad),
+                };
+                // On TCP anybody may be talking, a browser for one: after one bad message nothing more is believed.
+                if !taken && self.caller == Caller::Tcp {
+                    return;
+                }
+            }
+        }
+        if let Some(bad) = framer.finish() {
+            self.bad_message(&bad);
+        }
+    }
+
+    async fn write<S: AsyncWrite>(&self, mut writer: WriteHalf<S>) -> End {
+        let write = async {
+            while let Next::Lines(lines) = self.answers.next().await {
+                if writer.write_all(&lines).await.is_err() {
+                    return End::Gone;
+                }
+            }
+            // The other side sees the end of the stream either way.
+            drop(writer.shutdown().await);
+            End::Done
+        };
+        tokio::select! {
+            end = write => end,
+            () = self.answers.overflown() => End::DoesNotRead,
+        }
+    }
+
+    fn bad_message(&self, bad: &BadMessage) -> bool {
+        let code = if matches!(bad, BadMessage::TooLarge { .. }) { ErrorCode::TooLarge } else { ErrorCode::BadMessage };
+        self.tell(None, Outcome::failed(code, bad.to_string()));
+        false
+    }
+
+    /// Deals with one message; `false` if it was no message of this grammar.
+    async fn message(&self, text: &str) -> bool {
+        match Message::parse(text) {
+            Ok(Message::Run(request)) => self.request(request).await,
+            Ok(Message::Command(message)) => self.command(message).await,
+            Err(Rejection { id, outcome }) => {
+                let is_message = !matches!(outcome, Outcome::Failed(ErrorCode::BadMessage, _));
+                self.tell(id.as_ref(), outcome);
+                return is_message;
+            }
+        }
+        true
+    }
+
+    async fn request(&self, request: Request) {
+        let id = request.id.clone();
+        let Some(pending) = self.begin(id.as_ref()) else { return };
+        let submitted = self.local.origin.submit(request).await;
+        self.local.origin.deliver(deliver(pending, submitted.outcome(), id, Answered::Always));
+    }
+
+    async fn command(&self, message: CommandMessage) {
+        if !policy::may_command(self.caller, message.place, &message.command) {
+            return self.tell(message.id.as_ref(), Outcome::failed(ErrorCode::Denied, "not by TCP; use the socket file"));
+        }
+        match message.place {
+            Place::Here => self.command_here(&message),
+            Place::There => {
+                let id = message.id.clone();
+                let Some(pending) = self.begin(id.as_ref()) else { return };
+                let submitted = self.local.origin.submit_command(message).await;
+                self.local.origin.deliver(deliver(pending, submitted.outcome(), id, Answered::IfFailedOrNamed));
+            }
+        }
+    }
+
+    fn command_here(&self, message: &CommandMessage) {
+        if let Err(outcome) = self.local.control.check(&message.command) {
+            return self.tell(message.id.as_ref(), outcome);
+        }
+        if let Command::Status(data) = &message.command {
+            self.answers.line(data);
+        }
+        self.local.control.carry_out(&message.command);
+        if message.id.is_some() {
+            self.tell(message.id.as_ref(), Outcome::Exited(0));
+        }
+    }
+
+    fn begin(&self, id: Option<&CallerId>) -> Option<Pending> {
+        let pending = self.answers.begin();
+        if pending.is_none() {
+            let why = format!("{IN_FLIGHT} requests of this connection wait for their answers already");
+            self.tell(id, Outcome::Failed(ErrorCode::QueueFull, why));
+        }
+        pending
+    }
+
+    fn tell(&self, id: Option<&CallerId>, outcome: Outcome) {
+        self.answers.line(&Report::from(outcome).to_json(id));
+    }
+}
+
+/// Which outcomes of a request are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    Always,
+    /// Commands: a success without an id is not.
+    IfFailedOrNamed,
+}
+
+/// The rest of a request's life: its outcome becomes its answer, unless its caller is gone first.
+async fn deliver(pending: Pending, outcome: impl Future<Output = Report>, id: Option<CallerId>, answered: Answered) {
+    let report = tokio::select! {
+        report = outcome => report,
+        () = pending.gone() => return,
+    };
+    if answered == Answered::Always || id.is_some() || report.status != Some(0) {
+        pending.answer(&report.to_json(id.as_ref()));
+    }
+}

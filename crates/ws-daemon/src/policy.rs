@@ -1,0 +1,120 @@
+//! Who may enter and who may ask for what. Pure: facts come in, a verdict goes out; nothing here looks anything up.
+
+use std::net::IpAddr;
+
+use ws_daemon_protocol::command::{Command, Place};
+
+use crate::config::Open;
+
+/// What is known of whoever wants a link.
+#[derive(Debug, Clone, Copy)]
+pub struct Visitor {
+    /// Where the connection comes from.
+    pub address: IpAddr,
+    /// Whether the handshake has an `Origin`: a web page sends it, a daemon never does.
+    pub has_origin: bool,
+    /// Whether it carries a header that proxies add: then the address is the proxy's.
+    pub was_forwarded: bool,
+}
+
+/// The headers by which a proxy shows itself.
+pub const FORWARDED_HEADERS: [&str; 3] = ["forwarded", "x-real-ip", "via"];
+
+/// The beginning of the other ones.
+pub const FORWARDED_PREFIX: &str = "x-forwarded-";
+
+/// Why someone may not enter, in words that say what to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A web page.
+    #[error("a web page may not open a link: the handshake carries an Origin header")]
+    Origin,
+    /// Someone from elsewhere, in protected mode.
+    #[error(
+        "protected mode: this server takes links from its own machine only. To let others in, set \"open\" in its config.json to \
+         a list of networks, like [\"192.168.0.0/16\"], or to true"
+    )]
+    Protected,
+    /// Someone from a network that is not listed.
+    #[error("this server takes links from its own machine and the networks listed under \"open\" in its config.json only")]
+    NotListed,
+}
+
+/// Whether `visitor` may have a link, by the server's `open`.
+///
+/// # Errors
+/// Why not.
+pub fn admit(visitor: Visitor, open: &Open) -> Result<(), Refusal> {
+    if visitor.has_origin {
+        return Err(Refusal::Origin);
+    }
+    let address = visitor.address.to_canonical();
+    if address.is_loopback() && !visitor.was_forwarded {
+        return Ok(());
+    }
+    match open {
+        Open::All => Ok(()),
+        // Who came through a proxy has the proxy's address, which says nothing of where they are.
+        Open::Networks(networks) if !visitor.was_forwarded && networks.iter().any(|network| network.contains(&address)) => {
+            Ok(())
+        }
+        Open::Networks(_) => Err(Refusal::NotListed),
+        Open::Nobody => Err(Refusal::Protected),
+    }
+}
+
+/// Who speaks on a local connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// A process that could open the socket file.
+    Socket,
+    /// Anyone who reached the TCP port.
+    Tcp,
+}
+
+/// Whether `caller` may give `command`. The match is on every pair on purpose: a new command must be decided on.
+#[must_use]
+pub fn may_command(caller: Caller, place: Place, command: &Command) -> bool {
+    match (caller, place, command) {
+        (Caller::Socket, _, _) | (Caller::Tcp, Place::Here | Place::There, Command::Pause(_) | Command::Status(_)) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_enter() {
+        let networks =
+            || Open::Networks(vec!["10.0.0.0/8".parse().expect("a network"), "fd00::/8".parse().expect("a network")]);
+        let (all, nobody) = (Open::All, Open::Nobody);
+        let local = |address: &str| (address.parse().expect("an address"), false, false);
+        let forwarded = |address: &str| (address.parse().expect("an address"), false, true);
+        let page = |address: &str| (address.parse().expect("an address"), true, false);
+        let table = [
+            (local("127.0.0.1"), nobody.clone(), Ok(())),
+            (local("127.8.9.1"), nobody.clone(), Ok(())),
+            (local("::1"), nobody.clone(), Ok(())),
+            (local("::ffff:127.0.0.1"), nobody.clone(), Ok(())),
+            (local("192.0.2.1"), nobody.clone(), Err(Refusal::Protected)),
+            (local("::ffff:192.0.2.1"), nobody.clone(), Err(Refusal::Protected)),
+            (forwarded("127.0.0.1"), nobody.clone(), Err(Refusal::Protected)),
+            (page("127.0.0.1"), nobody, Err(Refusal::Origin)),
+            (local("10.1.2.3"), networks(), Ok(())),
+            (local("::ffff:10.1.2.3"), networks(), Ok(())),
+            (local("fd00::1"), networks(), Ok(())),
+            (local("127.0.0.1"), networks(), Ok(())),
+            (local("192.0.2.1"), networks(), Err(Refusal::NotListed)),
+            (forwarded("127.0.0.1"), networks(), Err(Refusal::NotListed)),
+            (forwarded("10.1.2.3"), networks(), Err(Refusal::NotListed)),
+            (local("192.0.2.1"), all.clone(), Ok(())),
+            (forwarded("192.0.2.1"), all.clone(), Ok(())),
+            (page("192.0.2.1"), all, Err(Refusal::Origin)),
+        ];
+        for ((address, has_origin, was_forwarded), open, expected) in table {
+            let visitor = Visitor { address, has_origin, was_forwarded };
+            assert_eq!(admit(visitor, &open), expected, "{visitor:?} {open:?}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What differs between systems, behind one face: opening a file beneath a folder, seeing that a process has ended without
+//! reaping it, seeing that the other end of a socket is gone, and keeping descriptors from children.
+//!
+//! Linux has a call for each; [`portable`] does the same with what POSIX has, is what other systems get, and is tried by the
+//! same tests on Linux. Nothing here knows what it is used for.
+
+#[cfg(target_os = "linux")]
+pub mod linux;
+pub mod portable;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::process::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Opens `name` beneath `folder` without following it out: not by `..`, an absolute name, or symbolic links, and not through a
+/// magic link of /proc. The descriptor is good for looking at the file only (`O_PATH` where there is one).
+///
+/// # Errors
+/// `EXDEV` if the name leads out, `ELOOP` for too many links, and what open(2) says.
+pub fn open_beneath(folder: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    match linux::open_beneath(folder, name) {
+        // An old kernel, or a container whose seccomp filter does not know the call.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
+        result => return result,
+    }
+    portable::open_beneath(folder, name)
+}
+
+/// Sees the end of one child without reaping it, so that its process group can be signalled until the very end.
+#[derive(Debug)]
+pub enum ExitWatch {
+    /// By pidfd.
+    #[cfg(target_os = "linux")]
+    Linux(linux::ExitWatch),
+    /// By SIGCHLD.
+    Portable(portable::ExitWatch),
+}
+
+impl ExitWatch {
+    /// Watches `child`, which must be an unreaped child of this process.
+    ///
+    /// # Errors
+    /// When the system is out of descriptors.
+    pub fn new(child: Pid) -> io::Result<Self> {
+        #[cfg(target_os = "linux")]
+        match linux::ExitWatch::new(child) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
+            result => return result.map(Self::Linux),
+        }
+        portable::ExitWatch::new(child).map(Self::Portable)
+    }
+
+    /// Ends when the child has ended. Cancel safe.
+    ///
+    /// # Errors
+    /// When the watch itself fails; the child is then unwatched.
+    pub async fn exited(&mut self) -> io::Result<()> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Linux(watch) => watch.exited().await,
+            Self::Portable(watch) => watch.exited().await,
+        }
+    }
+}
+
+/// Ends when nobody can read what is written to `socket` any more. A peer that has only shut down its writing side is still
+/// there. On TCP this is seen only once a write has failed.
+///
+/// The descriptor is watched as a copy: readiness that is waited for here is not taken from whoever writes.
+pub async fn hung_up(socket: impl AsFd) -> io::Result<()> {
+    let copy = readiness(socket.as_fd().try_clone_to_owned()?, Interest::WRITABLE)?;
+    loop {
+        let mut guard = copy.writable().await?;
+        if guard.ready().is_write_closed() {
+            return Ok(());
+        }
+        guard.clear_ready();
+    }
+}
+
+/// Registers a descriptor with the runtime.
+fn readiness(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    #[expect(unsafe_code, reason = "asks that the descriptor stays the same and open until it is dropped: an OwnedFd does")]
+    let registered = unsafe { AsyncFd::register_with_interest(descriptor, interest) };
+    Ok(registered?)
+}
+
+/// Marks every descriptor but 0, 1 and 2 to be closed in children: also those that whoever started the daemon left open.
+///
+/// # Errors
+/// When the system does not tell which there are.
+pub fn keep_descriptors_from_children() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    match linux::close_range_on_exec() {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL)) => {}
+        result => return result,
+    }
+    portable::close_on_exec()
+}
+
+/// Raises the soft limit of open files to what is `wanted`, or as far as the hard limit lets it; returns the limit in force.
+#[must_use]
+pub fn raise_open_files(wanted: u64) -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let current = now.current.unwrap_or(u64::MAX);
+    let target = wanted.min(now.maximum.unwrap_or(u64::MAX));
+    if target <= current {
+        return current;
+    }
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(target), maximum: now.maximum });
+    if raised.is_ok() { target } else { current }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixStream;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    type OpenBeneath = fn(BorrowedFd<'_>, &Path) -> io::Result<OwnedFd>;
+
+    /// What every way to open beneath a folder must do.
+    fn opens_only_beneath(open: OpenBeneath) {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let base = root.path().join("scripts");
+        fs::create_dir_all(base.join("deep/er")).expect("made");
+        fs::write(base.join("deep/er/file"), "x").expect("written");
+        fs::write(root.path().join("outside"), "x").expect("written");
+        symlink("deep/er/file", base.join("inside-link")).expect("linked");
+        symlink("../outside", base.join("outside-link")).expect("linked");
+        symlink("/etc/passwd", base.join("absolute-link")).expect("linked");
+        symlink("..", base.join("deep/up")).expect("linked");
+        symlink("loop", base.join("loop")).expect("linked");
+        let folder = fs::File::open(&base).expect("opened");
+        for name in ["deep/er/file", "inside-link", "deep/up/deep/er/file", "./deep/./er/file", "deep", "deep/../deep"] {
+            assert!(open(folder.as_fd(), Path::new(name)).is_ok(), "{name}");
+        }
+        for name in ["../outside", "outside-link", "absolute-link", "/etc/passwd", "deep/../../outside", "deep/up/../outside"] {
+            let error = open(folder.as_fd(), Path::new(name)).expect_err(name);
+            assert_eq!(error.raw_os_error(), Some(libc::EXDEV), "{name}");
+        }
+        let table = [("none", libc::ENOENT), ("deep/er/file/x", libc::ENOTDIR), ("loop", libc::ELOOP)];
+        for (name, errno) in table {
+            let error = open(folder.as_fd(), Path::new(name)).expect_err(name);
+            assert_eq!(error.raw_os_error(), Some(errno), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_portable_way_opens_only_beneath() {
+        opens_only_beneath(portable::open_beneath);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn linux_opens_only_beneath() {
+        opens_only_beneath(linux::open_beneath);
+    }
+
+    /// What every exit watch must do: see an exit that was before it and one after, and leave the child to be reaped.
+    async fn sees_an_exit(watch: fn(Pid) -> io::Result<ExitWatch>) {
+        for script in ["exit 7", "read x; exit 7"] {
+            let mut child = Command::new("/bin/sh").args(["-c", script]).stdin(Stdio::piped()).spawn().expect("spawned");
+            let mut watch = watch(Pid::from_child(&child)).expect("watched");
+            drop(child.stdin.take());
+            watch.exited().await.expect("seen");
+            assert_eq!(child.wait().expect("not reaped before").code(), Some(7));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_portable_way_sees_an_exit() {
+        sees_an_exit(|pid| portable::ExitWatch::new(pid).map(ExitWatch::Portable)).await;
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn linux_sees_an_exit() {
+        sees_an_exit(|pid| linux::ExitWatch::new(pid).map(ExitWatch::Linux)).await;
+    }
+
+    #[tokio::test]
+    async fn a_half_closed_socket_is_not_hung_up_and_a_closed_one_is() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("set");
+        theirs.shutdown(std::net::Shutdown::Write).expect("shut");
+        let mut watch = Box::pin(hung_up(&ours));
+        assert!(futures_util::poll!(&mut watch).is_pending());
+        // One turn of the reactor with an event in it, so that a wrong answer has had its chance.
+        tokio::time::timeout(std::time::Duration::from_millis(20), &mut watch).await.expect_err("only half closed");
+        drop(theirs);
+        watch.await.expect("seen");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn both_ways_keep_descriptors_from_children() {
+        for mark in [linux::close_range_on_exec, portable::close_on_exec] {
+            let file = fs::File::open("/dev/null").expect("there");
+            rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).expect("cleared");
+            mark().expect("marked");
+            assert!(rustix::io::fcntl_getfd(&file).expect("read").contains(rustix::io::FdFlags::CLOEXEC));
+        }
+    }
+}

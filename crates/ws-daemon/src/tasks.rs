@@ -1,0 +1,42 @@
+//! The one place that starts tasks, and the stages in which they are stopped. It never decides when to stop.
+
+use std::future::Future;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Starts tasks and knows when all of them have ended. Clones share one count.
+#[derive(Debug, Clone, Default)]
+pub struct Tasks(TaskTracker);
+
+impl Tasks {
+    /// Starts a task.
+    pub fn spawn<F>(&self, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        // Nobody awaits the handle: a task's bookkeeping is in its Drop guards, and a panic is logged by the panic hook.
+        drop(self.0.spawn(future));
+    }
+
+    /// Ends when no task is left; tasks may still be started meanwhile.
+    pub async fn ended(&self) {
+        self.0.close();
+        self.0.wait().await;
+    }
+}
+
+/// The stages of a stop, each a token that is cancelled once, in this order.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// No new runs and no new links; what runs goes on.
+    pub drain: CancellationToken,
+    /// The groups of unfinished runs get TERM.
+    pub terminate: CancellationToken,
+    /// The groups of unfinished runs get KILL.
+    pub kill: CancellationToken,
+    /// Links are closed; what is in flight on them is settled.
+    pub close_links: CancellationToken,
+    /// Local connections are closed once their answers are written.
+    pub close_local: CancellationToken,
+}

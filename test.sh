@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands: format, lints, documentation, all tests.
+# Installs what the tests need (Debian packages and npm packages, by name). In CI a missing tool is a failure; by hand the tests
+# that need it are skipped, and the last line counts them.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+tools/install-test-tools.sh
+
+WSDAEMON_TEST_SKIPS=$(mktemp)
+export WSDAEMON_TEST_SKIPS
+trap 'rm -f "$WSDAEMON_TEST_SKIPS"' EXIT
+
+cargo fmt --all --check
+cargo clippy --workspace --all-targets --quiet -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+cargo test --workspace
+
+skipped=$(sort -u "$WSDAEMON_TEST_SKIPS" | grep -c . || true)
+[ "$skipped" -eq 0 ] || sort -u "$WSDAEMON_TEST_SKIPS"
+echo "all tests passed, $skipped skipped for a missing tool"

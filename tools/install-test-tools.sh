@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Installs what the tests need and is not there yet. Without the rights or the network to do so it says what is missing and
+# goes on: the tests decide what that means.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+# command: Debian package
+needs=(nc:netcat-openbsd node:nodejs npm:npm python3:python3 strace:strace ip:iproute2 unshare:util-linux cc:gcc)
+missing=()
+for need in "${needs[@]}"; do
+    command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"; } >/dev/null ||
+            echo "not installed: ${missing[*]}" >&2
+    else
+        echo "missing, and not installed for want of root: ${missing[*]}" >&2
+    fi
+fi
+
+stand_ins=crates/ws-daemon/tests/stand-ins
+if command -v npm >/dev/null && [ -f "$stand_ins/package-lock.json" ] && [ ! -d "$stand_ins/node_modules/ws" ]; then
+    npm ci --prefix "$stand_ins" --no-audit --no-fund --silent || echo "the npm packages of the stand-ins are missing" >&2
+fi
+exit 0
