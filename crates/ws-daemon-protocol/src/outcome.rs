@@ -186,6 +186,9 @@ impl From<Outcome> for Report {
 }
 
 impl Report {
+    /// What the seed says when nobody is connected: the status alone. It goes to callers that asked in the seed's own grammar.
+    pub const SEED_NOBODY: Self = Self { status: Some(-2), error: None, message: None, signal: None };
+
     /// The report as a compact JSON object: `status`, `id` if there is one, then what applies of the rest.
     #[must_use]
     pub fn to_json(&self, id: Option<&CallerId>) -> String {

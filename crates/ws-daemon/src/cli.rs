@@ -3,6 +3,8 @@
 
 mod check;
 mod completions;
+mod container;
+mod demo;
 mod exec;
 mod exit;
 mod gather;
@@ -45,8 +47,12 @@ enum Command {
     Check(check::Arguments),
     /// Write a config.json and an example script.
     Init(init::Arguments),
+    /// Show everything at work: two daemons on this machine, real requests both ways.
+    Demo(demo::Arguments),
     /// Print the completions of a shell.
     Completions(completions::Arguments),
+    /// Run the daemon as a container's first process: setup.sh first, scripts made executable, orphans reaped.
+    Container,
 }
 
 /// The whole program.
@@ -72,6 +78,8 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Exec(arguments) => exec::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Init(arguments) => init::run(&flags, &arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Container => container::run(&flags),
         Command::Completions(arguments) => Ok(completions::run(&arguments)),
     }
 }

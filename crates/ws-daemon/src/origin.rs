@@ -73,7 +73,8 @@ impl Origin {
         } else if let Err(ask) = self.send(ask).await {
             match &self.held {
                 Some(held) => held.keep(ask),
-                None => refuse(ask, ErrorCode::NoPeer, "nobody is connected; start a client with this server as its proxy"),
+                // Nobody waits any more: then nobody need be told.
+                None => drop(ask.settle.send(nobody(timeout))),
             }
         }
         Submitted { settled, timeout }
@@ -122,6 +123,16 @@ impl Submitted {
 fn overdue(limit: Duration) -> Report {
     let message = format!("no answer within {limit:?}; the peer cannot be told to stop it, so it may still run");
     Outcome::Failed(ErrorCode::Interrupted, message).into()
+}
+
+/// Nobody is connected. Byte for byte the seed's answer for whoever asked in the seed's grammar; in words for whoever used more.
+fn nobody(timeout: Option<Duration>) -> Report {
+    match timeout {
+        None => Report::SEED_NOBODY,
+        Some(_) => {
+            Outcome::failed(ErrorCode::NoPeer, "nobody is connected; start a client with this server as its proxy").into()
+        }
+    }
 }
 
 fn refuse(ask: Ask, code: ErrorCode, message: &str) {

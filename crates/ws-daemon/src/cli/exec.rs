@@ -143,7 +143,9 @@ fn explain(name: &str, report: &Report) {
         (Some(error), None, ..) => anstream::eprintln!("ws-daemon: {name}: {}", clean(error)),
         (None, _, Some(signal), _) => anstream::eprintln!("ws-daemon: {name}: killed by {}", clean(signal)),
         (None, _, None, None) => anstream::eprintln!("ws-daemon: {name}: killed by a signal that the peer does not name"),
-        (None, _, None, Some(-2)) => anstream::eprintln!("ws-daemon: {name}: nobody is connected to this daemon"),
+        (None, _, None, Some(-2)) => anstream::eprintln!(
+            "ws-daemon: {name}: nobody is connected to this server yet: start a client that has it as its proxy"
+        ),
         _ => {}
     }
 }

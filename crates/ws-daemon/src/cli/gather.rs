@@ -181,7 +181,7 @@ mod tests {
             "WSDAEMON_LOCAL" => Some(String::new().into()),
             _ => None,
         });
-        let found = written("the environment", words).ok().expect("taken");
+        let found = written("the environment", words).expect("taken");
         assert_eq!((found.mode, found.port, found.local), (Some(Mode::Server), Some(4000), None));
         assert!(found.open.is_some());
     }
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_wrong_word_is_named_by_its_flag_and_variable() {
         for (name, word) in [("port", "many"), ("port", "70000"), ("mode", "peer"), ("open", "home"), ("listen", "x")] {
-            let trouble = written("the environment", vec![(name, word.to_owned())]).err().expect(word);
+            let trouble = written("the environment", vec![(name, word.to_owned())]).expect_err(word);
             let said = format!("{trouble:?}");
             assert!(said.contains(&format!("WSDAEMON_{}", name.to_uppercase())), "{said}");
         }

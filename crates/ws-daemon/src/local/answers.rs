@@ -31,6 +31,8 @@ struct Inner {
 struct State {
     lines: Vec<u8>,
     in_flight: usize,
+    /// How many of these promise a line: while there is one, every line is taken for its answer.
+    awaited: usize,
     /// No more requests will be read.
     asked_all: bool,
 }
@@ -46,7 +48,11 @@ pub enum Next {
 
 /// One request in flight; its answer is written through it. Dropped without one, the request counts as answered.
 #[derive(Debug)]
-pub struct Pending(Answers);
+pub struct Pending {
+    answers: Answers,
+    awaited: bool,
+    over: bool,
+}
 
 impl Answers {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -78,21 +84,23 @@ impl Answers {
     /// Queues one line if nothing is in flight. `false` if something is: then no line may come unasked.
     pub fn line_if_idle(&self, line: &str) -> bool {
         let mut state = self.state();
-        if state.in_flight > 0 || state.asked_all {
+        if state.awaited > 0 || state.asked_all {
             return false;
         }
         self.push(&mut state, line);
         true
     }
 
-    /// Counts one more request in flight; `None` if there are as many as may be.
-    pub fn begin(&self) -> Option<Pending> {
+    /// Counts one more request in flight, `awaited` if a line is promised for it whatever comes; `None` if there are as many
+    /// as may be.
+    pub fn begin(&self, awaited: bool) -> Option<Pending> {
         let mut state = self.state();
         if state.in_flight >= IN_FLIGHT {
             return None;
         }
         state.in_flight += 1;
-        Some(Pending(self.clone()))
+        state.awaited += usize::from(awaited);
+        Some(Pending { answers: self.clone(), awaited, over: false })
     }
 
     /// No more requests will be read.
@@ -127,21 +135,34 @@ impl State {
 }
 
 impl Pending {
-    /// Writes the answer: one line, without its newline.
-    pub fn answer(self, line: &str) {
-        self.0.line(line);
+    /// Writes the answer: one line, without its newline. In the same moment the request is no longer in flight.
+    pub fn answer(mut self, line: &str) {
+        let answers = self.answers.clone();
+        let mut state = answers.state();
+        answers.push(&mut state, line);
+        self.end(&mut state);
     }
 
     /// Ends when the connection is gone.
     pub async fn gone(&self) {
-        self.0.0.gone.cancelled().await;
+        self.answers.0.gone.cancelled().await;
+    }
+
+    fn end(&mut self, state: &mut State) {
+        if !std::mem::replace(&mut self.over, true) {
+            state.in_flight -= 1;
+            state.awaited -= usize::from(self.awaited);
+            self.answers.0.changed.notify_one();
+        }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.state().in_flight -= 1;
-        self.0.0.changed.notify_one();
+        if !self.over {
+            let answers = self.answers.clone();
+            self.end(&mut answers.state());
+        }
     }
 }
 
@@ -152,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_is_done_when_every_request_has_its_answer() {
         let answers = Answers::default();
-        let (first, second) = (answers.begin().expect("room"), answers.begin().expect("room"));
+        let (first, second) = (answers.begin(true).expect("room"), answers.begin(true).expect("room"));
         answers.asked_all();
         first.answer("{1}");
         assert_eq!(answers.next().await, Next::Lines(b"{1}\n".to_vec()));
@@ -164,7 +185,11 @@ mod tests {
     #[tokio::test]
     async fn nobody_gets_a_line_unasked_while_a_request_is_in_flight() {
         let answers = Answers::default();
-        let pending = answers.begin().expect("room");
+        let command = answers.begin(false).expect("room");
+        assert!(answers.line_if_idle("{c}"), "a command without an id promises no line");
+        drop(command);
+        assert_eq!(answers.next().await, Next::Lines(b"{c}\n".to_vec()));
+        let pending = answers.begin(true).expect("room");
         assert!(!answers.line_if_idle("{}"));
         pending.answer("{a}");
         assert!(answers.line_if_idle("{b}"));

@@ -162,7 +162,7 @@ impl Session {
 
     async fn request(&self, request: Request) {
         let id = request.id.clone();
-        let Some(pending) = self.begin(id.as_ref()) else { return };
+        let Some(pending) = self.begin(id.as_ref(), true) else { return };
         let submitted = self.local.origin.submit(request).await;
         self.local.origin.deliver(deliver(pending, submitted.outcome(), id, Answered::Always));
     }
@@ -175,7 +175,7 @@ impl Session {
             Place::Here => self.command_here(&message),
             Place::There => {
                 let id = message.id.clone();
-                let Some(pending) = self.begin(id.as_ref()) else { return };
+                let Some(pending) = self.begin(id.as_ref(), id.is_some()) else { return };
                 let submitted = self.local.origin.submit_command(message).await;
                 self.local.origin.deliver(deliver(pending, submitted.outcome(), id, Answered::IfFailedOrNamed));
             }
@@ -195,8 +195,8 @@ impl Session {
         }
     }
 
-    fn begin(&self, id: Option<&CallerId>) -> Option<Pending> {
-        let pending = self.answers.begin();
+    fn begin(&self, id: Option<&CallerId>, awaited: bool) -> Option<Pending> {
+        let pending = self.answers.begin(awaited);
         if pending.is_none() {
             let why = format!("{IN_FLIGHT} requests of this connection wait for their answers already");
             self.tell(id, Outcome::Failed(ErrorCode::QueueFull, why));

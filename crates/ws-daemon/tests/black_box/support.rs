@@ -1,0 +1,28 @@
+//! What black-box tests hold in their hands: daemons in temporary prefixes, local connections, scripted link
+//! peers, stand-ins. Every wait has a deadline and ends in a panic that shows the daemon's last words; nothing
+//! here sleeps until something may have happened.
+
+mod config;
+mod daemon;
+mod local;
+mod log;
+mod peer;
+mod process;
+mod stand_in;
+mod tool;
+
+use std::time::{Duration, Instant};
+
+pub use daemon::{Daemon, pair};
+pub use local::Local;
+pub use peer::{Peer, PeerListener};
+pub use stand_in::{MuteServer, seed_client};
+pub use tool::{need_stand_ins, need_tool};
+
+/// How long anything may take that a test waits for; a healthy daemon needs a thousandth of it.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The time that is left of a wait, never zero (sockets take zero for "for ever"), or `None` when it is over.
+fn left(until: Instant) -> Option<Duration> {
+    until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+}

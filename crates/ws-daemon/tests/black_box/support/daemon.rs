@@ -1,0 +1,233 @@
+//! A daemon in a temporary prefix: ours, or the seed daemon's stand-in, which is set up and waited for alike. It
+//! owns the prefix, the process and what it was seen to bind; it never looks inside either.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+use std::{env, fs};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::config::merge;
+use super::local::Local;
+use super::log::Log;
+use super::process::{Process, write_executable};
+use super::stand_in;
+
+/// A daemon that runs; dropped, it is killed with all that it started.
+pub struct Daemon {
+    plan: DaemonPlan,
+    process: Process,
+    socket: PathBuf,
+    port: Option<u16>,
+}
+
+/// A daemon that is yet to start, or to start again: its prefix, config and environment.
+pub struct DaemonPlan {
+    program: Program,
+    title: &'static str,
+    prefix: TempDir,
+    config: Value,
+    env: Vec<(String, String)>,
+}
+
+#[derive(Clone, Copy)]
+enum Program {
+    Ours,
+    SeedStandIn,
+}
+
+/// A server and a client of ours with a live link between them.
+pub fn pair() -> (Daemon, Daemon) {
+    let server = Daemon::server().start();
+    let client = Daemon::client(&server).start();
+    client.wait_log("link up");
+    server.wait_log("link up");
+    (server, client)
+}
+
+impl Daemon {
+    /// Ours as a server on a free port of the loopback.
+    pub fn server() -> DaemonPlan {
+        DaemonPlan::new(Program::Ours, "our server", json!({ "mode": "server", "port": 0, "listen": "127.0.0.1" }))
+    }
+
+    /// Ours as a client of `server`.
+    pub fn client(server: &Daemon) -> DaemonPlan {
+        Self::client_of(server.port())
+    }
+
+    /// Ours as a client of whoever listens on `port` of the loopback; it dials again soon.
+    pub fn client_of(port: u16) -> DaemonPlan {
+        let times = json!({ "backoff_min": "20ms", "backoff_max": "200ms" });
+        let config = json!({ "mode": "client", "proxy": "127.0.0.1", "port": port, "times": times });
+        DaemonPlan::new(Program::Ours, "our client", config)
+    }
+
+    /// The seed daemon's stand-in as a server on a free port of the loopback.
+    pub fn seed_server() -> DaemonPlan {
+        let config = json!({ "mode": "server", "port": 0, "listen": "127.0.0.1" });
+        DaemonPlan::new(Program::SeedStandIn, "seed server", config)
+    }
+
+    /// The seed daemon's stand-in as a client of `server`.
+    pub fn seed_client(server: &Daemon) -> DaemonPlan {
+        Self::seed_client_of(server.port())
+    }
+
+    /// The seed daemon's stand-in as a client of whoever listens on `port` of the loopback.
+    pub fn seed_client_of(port: u16) -> DaemonPlan {
+        let config = json!({ "mode": "client", "proxy": "127.0.0.1", "port": port });
+        DaemonPlan::new(Program::SeedStandIn, "seed client", config)
+    }
+
+    /// The port that a server bound.
+    pub fn port(&self) -> u16 {
+        self.port.expect("only a server has a port")
+    }
+
+    /// The Unix socket that it said it made.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub fn prefix(&self) -> &Path {
+        self.plan.prefix.path()
+    }
+
+    pub fn log(&self) -> &Log {
+        self.process.log()
+    }
+
+    /// Adds or replaces a script while it runs.
+    pub fn script(&self, name: &str, body: &str) {
+        self.plan.write_script(name, body);
+    }
+
+    /// A local connection through the Unix socket, known to the daemon when this returns: it has answered once.
+    #[track_caller]
+    pub fn connect(&self) -> Local {
+        Local::unix(&self.socket, self.log())
+    }
+
+    /// A local connection through TCP, as in a container; asks for `.env("WSDAEMON_LOCAL", "127.0.0.1:0")`.
+    pub fn connect_tcp(&self) -> Local {
+        Local::tcp(&self.local_address(), self.log())
+    }
+
+    /// Where the local conversation is spoken over TCP.
+    pub fn local_address(&self) -> String {
+        field(&self.wait_log("local TCP ready"), "address")
+    }
+
+    /// The first line of its log that holds `needle`, waited for.
+    #[track_caller]
+    pub fn wait_log(&self, needle: &str) -> String {
+        self.log().wait(needle)
+    }
+
+    /// The `times`th line of its log that holds `needle`, waited for.
+    #[track_caller]
+    pub fn wait_log_times(&self, needle: &str, times: usize) -> String {
+        self.log().wait_times(needle, times)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    #[track_caller]
+    pub fn wait_exit(&mut self, within: Duration) -> ExitStatus {
+        self.process.wait_exit(within)
+    }
+
+    /// Kills it (unless it has ended) and returns the plan it ran by, with the port it had.
+    pub fn kill(mut self) -> DaemonPlan {
+        self.process.kill();
+        if let Some(port) = self.port {
+            merge(&mut self.plan.config, json!({ "port": port }));
+        }
+        self.plan
+    }
+}
+
+impl DaemonPlan {
+    fn new(program: Program, title: &'static str, config: Value) -> Self {
+        let prefix = tempfile::Builder::new().prefix("ws-daemon-test-").tempdir().expect("a temporary folder can be made");
+        Self {
+            program,
+            title,
+            prefix,
+            config,
+            env: vec![("WSDAEMON_LOCAL".into(), "off".into()), ("WSDAEMON_LOG".into(), "debug".into())],
+        }
+    }
+
+    /// Lays `more` over the config: key by key, `null` removes.
+    pub fn config(mut self, more: Value) -> Self {
+        merge(&mut self.config, more);
+        self
+    }
+
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Adds an executable script.
+    pub fn script(self, name: &str, body: &str) -> Self {
+        self.write_script(name, body);
+        self
+    }
+
+    pub fn prefix(&self) -> &Path {
+        self.prefix.path()
+    }
+
+    /// Starts the daemon and waits until it has bound what it was asked to bind.
+    #[track_caller]
+    pub fn start(self) -> Daemon {
+        let process = self.spawn();
+        let socket = field(&process.log().wait("local socket ready"), "path").into();
+        let port = (self.config["mode"] == "server").then(|| {
+            let address = field(&process.log().wait("listening address="), "address");
+            let (_, port) = address.rsplit_once(':').expect("an address ends in its port");
+            port.parse().expect("a port is a number")
+        });
+        Daemon { plan: self, process, socket, port }
+    }
+
+    /// Starts the program and waits for nothing: for daemons that are not expected to come up.
+    pub fn spawn(&self) -> Process {
+        let config = serde_json::to_string_pretty(&self.config).expect("a value is always JSON");
+        fs::write(self.prefix().join("config.json"), config).expect("the prefix is ours to write");
+        Process::start(self.title, self.command())
+    }
+
+    /// The program with its environment; for ours subcommands may be added.
+    pub fn command(&self) -> Command {
+        let mut command = match self.program {
+            Program::Ours => Command::new(env!("CARGO_BIN_EXE_ws-daemon")),
+            Program::SeedStandIn => stand_in::node("seed_daemon.js"),
+        };
+        let foreign = |key: &str| key.starts_with("WSDAEMON_") || matches!(key, "RUST_LOG" | "NOTIFY_SOCKET" | "WATCHDOG_USEC");
+        for (key, _) in env::vars_os().filter(|(key, _)| key.to_str().is_some_and(foreign)) {
+            command.env_remove(key);
+        }
+        command.env("WSDAEMON_PREFIX", self.prefix()).envs(self.env.iter().cloned());
+        command
+    }
+
+    fn write_script(&self, name: &str, body: &str) {
+        write_executable(&self.prefix().join("scripts").join(name), body);
+    }
+}
+
+/// The value of `key=value` in a log line.
+fn field(line: &str, key: &str) -> String {
+    let (_, value) = line.split_once(&format!("{key}=")).unwrap_or_else(|| panic!("no {key}= in {line:?}"));
+    let value = value.split_whitespace().next().unwrap_or_default();
+    value.trim_matches('"').to_owned()
+}

@@ -1,0 +1,157 @@
+//! A local process's connection to a daemon, seen from the process: bytes in, lines out. It owns one socket; it
+//! never interprets what it reads, so that tests compare exactly what came.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use std::{io, mem};
+
+use super::log::Log;
+use super::{DEADLINE, left};
+
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// Makes each mark of `nothing_waiting` another one.
+static MARKS: AtomicU64 = AtomicU64::new(0);
+
+pub struct Local {
+    connection: Box<dyn Connection>,
+    /// Read from the socket, not yet taken as lines.
+    unread: Vec<u8>,
+    log: Log,
+}
+
+impl Local {
+    pub fn unix(path: &Path, log: &Log) -> Self {
+        let connection =
+            UnixStream::connect(path).unwrap_or_else(|error| panic!("cannot connect to {}: {error}\n{log}", path.display()));
+        Self::greet(Box::new(connection), log)
+    }
+
+    pub fn tcp(address: &str, log: &Log) -> Self {
+        let connection =
+            TcpStream::connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}\n{log}"));
+        Self::greet(Box::new(connection), log)
+    }
+
+    /// Sends bytes as they are; nothing is appended.
+    #[track_caller]
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.connection.write_all(bytes.as_ref()).unwrap_or_else(|error| panic!("cannot send: {error}\n{}", self.log));
+    }
+
+    /// The next line, without its newline.
+    #[track_caller]
+    pub fn line(&mut self) -> String {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let rest = self.unread.split_off(end + 1);
+                let mut line = mem::replace(&mut self.unread, rest);
+                line.pop();
+                return String::from_utf8(line).expect("lines are UTF-8");
+            }
+            let read = self.read_more(until);
+            assert!(read > 0, "closed before a line was whole; unread: {}\n{}", self.unread_text(), self.log);
+        }
+    }
+
+    /// Sends and takes the next line.
+    #[track_caller]
+    pub fn ask(&mut self, text: &str) -> String {
+        self.send(text);
+        self.line()
+    }
+
+    /// Shuts down the writing side, as a process does that has said everything.
+    #[track_caller]
+    pub fn half_close(&mut self) {
+        self.connection.shut_down(Shutdown::Write).unwrap_or_else(|error| panic!("cannot half-close: {error}\n{}", self.log));
+    }
+
+    /// Waits until the daemon has closed the connection, with not a byte before.
+    #[track_caller]
+    pub fn eof(&mut self) {
+        let until = Instant::now() + DEADLINE;
+        let read = self.read_more(until);
+        assert!(read == 0 && self.unread.is_empty(), "wanted the end, got {}\n{}", self.unread_text(), self.log);
+    }
+
+    /// Asserts that no line is on its way: what is sent last comes back first.
+    #[track_caller]
+    pub fn nothing_waiting(&mut self) {
+        let mark = format!("{{\"mark\":{}}}", MARKS.fetch_add(1, Ordering::Relaxed));
+        let echoed = self.ask(&format!("{{\"name\":\"+cmd\",\"params\":{{\"code\":\"STATUS\",\"data\":{mark}}}}}"));
+        assert_eq!(echoed, mark, "a line that nobody asked for\n{}", self.log);
+    }
+
+    /// A connection is in the kernel's queue before the daemon knows it; one answer proves that it does.
+    fn greet(connection: Box<dyn Connection>, log: &Log) -> Self {
+        let log = log.clone();
+        connection.limit_writes(DEADLINE).expect("a deadline is not zero");
+        let mut local = Self { connection, unread: Vec::new(), log };
+        local.nothing_waiting();
+        local
+    }
+
+    #[track_caller]
+    fn read_more(&mut self, until: Instant) -> usize {
+        let mut chunk = [0; CHUNK_BYTES];
+        loop {
+            let Some(left) = left(until) else {
+                panic!("time is up; unread: {}\n{}", self.unread_text(), self.log);
+            };
+            self.connection.limit_reads(left).expect("the time left is not zero");
+            match self.connection.read(&mut chunk) {
+                Ok(length) => {
+                    self.unread.extend_from_slice(&chunk[..length]);
+                    return length;
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+                Err(error) => panic!("cannot read: {error}\n{}", self.log),
+            }
+        }
+    }
+
+    fn unread_text(&self) -> String {
+        format!("{:?}", String::from_utf8_lossy(&self.unread))
+    }
+}
+
+/// What the two kinds of socket have in common.
+trait Connection: Read + Write + Send {
+    fn limit_reads(&self, within: Duration) -> io::Result<()>;
+    fn limit_writes(&self, within: Duration) -> io::Result<()>;
+    fn shut_down(&self, how: Shutdown) -> io::Result<()>;
+}
+
+impl Connection for UnixStream {
+    fn limit_reads(&self, within: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(within))
+    }
+
+    fn limit_writes(&self, within: Duration) -> io::Result<()> {
+        self.set_write_timeout(Some(within))
+    }
+
+    fn shut_down(&self, how: Shutdown) -> io::Result<()> {
+        self.shutdown(how)
+    }
+}
+
+impl Connection for TcpStream {
+    fn limit_reads(&self, within: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(within))
+    }
+
+    fn limit_writes(&self, within: Duration) -> io::Result<()> {
+        self.set_write_timeout(Some(within))
+    }
+
+    fn shut_down(&self, how: Shutdown) -> io::Result<()> {
+        self.shutdown(how)
+    }
+}

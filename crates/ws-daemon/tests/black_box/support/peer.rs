@@ -1,0 +1,198 @@
+//! A scripted peer on a link: it says exactly what a test tells it to, and shows exactly what came. It owns one
+//! WebSocket in either role; beyond the protocol's own pongs (sent while it reads) it never answers by itself.
+
+use std::io::{ErrorKind, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Instant;
+
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::Error;
+use tokio_tungstenite::tungstenite::handshake::HandshakeError;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::{Message, WebSocket, accept_hdr, client};
+
+use super::daemon::Daemon;
+use super::log::Log;
+use super::process::wait_readable;
+use super::{DEADLINE, left};
+
+pub struct Peer {
+    socket: WebSocket<TcpStream>,
+    headers: HeaderMap,
+    path: String,
+    log: Log,
+}
+
+/// A handshake that the daemon did not accept.
+#[derive(Debug)]
+pub struct Refusal {
+    pub status: u16,
+    pub body: String,
+}
+
+/// Where a client of ours finds a scripted peer.
+pub struct PeerListener {
+    listener: TcpListener,
+}
+
+impl PeerListener {
+    pub fn bind() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
+        Self { listener }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.listener.local_addr().expect("it is bound").port()
+    }
+
+    /// Takes the next link that `daemon` dials, with no subprotocol chosen, and waits until it says that it is up.
+    #[track_caller]
+    pub fn accept(&self, daemon: &Daemon) -> Peer {
+        let log = daemon.log().clone();
+        let links = log.count("link up");
+        let dialled = wait_readable(&self.listener, Instant::now() + DEADLINE);
+        assert!(dialled, "nobody dialled\n{log}");
+        let (stream, _) = self.listener.accept().expect("someone has dialled");
+        limit(&stream);
+        let (mut headers, mut path) = (HeaderMap::new(), String::new());
+        #[expect(clippy::result_large_err, reason = "the type of the callback is tungstenite's")]
+        let keep = |request: &Request, response: Response| {
+            headers = request.headers().clone();
+            path = request.uri().to_string();
+            Ok(response)
+        };
+        let socket = accept_hdr(stream, keep).unwrap_or_else(|error| panic!("no handshake: {error}\n{log}"));
+        log.wait_times("link up", links + 1);
+        Peer { socket, headers, path, log }
+    }
+}
+
+impl Peer {
+    /// Dials the server as a seed client does, and waits until the server says that the link is up.
+    #[track_caller]
+    pub fn dial(server: &Daemon) -> Self {
+        let links = server.log().count("link up");
+        let peer = Self::try_dial(server, "/", &[]).unwrap_or_else(|refusal| panic!("{refusal:?}\n{}", server.log()));
+        server.wait_log_times("link up", links + 1);
+        peer
+    }
+
+    /// Dials the server with a path and headers beside those of a seed client.
+    #[track_caller]
+    pub fn try_dial(server: &Daemon, path: &str, headers: &[(&'static str, &str)]) -> Result<Self, Refusal> {
+        let log = server.log().clone();
+        let address = format!("127.0.0.1:{}", server.port());
+        let stream = TcpStream::connect(&address).unwrap_or_else(|error| panic!("cannot dial {address}: {error}\n{log}"));
+        limit(&stream);
+        let mut request = format!("ws://{address}{path}").into_client_request().expect("the address is a URL");
+        let offered = ("sec-websocket-extensions", "permessage-deflate; client_max_window_bits");
+        for (name, value) in headers.iter().chain([&offered]) {
+            let value = HeaderValue::from_str(value).expect("a test's header is a header");
+            request.headers_mut().append(HeaderName::from_static(name), value);
+        }
+        match client(request, stream) {
+            Ok((socket, response)) => Ok(Self { socket, headers: response.headers().clone(), path: path.into(), log }),
+            Err(HandshakeError::Failure(Error::Http(response))) => Err(Refusal {
+                status: response.status().as_u16(),
+                body: String::from_utf8_lossy(response.body().as_deref().unwrap_or_default()).into_owned(),
+            }),
+            Err(error) => panic!("no handshake: {error}\n{log}"),
+        }
+    }
+
+    /// A header of the daemon's side of the handshake.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("headers are ASCII"))
+    }
+
+    /// The path that was dialled.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    #[track_caller]
+    pub fn send_text(&mut self, text: &str) {
+        self.send(Message::text(text));
+    }
+
+    /// Sends any one message, pings, closes and hand-made frames too.
+    #[track_caller]
+    pub fn send(&mut self, message: Message) {
+        self.socket.send(message).unwrap_or_else(|error| panic!("cannot send: {error}\n{}", self.log));
+    }
+
+    /// Sends bytes that need not be a frame.
+    #[track_caller]
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.socket.get_mut().write_all(bytes).unwrap_or_else(|error| panic!("cannot send: {error}\n{}", self.log));
+    }
+
+    /// The next text; pings and pongs on the way are passed over.
+    #[track_caller]
+    pub fn text(&mut self) -> String {
+        loop {
+            match self.message() {
+                Message::Text(text) => return text.to_string(),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("wanted a text, got {other:?}\n{}", self.log),
+            }
+        }
+    }
+
+    /// The next message of any kind.
+    #[track_caller]
+    pub fn message(&mut self) -> Message {
+        self.try_message().unwrap_or_else(|error| panic!("wanted a message, got {error}\n{}", self.log))
+    }
+
+    /// Asserts that nothing is on its way: a ping's pong comes before any text.
+    #[track_caller]
+    pub fn nothing_waiting(&mut self) {
+        const MARK: &str = "is anything waiting";
+        self.send(Message::Ping(MARK.into()));
+        loop {
+            match self.message() {
+                Message::Pong(mark) if mark == MARK => return,
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("a frame that nobody asked for: {other:?}\n{}", self.log),
+            }
+        }
+    }
+
+    /// Waits until the daemon closes the link; the code of its close frame, `None` if the connection just ended.
+    #[track_caller]
+    pub fn closed(&mut self) -> Option<u16> {
+        loop {
+            match self.try_message() {
+                Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Ok(other) => panic!("wanted the end, got {other:?}\n{}", self.log),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    #[track_caller]
+    fn try_message(&mut self) -> Result<Message, Error> {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let Some(left) = left(until) else {
+                panic!("no frame came\n{}", self.log);
+            };
+            self.socket.get_ref().set_read_timeout(Some(left)).expect("the time left is not zero");
+            match self.socket.read() {
+                Err(Error::Io(error))
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+/// No read or write of a handshake waits for ever.
+fn limit(stream: &TcpStream) {
+    stream.set_nodelay(true).expect("it is a TCP socket");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a deadline is not zero");
+    stream.set_write_timeout(Some(DEADLINE)).expect("a deadline is not zero");
+}

@@ -1,0 +1,136 @@
+//! A process that a test started: its output captured, its end certain. It owns the process group and whatever
+//! groups the process's own children lead; it never signals anything that it did not start.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+
+use super::log::Log;
+
+/// Held for writing while a script is open for writing, for reading while a process is born: a child that inherits
+/// the descriptor for an instant would make the script's first run fail with "text file busy".
+static BIRTHS: RwLock<()> = RwLock::new(());
+
+pub struct Process {
+    child: Child,
+    log: Log,
+}
+
+impl Process {
+    /// Starts `command` in a process group of its own with both outputs going to the log.
+    #[track_caller]
+    pub fn start(title: &str, mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = {
+            let _born = BIRTHS.read().unwrap_or_else(PoisonError::into_inner);
+            command.spawn().unwrap_or_else(|error| panic!("cannot start {title}: {error}"))
+        };
+        let log = Log::new(title);
+        log.follow(child.stdout.take().expect("stdout is piped above"));
+        log.follow(child.stderr.take().expect("stderr is piped above"));
+        Self { child, log }
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends a signal to the process alone, as a service manager does.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap_or_else(|error| panic!("cannot signal: {error}\n{}", self.log));
+    }
+
+    /// Waits until the process has ended.
+    #[track_caller]
+    pub fn wait_exit(&mut self, within: Duration) -> ExitStatus {
+        self.try_wait_exit(within).unwrap_or_else(|| panic!("still alive after {within:?}\n{}", self.log))
+    }
+
+    /// Ends the process, and the groups its children lead, at once.
+    pub fn kill(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        let orphans = children(self.pid());
+        for group in orphans.into_iter().chain([self.pid()]) {
+            // Gone already is as good.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+
+    fn try_wait_exit(&mut self, within: Duration) -> Option<ExitStatus> {
+        let until = Instant::now() + within;
+        if let Ok(pidfd) = pidfd_open(self.pid(), PidfdFlags::empty()) {
+            wait_readable(&pidfd, until);
+        }
+        self.child.try_wait().expect("the child is ours to wait for")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Runs `command` to its end and returns all it said. Its own deadline is the caller's business.
+pub fn run(mut command: Command) -> Output {
+    let child = {
+        let _born = BIRTHS.read().unwrap_or_else(PoisonError::into_inner);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    };
+    let child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+    child.wait_with_output().expect("its pipes are ours to read")
+}
+
+/// Writes an executable file so that it is whole, and closed everywhere, when it appears under its name.
+pub fn write_executable(path: &Path, body: &str) {
+    use std::os::unix::fs::PermissionsExt;
+
+    let _nobody_is_born = BIRTHS.write().unwrap_or_else(PoisonError::into_inner);
+    let folder = path.parent().expect("a script stands in a folder");
+    fs::create_dir_all(folder).expect("the prefix is ours to write");
+    let draft = path.with_extension("draft");
+    fs::write(&draft, body).expect("the prefix is ours to write");
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).expect("the draft is ours");
+    fs::rename(&draft, path).expect("both names are in one folder");
+}
+
+/// Waits until `descriptor` can be read (for a pidfd: until the process has ended) or the time is up.
+pub fn wait_readable(descriptor: &impl std::os::fd::AsFd, until: Instant) -> bool {
+    while let Some(left) = super::left(until) {
+        let timeout = Timespec {
+            tv_sec: left.as_secs().try_into().expect("deadlines are seconds, not ages"),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut watched = [PollFd::new(descriptor, PollFlags::IN)];
+        match poll(&mut watched, Some(&timeout)) {
+            Ok(ready) => return ready > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("cannot poll: {error}"),
+        }
+    }
+    false
+}
+
+/// The processes that `parent` started and has not yet reaped.
+fn children(parent: Pid) -> Vec<Pid> {
+    let threads = fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero()));
+    let threads = threads.into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>())
+        .filter_map(Pid::from_raw)
+        .collect()
+}

@@ -1,0 +1,41 @@
+//! Programs that a test needs and a machine may lack. In CI a missing one is a failure; by hand the test is skipped
+//! and says so, in the file that `WSDAEMON_TEST_SKIPS` names too, so that whoever ran the tests can count them.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::{env, fs, thread};
+
+use super::stand_in;
+
+/// Whether `name` is on the PATH; a test that gets `false` returns at once.
+pub fn need_tool(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    have(env::split_paths(&path).any(|folder| is_executable(&folder.join(name))), name)
+}
+
+/// Whether the stand-ins can run: Node with the packages they need, and Python.
+pub fn need_stand_ins() -> bool {
+    let installed = stand_in::folder().join("node_modules/reconnecting-websocket").is_dir();
+    need_tool("node") && need_tool("python3") && have(installed, "npm ci in tests/stand-ins")
+}
+
+fn have(found: bool, what: &str) -> bool {
+    if found {
+        return true;
+    }
+    assert!(env::var_os("CI").is_none(), "{what} is missing, and in CI every test runs");
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("skipped: {test} needs {what}");
+    if let Some(list) = env::var_os("WSDAEMON_TEST_SKIPS") {
+        let mut list = fs::OpenOptions::new().create(true).append(true).open(list).expect("the list of skips can be written");
+        // In one write: tests run side by side.
+        let line = format!("{test}: needs {what}\n");
+        list.write_all(line.as_bytes()).expect("the list of skips can be written");
+    }
+    false
+}
+
+fn is_executable(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
