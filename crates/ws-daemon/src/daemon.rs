@@ -75,6 +75,7 @@ pub enum StartFault {
 pub struct Daemon {
     settings: Settings,
     socket: SocketFile,
+    surroundings: Surroundings,
     local_tcp: Option<TcpListener>,
     port: Option<TcpListener>,
     signals: Signals,
@@ -125,17 +126,18 @@ impl Daemon {
         };
         let local_tcp = bind_local_tcp(settings.local)?;
         let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
-        Ok(Self { settings, socket, local_tcp, port, signals })
+        let surroundings =
+            surroundings(&settings, &socket).map_err(|source| StartFault::Prefix { path: prefix.clone(), source })?;
+        Ok(Self { settings, socket, surroundings, local_tcp, port, signals })
     }
 
     /// Runs until a signal says stop, and returns when everything has been settled.
     pub async fn run(self) {
-        let Self { settings, socket, local_tcp, port, mut signals } = self;
+        let Self { settings, socket, surroundings, local_tcp, port, mut signals } = self;
         let (stop, counts) = (Stop::default(), Counts::default());
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
-        let surroundings = surroundings(&settings, &socket);
         let executor = Executor::new(surroundings, &settings.limits, counts.rest.clone(), stop.clone());
         let terms = Terms::new(&settings.limits, &settings.times);
         let peers = Peers::new(inbound, terms, stop.close_links.clone());
@@ -248,13 +250,9 @@ async fn shut_down(stop: &Stop, counts: &Counts, grace: Duration, signals: &mut 
     info!(took = ?begun.elapsed(), "stopped");
 }
 
-fn surroundings(settings: &Settings, socket: &SocketFile) -> Surroundings {
+fn surroundings(settings: &Settings, socket: &SocketFile) -> io::Result<Surroundings> {
     let own = |name: &std::ffi::OsString| OWN_VARIABLES.iter().any(|own| name == own);
-    Surroundings {
-        prefix: settings.prefix.clone(),
-        socket: socket.path().to_owned(),
-        environment: std::env::vars_os().filter(|(name, _)| !own(name)).collect(),
-    }
+    Surroundings::new(&settings.prefix, socket.path(), std::env::vars_os().filter(|(name, _)| !own(name)))
 }
 
 /// A port for peers. On a machine without IPv6 the unspecified address means that of IPv4.

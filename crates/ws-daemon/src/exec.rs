@@ -13,8 +13,10 @@ mod process;
 mod scripts;
 mod supervise;
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,6 +26,7 @@ use ws_daemon_protocol::message::Params;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::config::Limits;
+use crate::system::c_text;
 use crate::tasks::{Stop, Tasks};
 use scripts::Scripts;
 
@@ -42,16 +45,40 @@ pub struct Job {
     pub peer: Arc<str>,
 }
 
-/// What every script finds in its environment.
-#[derive(Debug, Clone)]
+/// What every script finds around it.
+#[derive(Debug)]
 pub struct Surroundings {
-    /// The working directory; scripts are in its folder `scripts`.
-    pub prefix: PathBuf,
-    /// The daemon's local socket.
-    pub socket: PathBuf,
-    /// The daemon's own environment, less its secrets.
-    pub environment: Vec<(OsString, OsString)>,
+    /// The folder of scripts.
+    scripts: PathBuf,
+    /// The working directory.
+    folder: CString,
+    /// `NAME=value`
+    environment: Vec<CString>,
 }
+
+impl Surroundings {
+    /// The surroundings of scripts in `prefix`: it is their working directory, they find the daemon's local socket and the
+    /// prefix in their environment, and beside that what `environment` has.
+    ///
+    /// # Errors
+    /// When a path or variable has a NUL, which no system gives out.
+    pub fn new(prefix: &Path, socket: &Path, environment: impl Iterator<Item = (OsString, OsString)>) -> io::Result<Self> {
+        let own = [("WSDAEMON_PREFIX", prefix), ("WSDAEMON_SOCKET", socket)];
+        let own = own.map(|(name, path)| (OsString::from(name), path.as_os_str().to_owned()));
+        let inherited = environment.filter(|(name, _)| !PER_RUN.iter().any(|own| name == own));
+        let variable = |(name, value): (OsString, OsString)| c_text([name.as_bytes(), b"=", value.as_bytes()].concat());
+        Ok(Self {
+            scripts: prefix.join("scripts"),
+            folder: c_text(prefix.as_os_str().as_bytes())?,
+            environment: inherited.chain(own).map(variable).collect::<io::Result<_>>()?,
+        })
+    }
+}
+
+/// The variables that are set for each script anew, and so are not handed down from the daemon's own environment: it may itself
+/// have been started by a script.
+const PER_RUN: [&str; 6] =
+    ["WSDAEMON_PREFIX", "WSDAEMON_SOCKET", "WSDAEMON_RUN", "WSDAEMON_NAME", "WSDAEMON_PEER", "WSDAEMON_ID"];
 
 /// The executor. Clones share one set of slots.
 #[derive(Debug, Clone)]
@@ -87,13 +114,13 @@ pub struct Admitted {
 }
 
 impl Executor {
-    /// An executor of the scripts in `surroundings.prefix`.
+    /// An executor of the scripts in `surroundings`.
     #[must_use]
     pub fn new(surroundings: Surroundings, limits: &Limits, background: Tasks, stop: Stop) -> Self {
         let places = (limits.runs + limits.waiting).min(Semaphore::MAX_PERMITS);
         let bytes = limits.waiting_bytes.max(limits.message).min(u32::MAX as usize);
         Self(Arc::new(Inner {
-            scripts: Scripts::new(surroundings.prefix.join("scripts")),
+            scripts: Scripts::new(surroundings.scripts.clone()),
             surroundings,
             places: Arc::new(Semaphore::new(places)),
             bytes: Arc::new(Semaphore::new(bytes)),

@@ -1,12 +1,17 @@
-//! What differs between systems, behind one face: opening a file beneath a folder, seeing that a process has ended without
-//! reaping it, seeing that the other end of a socket is gone, and keeping descriptors from children.
+//! What differs between systems, behind one face: opening a file beneath a folder, starting a program, seeing that it has ended
+//! without reaping it, seeing that the other end of a socket is gone, and keeping descriptors from children.
 //!
-//! Linux has a call for each; [`portable`] does the same with what POSIX has, is what other systems get, and is tried by the
+//! Linux has a way of its own for each; [`portable`] does the same with what POSIX has, is what other systems get, and is tried by the
 //! same tests on Linux. Nothing here knows what it is used for.
 
+mod launch;
 #[cfg(target_os = "linux")]
 pub mod linux;
 pub mod portable;
+#[cfg(target_os = "linux")]
+pub mod vfork;
+
+pub use launch::{Launch, c_text};
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,6 +34,18 @@ pub fn open_beneath(folder: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> 
         result => return result,
     }
     portable::open_beneath(folder, name)
+}
+
+/// Starts a program. Whoever calls must reap it.
+///
+/// # Errors
+/// What the system says, of the program's file too: the program has not run then, and there is nothing to reap.
+pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
+    #[cfg(target_os = "linux")]
+    let started = vfork::launch(launch);
+    #[cfg(not(target_os = "linux"))]
+    let started = portable::launch(launch);
+    started
 }
 
 /// Sees the end of one child without reaping it, so that its process group can be signalled until the very end.
@@ -119,8 +136,11 @@ pub fn raise_open_files(wanted: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CStr;
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::io::Read;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixStream;
     use std::process::{Command, Stdio};
 
@@ -164,6 +184,71 @@ mod tests {
     #[test]
     fn linux_opens_only_beneath() {
         opens_only_beneath(linux::open_beneath);
+    }
+
+    type Start = fn(&Launch<'_>) -> io::Result<Pid>;
+
+    /// Starts a shell with `script` and returns its process id and all it says.
+    fn says(start: Start, script: &str, program: &CStr) -> io::Result<(Pid, String)> {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let null = fs::File::open("/dev/null")?;
+        let script = c_text(script)?;
+        let environment = [c"A=b=c", c"EMPTY=", c"PATH=/usr/bin:/bin"];
+        let launch = Launch {
+            program,
+            argument: &script,
+            environment: &environment,
+            folder: c"/usr",
+            stdin: null.as_fd(),
+            stdout: write.as_fd(),
+            stderr: write.as_fd(),
+        };
+        let pid = start(&launch)?;
+        drop(write);
+        let mut said = String::new();
+        fs::File::from(read).read_to_string(&mut said)?;
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())?;
+        Ok((pid, said))
+    }
+
+    /// What every way to start a program must do.
+    fn starts_as_told(start: Start) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("script");
+        let text = "#!/bin/sh\necho $0; echo $1; pwd; echo $A-$EMPTY-$HOME; readlink /proc/self/fd/0; ls /proc/self/fd | wc -l\n\
+                    cut -d' ' -f5 /proc/self/stat; grep -E 'Sig(Blk|Ign)' /proc/self/status | cut -f2 | cut -c9-\n";
+        fs::write(&path, text).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+        let program = c_text(path.as_os_str().as_bytes()).expect("no NUL");
+        let (pid, said) = says(start, "an argument", &program).expect("started");
+        let shown = path.display();
+        let group = pid.as_raw_nonzero();
+        // Descriptors 0, 1, 2, and the one by which ls reads the folder. Of the signals, the lower half of the set: what stands
+        // above the standard ones is the C library's own.
+        let expected = format!("{shown}\nan argument\n/usr\nb=c--\n/dev/null\n4\n{group}\n");
+        let signals = said.strip_prefix(&expected).unwrap_or_else(|| panic!("{said}"));
+        for set in signals.lines() {
+            assert_eq!(u64::from_str_radix(set, 16).expect("a set") & 0x7fff_ffff, 0, "blocked or ignored: {signals}");
+        }
+
+        fs::write(&path, "#!/no/such/interpreter\n").expect("written");
+        for (program, errno) in
+            [(program.as_c_str(), libc::ENOENT), (c"/no/such/program", libc::ENOENT), (c"/etc/passwd", libc::EACCES)]
+        {
+            let error = says(start, "", program).expect_err("not started");
+            assert_eq!(error.raw_os_error(), Some(errno), "{program:?}");
+        }
+    }
+
+    #[test]
+    fn the_portable_way_starts_a_program_as_told() {
+        starts_as_told(portable::launch);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn linux_starts_a_program_as_told() {
+        starts_as_told(vfork::launch);
     }
 
     /// What every exit watch must do: see an exit that was before it and one after, and leave the child to be reaped.

@@ -1,25 +1,28 @@
 //! One child process and its group. It owns the child until it is reaped: whoever drops it unreaped kills the group, so nothing
 //! is left behind by a task that was aborted. It never waits by blocking.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, waitpid};
 use tokio::net::unix::pipe;
 
-use crate::system::ExitWatch;
+use crate::system::{self, ExitWatch, Launch};
 
 /// A running child, leader of its own process group.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    group: Pid,
     watch: ExitWatch,
-    reaped: bool,
 }
+
+/// A child that is not reaped yet. Its group has its number.
+#[derive(Debug)]
+struct Child(Option<Pid>);
 
 /// The daemon's ends of a child's pipes.
 #[derive(Debug)]
@@ -32,34 +35,49 @@ pub struct Pipes {
     pub stderr: pipe::Receiver,
 }
 
+/// A program and what it gets, but for its descriptors.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// See [`Launch`].
+    pub path: &'a std::ffi::CStr,
+    /// See [`Launch`].
+    pub argument: &'a std::ffi::CStr,
+    /// See [`Launch`].
+    pub environment: &'a [&'a std::ffi::CStr],
+    /// See [`Launch`].
+    pub folder: &'a std::ffi::CStr,
+    /// Whether it is given something to read; its stdin is empty otherwise.
+    pub with_stdin: bool,
+}
+
 impl Process {
-    /// Starts `command` in a group of its own, with pipes on stdout and stderr and, if `with_stdin`, on stdin, which is empty
-    /// otherwise. Without `pre_exec`: std then starts it by `posix_spawn`, at half the cost, with SIGPIPE and the signal mask
-    /// as by default.
+    /// Starts `program` in a group of its own, with pipes.
     ///
     /// # Errors
     /// What the system says.
-    pub fn start(mut command: Command, with_stdin: bool) -> io::Result<(Self, Pipes)> {
-        let stdin = if with_stdin { Stdio::piped() } else { Stdio::null() };
-        let mut child = command.process_group(0).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let group = Pid::from_child(&child);
-        match Self::wire(&mut child, group) {
-            Ok((watch, pipes)) => Ok((Self { child, group, watch, reaped: false }, pipes)),
-            Err(error) => {
-                kill_and_reap(&mut child, group);
-                Err(error)
-            }
-        }
-    }
-
-    fn wire(child: &mut Child, pid: Pid) -> io::Result<(ExitWatch, Pipes)> {
-        let missing = || io::Error::other("the child was started without its pipes");
-        let stdout = OwnedFd::from(child.stdout.take().ok_or_else(missing)?);
-        let stderr = OwnedFd::from(child.stderr.take().ok_or_else(missing)?);
-        let stdin = child.stdin.take().map(|stdin| pipe::Sender::from_owned_fd(stdin.into())).transpose()?;
-        let pipes =
-            Pipes { stdin, stdout: pipe::Receiver::from_owned_fd(stdout)?, stderr: pipe::Receiver::from_owned_fd(stderr)? };
-        Ok((ExitWatch::new(pid)?, pipes))
+    pub fn start(program: &Program<'_>) -> io::Result<(Self, Pipes)> {
+        let stdin = program.with_stdin.then(|| pipe_with(PipeFlags::CLOEXEC)).transpose()?;
+        let (child_stdin, stdin) = stdin.unzip();
+        let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        let launch = Launch {
+            program: program.path,
+            argument: program.argument,
+            environment: program.environment,
+            folder: program.folder,
+            stdin: child_stdin.as_ref().map_or_else(|| null().map(AsFd::as_fd), |stdin| Ok(stdin.as_fd()))?,
+            stdout: child_stdout.as_fd(),
+            stderr: child_stderr.as_fd(),
+        };
+        let child = system::launch(&launch)?;
+        // From here on the child is killed and reaped whatever fails.
+        let owned = Child(Some(child));
+        let pipes = Pipes {
+            stdin: stdin.map(|stdin| not_blocking(stdin).and_then(pipe::Sender::from_owned_fd_unchecked)).transpose()?,
+            stdout: not_blocking(stdout).and_then(pipe::Receiver::from_owned_fd_unchecked)?,
+            stderr: not_blocking(stderr).and_then(pipe::Receiver::from_owned_fd_unchecked)?,
+        };
+        Ok((Self { child: owned, watch: ExitWatch::new(child)? }, pipes))
     }
 
     /// Ends when the child has ended; it is not reaped by that. Cancel safe.
@@ -73,46 +91,63 @@ impl Process {
     /// Signals the whole group. The group's number is the child's, which stays taken until the child is reaped: no stranger can
     /// be hit.
     pub fn signal_group(&self, signal: Signal) {
-        // The only failure is that nobody is left, which is what a signal is for.
-        let _ = kill_process_group(self.group, signal);
+        self.child.signal_group(signal);
     }
 
     /// Takes the exit status of a child that has ended.
     ///
     /// # Errors
     /// When somebody else reaped it.
-    pub fn reap(mut self) -> io::Result<ExitStatus> {
-        self.reaped = true;
-        self.child.wait()
+    pub fn reap(mut self) -> io::Result<WaitStatus> {
+        self.child.reap()
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        if !self.reaped {
-            kill_and_reap(&mut self.child, self.group);
+impl Child {
+    fn signal_group(&self, signal: Signal) {
+        if let Some(pid) = self.0 {
+            // The only failure is that nobody is left, which is what a signal is for.
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+
+    /// Waits for a child that has ended or is just being killed: for the kernel, not for the program.
+    fn reap(&mut self) -> io::Result<WaitStatus> {
+        let gone = || io::Error::from(rustix::io::Errno::CHILD);
+        let pid = self.0.take().ok_or_else(gone)?;
+        loop {
+            match waitpid(Some(pid), WaitOptions::empty()) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => return result?.map(|(_, status)| status).ok_or_else(gone),
+            }
         }
     }
 }
 
-/// After KILL the wait is for the kernel only, not for the program.
-fn kill_and_reap(child: &mut Child, group: Pid) {
-    let _ = kill_process_group(group, Signal::KILL);
-    drop(child.wait());
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            self.signal_group(Signal::KILL);
+            // Whoever drops a child unreaped does not ask how it ended.
+            drop(self.reap());
+        }
+    }
 }
 
-/// What an exit status says: the code, or the signal.
-pub fn code_or_signal(status: ExitStatus) -> Result<u8, i32> {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => Ok(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
-        (None, signal) => Err(signal.unwrap_or_default()),
+/// Nothing to read, opened once for all children.
+fn null() -> io::Result<&'static File> {
+    static NULL: OnceLock<File> = OnceLock::new();
+    match NULL.get() {
+        Some(null) => Ok(null),
+        None => File::open("/dev/null").map(|null| NULL.get_or_init(|| null)),
     }
+}
+
+/// Our end only: the child's end is a pipe like any other.
+fn not_blocking(pipe: OwnedFd) -> io::Result<OwnedFd> {
+    fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
+    Ok(pipe)
 }
 
 /// The longest single argument Linux takes, without its NUL (`MAX_ARG_STRLEN` in execve(2)): 32 pages.
 pub const ARGUMENT_BYTES: usize = 32 * 4096 - 1;
-
-/// Whether starting `path` failed because someone has it open for writing, which passes (a copy or an editor at work).
-pub fn is_busy_text(error: &io::Error, path: &Path) -> bool {
-    error.raw_os_error() == Some(libc::ETXTBSY) && path.is_file()
-}

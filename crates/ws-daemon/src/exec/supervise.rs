@@ -12,13 +12,14 @@
 //! The child is reaped last: until then the number of its group is taken, and a signal to it can hit nobody else. A script that
 //! ends by itself leaves its background programs alone; one that was stopped leaves nothing.
 
+use std::ffi::{CStr, CString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::Signal as Kill;
+use rustix::process::{Signal as Kill, WaitStatus};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -26,9 +27,10 @@ use tracing::{debug, info, warn};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 
 use super::output::{Output, drain_both};
-use super::process::{ARGUMENT_BYTES, Pipes, Process, code_or_signal, is_busy_text};
+use super::process::{ARGUMENT_BYTES, Pipes, Process, Program};
 use super::scripts::not_started;
 use super::{Inner, Job, LISTENING};
+use crate::system::c_text;
 
 /// How long a finished script's pipes may stay open, held by what it left in the background, before its status is told.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -61,16 +63,22 @@ pub async fn run(inner: &Inner, job: &Job) -> Outcome {
 
 /// Starts the script, its params in argv[1], or on stdin when they are too long for that.
 async fn start(inner: &Inner, job: &Job, path: &Path) -> io::Result<(Process, Pipes)> {
-    let params = job.params.compact();
-    let mut by_stdin = params.len() > ARGUMENT_BYTES;
+    let surroundings = &inner.surroundings;
+    let own = own_variables(job)?;
+    let environment: Vec<&CStr> = surroundings.environment.iter().chain(&own).map(CString::as_c_str).collect();
+    let (program, params) = (c_text(path.as_os_str().as_bytes())?, job.params.compact());
+    // JSON has no raw NUL, so the text is always taken; the short form is cheap to make beside it.
+    let (argument, dash) = (c_text(params.as_bytes())?, c"-");
+    let mut with_stdin = params.len() > ARGUMENT_BYTES;
     let mut tries = 0;
     loop {
-        let mut command = prepare(inner, job, path);
-        command.arg(if by_stdin { "-" } else { &*params });
-        match Process::start(command, by_stdin) {
+        let argument = if with_stdin { dash } else { &*argument };
+        let folder = surroundings.folder.as_c_str();
+        match Process::start(&Program { path: &program, argument, environment: &environment, folder, with_stdin }) {
             // The arguments and the environment together were too long.
-            Err(error) if error.raw_os_error() == Some(libc::E2BIG) && !by_stdin => by_stdin = true,
-            Err(error) if is_busy_text(&error, path) && tries < BUSY_TEXT.0 => {
+            Err(error) if error.raw_os_error() == Some(libc::E2BIG) && !with_stdin => with_stdin = true,
+            // Someone is just writing it: a copy, or an editor.
+            Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) && tries < BUSY_TEXT.0 => {
                 tries += 1;
                 sleep(BUSY_TEXT.1).await;
             }
@@ -79,23 +87,18 @@ async fn start(inner: &Inner, job: &Job, path: &Path) -> io::Result<(Process, Pi
     }
 }
 
-fn prepare(inner: &Inner, job: &Job, path: &Path) -> Command {
-    let surroundings = &inner.surroundings;
-    let mut command = Command::new(path);
-    command
-        .current_dir(&surroundings.prefix)
-        .env_clear()
-        .envs(surroundings.environment.iter().map(|(name, value)| (name, value)))
-        .env("WSDAEMON_PREFIX", &surroundings.prefix)
-        .env("WSDAEMON_SOCKET", &surroundings.socket)
-        .env("WSDAEMON_RUN", job.run.to_string())
-        .env("WSDAEMON_NAME", &job.name)
-        .env("WSDAEMON_PEER", &*job.peer);
+/// What this run's script finds in its environment beside what every script does.
+fn own_variables(job: &Job) -> io::Result<Vec<CString>> {
+    let mut variables = vec![
+        c_text(format!("WSDAEMON_RUN={}", job.run))?,
+        c_text(format!("WSDAEMON_NAME={}", job.name))?,
+        c_text(format!("WSDAEMON_PEER={}", job.peer))?,
+    ];
     // The one thing that an environment cannot hold is a NUL; an id with one is left out.
     if let Some(id) = job.id.as_ref().map(|id| id.as_text()).filter(|id| !id.contains('\0')) {
-        command.env("WSDAEMON_ID", &*id);
+        variables.push(c_text(format!("WSDAEMON_ID={id}"))?);
     }
-    command
+    Ok(variables)
 }
 
 /// From started to reaped.
@@ -164,13 +167,17 @@ fn listen_on(inner: &Inner, mut streams: [Output; 2]) {
 }
 
 /// The outcome of a reaped run.
-fn conclude(status: io::Result<std::process::ExitStatus>, stopped: bool) -> Outcome {
-    match status.map(code_or_signal) {
-        Ok(Ok(code)) => Outcome::Exited(code),
-        Ok(Err(signal)) if stopped => {
+fn conclude(status: io::Result<WaitStatus>, stopped: bool) -> Outcome {
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => return Outcome::failed(ErrorCode::Interrupted, format!("the script's exit status was lost: {error}")),
+    };
+    match (status.exit_status(), status.terminating_signal().unwrap_or_default()) {
+        // The kernel keeps eight bits of it.
+        (Some(code), _) => Outcome::Exited(code.to_le_bytes()[0]),
+        (None, signal) if stopped => {
             Outcome::Stopped(ErrorCode::Cancelled, "the daemon was stopped while the script ran".into(), Signal(signal))
         }
-        Ok(Err(signal)) => Outcome::Signaled(Signal(signal)),
-        Err(error) => Outcome::failed(ErrorCode::Interrupted, format!("the script's exit status was lost: {error}")),
+        (None, signal) => Outcome::Signaled(Signal(signal)),
     }
 }

@@ -1,17 +1,21 @@
-//! The same with what POSIX has: a walk that follows links itself, SIGCHLD with a look that does not reap, and a list of the
+//! The same with what POSIX has: a walk that follows links itself, the standard library's way to start a program, SIGCHLD with a look that does not reap, and a list of the
 //! descriptors.
 
 use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Component, Path};
+use std::process::{Command, Stdio};
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::launch::Launch;
 
 /// How many symbolic links one name may lead through, as path_resolution(7) has it.
 const LINKS: usize = 40;
@@ -87,6 +91,32 @@ fn parts(name: &Path) -> io::Result<VecDeque<Part>> {
         Component::RootDir | Component::Prefix(_) => Some(Err(Errno::XDEV.into())),
     };
     name.components().filter_map(part).collect()
+}
+
+/// See [`super::launch`].
+///
+/// # Errors
+/// As there.
+pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
+    let text = |text: &CStr| OsStr::from_bytes(text.to_bytes()).to_owned();
+    let pipe = |descriptor: BorrowedFd<'_>| descriptor.try_clone_to_owned().map(Stdio::from);
+    let variables = launch.environment.iter().filter_map(|variable| {
+        let bytes = variable.to_bytes();
+        let equals = bytes.iter().position(|byte| *byte == b'=')?;
+        Some((OsStr::from_bytes(&bytes[..equals]), OsStr::from_bytes(&bytes[equals + 1..])))
+    });
+    let child = Command::new(text(launch.program))
+        .arg(text(launch.argument))
+        .env_clear()
+        .envs(variables)
+        .current_dir(text(launch.folder))
+        .process_group(0)
+        .stdin(pipe(launch.stdin)?)
+        .stdout(pipe(launch.stdout)?)
+        .stderr(pipe(launch.stderr)?)
+        .spawn()?;
+    // The handle neither kills nor reaps when dropped; from here on the number stands for the child.
+    Ok(Pid::from_child(&child))
 }
 
 /// See [`super::ExitWatch`].
