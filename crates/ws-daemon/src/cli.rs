@@ -9,6 +9,7 @@ mod exec;
 mod exit;
 mod gather;
 mod init;
+mod log;
 mod run;
 
 use std::io::IsTerminal;

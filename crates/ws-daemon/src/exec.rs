@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, Span, info, info_span};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::Params;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
@@ -156,7 +156,7 @@ impl Executor {
 
 impl Admitted {
     /// Waits for a slot and runs the script to its end.
-    pub async fn run(self) -> Outcome {
+    pub async fn run(&self) -> Outcome {
         let inner = &self.executor.0;
         let slot = tokio::select! {
             biased;
@@ -164,9 +164,17 @@ impl Admitted {
             slot = inner.slots.acquire() => slot,
         };
         let Ok(_slot) = slot else { return stopping() };
-        let span = info_span!("run", run = %self.job.run, script = %self.job.name);
         // Boxed: a run in line must not hold the memory of one that runs.
-        Box::pin(supervise::run(inner, &self.job)).instrument(span).await
+        Box::pin(supervise::run(inner, &self.job)).instrument(self.span()).await
+    }
+
+    /// Logs how the run ended: for after that has been told, since somebody waits for it.
+    pub fn log(&self, outcome: &Outcome) {
+        self.span().in_scope(|| info!(peer = %self.job.peer, ?outcome, "run ended"));
+    }
+
+    fn span(&self) -> Span {
+        info_span!("run", id = %self.job.run, script = self.job.name)
     }
 }
 

@@ -100,8 +100,11 @@ pub async fn hung_up(socket: impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Registers a descriptor with the runtime.
-fn readiness(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+/// Registers a descriptor, which must not block, with the runtime.
+///
+/// # Errors
+/// When the system is out of watches.
+pub fn readiness(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     #[expect(unsafe_code, reason = "asks that the descriptor stays the same and open until it is dropped: an OwnedFd does")]
     let registered = unsafe { AsyncFd::register_with_interest(descriptor, interest) };
     Ok(registered?)

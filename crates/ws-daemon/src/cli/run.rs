@@ -1,16 +1,12 @@
 //! `ws-daemon run`: the daemon itself, its log and its runtime.
 
 use tracing::error;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use super::exit::{Exit, Trouble};
 use super::gather::Flags;
+use super::log::{Log, Writing};
 use crate::daemon::Daemon;
-
-/// Lines of the log that wait to be written; when full, further ones are dropped: a log that nobody reads must not stop the
-/// daemon.
-const LOG_LINES: usize = 16_384;
 
 /// Runs until told to stop.
 pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
@@ -25,14 +21,15 @@ pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
     })
 }
 
-/// The log goes to stderr, through a thread of its own. The guard writes what is left when it is dropped.
-fn log(flags: &Flags) -> Result<WorkerGuard, Trouble> {
+/// The log goes to stderr, through a thread of its own, which writes what is left when its handle is dropped.
+fn log(flags: &Flags) -> Result<Writing, Trouble> {
     let level = flags.log.clone().or_else(|| std::env::var("WSDAEMON_LOG").ok()).unwrap_or_else(|| "info".into());
     let filter = EnvFilter::try_new(&level)
         .map_err(|error| Trouble::new(Exit::Config, format_args!("the log level {level:?} is not understood: {error}")))?;
-    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(std::io::stderr());
+    let log = Log::default();
+    let writing = log.write_to_stderr().map_err(|error| Trouble::new(Exit::Failed, format_args!("no log: {error}")))?;
     let ansi = super::colours(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(ansi).with_target(false).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).with_ansi(ansi).with_target(false).init();
     std::panic::set_hook(Box::new(|panic| error!(%panic, "a task panicked; this is a fault of ws-daemon")));
-    Ok(guard)
+    Ok(writing)
 }

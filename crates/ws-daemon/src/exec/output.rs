@@ -2,10 +2,15 @@
 //! It never keeps output beyond the current line.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 
-use tokio::net::unix::pipe;
-use tracing::info;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::consume_budget;
+use tracing::{info, warn};
+
+use crate::system::readiness;
 
 /// One read from a pipe, in bytes.
 const READ_BYTES: usize = 16 * 1024;
@@ -19,8 +24,18 @@ const LOGGED_BYTES: usize = 1 << 20;
 /// One of a script's two streams.
 #[derive(Debug)]
 pub struct Output {
-    pipe: pipe::Receiver,
+    pipe: Pipe,
     lines: Lines,
+}
+
+/// The reading end. Most scripts have said all they say when they are first looked at: only one that has not is registered with
+/// the runtime, which costs more than the read.
+#[derive(Debug)]
+enum Pipe {
+    Fresh(OwnedFd),
+    Registered(AsyncFd<OwnedFd>),
+    /// At its end, or broken.
+    Over,
 }
 
 /// Cuts a stream into lines for the log.
@@ -33,22 +48,22 @@ struct Lines {
 }
 
 impl Output {
-    /// The stream called `stream` (`stdout`, `stderr`).
-    pub fn new(stream: &'static str, pipe: pipe::Receiver) -> Self {
-        Self { pipe, lines: Lines { stream, line: Vec::new(), cut: false, logged: 0 } }
+    /// The stream called `stream` (`stdout`, `stderr`), from a pipe that does not block.
+    pub fn new(stream: &'static str, pipe: OwnedFd) -> Self {
+        Self { pipe: Pipe::Fresh(pipe), lines: Lines { stream, line: Vec::new(), cut: false, logged: 0 } }
     }
 
     /// Reads and logs until nobody can write any more. Cancel safe.
     pub async fn drain(&mut self) {
-        loop {
-            if self.pipe.readable().await.is_err() {
-                return;
-            }
+        while !matches!(self.pipe, Pipe::Over) {
             match self.pull() {
-                Ok(0) => return self.lines.finish(),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return self.lines.finish(),
+                // However loud the script is, others get their turn.
+                Ok(1..) => consume_budget().await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait().await,
+                Ok(0) | Err(_) => {
+                    self.lines.finish();
+                    self.pipe = Pipe::Over;
+                }
             }
         }
     }
@@ -56,9 +71,31 @@ impl Output {
     /// The buffer lives only as long as the read: a run that is silent costs none.
     fn pull(&mut self) -> io::Result<usize> {
         let mut buffer = [0; READ_BYTES];
-        let length = self.pipe.try_read(&mut buffer)?;
+        let mut read = |pipe: &OwnedFd| Ok(rustix::io::read(pipe, &mut buffer)?);
+        let length = match &self.pipe {
+            Pipe::Fresh(pipe) => read(pipe),
+            Pipe::Registered(pipe) => pipe.try_io(Interest::READABLE, read),
+            Pipe::Over => Ok(0),
+        }?;
         self.lines.take(&buffer[..length]);
         Ok(length)
+    }
+
+    /// Ends when there is something to read, or an end to see.
+    async fn wait(&mut self) {
+        if let Pipe::Fresh(_) = self.pipe
+            && let Pipe::Fresh(pipe) = std::mem::replace(&mut self.pipe, Pipe::Over)
+        {
+            match readiness(pipe, Interest::READABLE) {
+                Ok(registered) => self.pipe = Pipe::Registered(registered),
+                // Nothing more can be read of it, and the script is told so by its next write.
+                Err(error) => warn!(%error, stream = self.lines.stream, "a script's output cannot be waited for"),
+            }
+        }
+        if let Pipe::Registered(pipe) = &self.pipe {
+            // An error ends the next read as well.
+            drop(pipe.readable().await);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, waitpid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process_group, waitid, waitpid};
 use tokio::net::unix::pipe;
 
 use crate::system::{self, ExitWatch, Launch};
@@ -17,7 +17,8 @@ use crate::system::{self, ExitWatch, Launch};
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    watch: ExitWatch,
+    /// Made when the end is first waited for and has not come yet.
+    watch: Option<ExitWatch>,
 }
 
 /// A child that is not reaped yet. Its group has its number.
@@ -29,10 +30,10 @@ struct Child(Option<Pid>);
 pub struct Pipes {
     /// Where the child reads, if it was given something to read.
     pub stdin: Option<pipe::Sender>,
-    /// What the child says.
-    pub stdout: pipe::Receiver,
-    /// What it says of trouble.
-    pub stderr: pipe::Receiver,
+    /// What the child says. Reading does not block.
+    pub stdout: OwnedFd,
+    /// What it says of trouble. Reading does not block.
+    pub stderr: OwnedFd,
 }
 
 /// A program and what it gets, but for its descriptors.
@@ -74,10 +75,10 @@ impl Process {
         let owned = Child(Some(child));
         let pipes = Pipes {
             stdin: stdin.map(|stdin| not_blocking(stdin).and_then(pipe::Sender::from_owned_fd_unchecked)).transpose()?,
-            stdout: not_blocking(stdout).and_then(pipe::Receiver::from_owned_fd_unchecked)?,
-            stderr: not_blocking(stderr).and_then(pipe::Receiver::from_owned_fd_unchecked)?,
+            stdout: not_blocking(stdout)?,
+            stderr: not_blocking(stderr)?,
         };
-        Ok((Self { child: owned, watch: ExitWatch::new(child)? }, pipes))
+        Ok((Self { child: owned, watch: None }, pipes))
     }
 
     /// Ends when the child has ended; it is not reaped by that. Cancel safe.
@@ -85,7 +86,12 @@ impl Process {
     /// # Errors
     /// When the watch fails.
     pub async fn exited(&mut self) -> io::Result<()> {
-        self.watch.exited().await
+        let watch = match &mut self.watch {
+            Some(watch) => watch,
+            None if self.child.has_ended()? => return Ok(()),
+            None => self.watch.insert(ExitWatch::new(self.child.pid()?)?),
+        };
+        watch.exited().await
     }
 
     /// Signals the whole group. The group's number is the child's, which stays taken until the child is reaped: no stranger can
@@ -111,10 +117,21 @@ impl Child {
         }
     }
 
+    fn pid(&self) -> io::Result<Pid> {
+        self.0.ok_or_else(|| rustix::io::Errno::CHILD.into())
+    }
+
+    /// Whether it has ended; it is not reaped by that.
+    fn has_ended(&self) -> io::Result<bool> {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        Ok(waitid(WaitId::Pid(self.pid()?), look)?.is_some())
+    }
+
     /// Waits for a child that has ended or is just being killed: for the kernel, not for the program.
     fn reap(&mut self) -> io::Result<WaitStatus> {
         let gone = || io::Error::from(rustix::io::Errno::CHILD);
-        let pid = self.0.take().ok_or_else(gone)?;
+        let pid = self.pid()?;
+        self.0 = None;
         loop {
             match waitpid(Some(pid), WaitOptions::empty()) {
                 Err(rustix::io::Errno::INTR) => {}

@@ -22,8 +22,9 @@ use std::time::Duration;
 use rustix::process::{Signal as Kill, WaitStatus};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 
 use super::output::{Output, drain_both};
@@ -35,6 +36,10 @@ use crate::system::c_text;
 /// How long a finished script's pipes may stay open, held by what it left in the background, before its status is told.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// How long a script's pipes are open before its end is watched for as well: most scripts end with their pipes, and a watch costs
+/// more than a look.
+const WATCH_AFTER: Duration = Duration::from_millis(50);
+
 /// How often, and how far apart, a script is tried again that someone is just writing.
 const BUSY_TEXT: (u32, Duration) = (10, Duration::from_millis(20));
 
@@ -42,23 +47,14 @@ const BUSY_TEXT: (u32, Duration) = (10, Duration::from_millis(20));
 pub async fn run(inner: &Inner, job: &Job) -> Outcome {
     let path = match inner.scripts.resolve(&job.name) {
         Ok(path) => path,
-        Err(outcome) => {
-            info!(peer = %job.peer, ?outcome, "script refused");
-            return outcome;
-        }
+        Err(outcome) => return outcome,
     };
     let (process, pipes) = match start(inner, job, &path).await {
         Ok(started) => started,
-        Err(error) => {
-            let outcome = not_started(&path, &error);
-            warn!(peer = %job.peer, ?outcome, "script not started");
-            return outcome;
-        }
+        Err(error) => return not_started(&path, &error),
     };
     debug!(peer = %job.peer, "script started");
-    let outcome = attend(inner, process, pipes, job.params.compact().as_bytes()).await;
-    info!(peer = %job.peer, ?outcome, "script ended");
-    outcome
+    attend(inner, process, pipes, job.params.compact().as_bytes()).await
 }
 
 /// Starts the script, its params in argv[1], or on stdin when they are too long for that.
@@ -109,10 +105,13 @@ async fn attend(inner: &Inner, mut process: Process, pipes: Pipes, params: &[u8]
     {
         let mut feeding = std::pin::pin!(feed(pipes.stdin, params));
         let mut draining = std::pin::pin!(drain_both(&mut streams));
-        let mut fed = false;
+        let mut silence = std::pin::pin!(sleep(WATCH_AFTER));
+        let (mut fed, mut watching) = (false, false);
+        // By the time it is this run's turn again, a short script may have ended.
+        yield_now().await;
         while !(exited && drained) {
             tokio::select! {
-                result = process.exited(), if !exited => {
+                result = process.exited(), if !exited && (drained || watching || terminating) => {
                     exited = true;
                     drain_until = Instant::now() + DRAIN;
                     if let Err(error) = result {
@@ -122,6 +121,7 @@ async fn attend(inner: &Inner, mut process: Process, pipes: Pipes, params: &[u8]
                     }
                 }
                 () = &mut draining, if !drained => drained = true,
+                () = &mut silence, if !watching => watching = true,
                 () = &mut feeding, if !fed => fed = true,
                 () = inner.stop.terminate.cancelled(), if !terminating => {
                     terminating = true;

@@ -86,6 +86,9 @@ fn start(stack: &mut [Aligned], orders: &Orders) -> io::Result<Pid> {
     // two sets are written by the calls that are given them before they are read.
     let pid = unsafe {
         libc::sigfillset(every.as_mut_ptr());
+        // The death of a child is told even to a thread that ignores it, if it is blocked just then: another is woken for it. A
+        // child that is not yet a program has no children of its own, so no handler of ours can run in it for this signal.
+        libc::sigdelset(every.as_mut_ptr(), libc::SIGCHLD);
         libc::pthread_sigmask(libc::SIG_SETMASK, every.as_ptr(), before.as_mut_ptr());
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         let pid = libc::clone(child, stack.as_mut_ptr_range().end.cast(), flags, ptr::from_ref(orders).cast_mut().cast());
