@@ -15,9 +15,11 @@ mod supervise;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use futures_util::FutureExt;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument, info_span};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::Params;
@@ -66,7 +68,7 @@ struct Inner {
     /// One permit for each byte of params of these; none left: `busy`.
     bytes: Arc<Semaphore>,
     /// One permit for each run that is running; none left: the run waits its turn, in order.
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
     /// What is left of finished runs: output of programs that scripts left in the background.
     background: Tasks,
     /// One permit for each of these; none left: the program's pipes are closed.
@@ -78,12 +80,18 @@ struct Inner {
 const LISTENING: usize = 1024;
 
 /// A job that has its place in line.
-#[derive(Debug)]
 pub struct Admitted {
     job: Job,
     executor: Executor,
+    turn: Turn,
     _place: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
+}
+
+/// A run's slot, or its place in the line for one. Taken when the run is admitted: tasks get their first turn in any order.
+enum Turn {
+    Now(OwnedSemaphorePermit),
+    Later(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
 }
 
 impl Executor {
@@ -97,7 +105,7 @@ impl Executor {
             surroundings,
             places: Arc::new(Semaphore::new(places)),
             bytes: Arc::new(Semaphore::new(bytes)),
-            slots: Semaphore::new(limits.runs),
+            slots: Arc::new(Semaphore::new(limits.runs)),
             background,
             listening: Arc::new(Semaphore::new(LISTENING)),
             stop,
@@ -117,7 +125,20 @@ impl Executor {
         // Params beyond what a permit counts are beyond every message limit as well.
         let length = u32::try_from(job.params.as_written().len()).unwrap_or(u32::MAX);
         let bytes = Arc::clone(&self.0.bytes).try_acquire_many_owned(length).map_err(|_| full("bytes of params"))?;
-        Ok(Admitted { job, executor: self.clone(), _place: place, _bytes: bytes })
+        Ok(Admitted { job, executor: self.clone(), turn: self.turn(), _place: place, _bytes: bytes })
+    }
+
+    fn turn(&self) -> Turn {
+        let slots = || Arc::clone(&self.0.slots);
+        if let Ok(slot) = slots().try_acquire_owned() {
+            return Turn::Now(slot);
+        }
+        let mut turn = Box::pin(slots().acquire_owned());
+        // The first poll puts it in line.
+        match turn.as_mut().now_or_never() {
+            Some(Ok(slot)) => Turn::Now(slot),
+            _ => Turn::Later(turn),
+        }
     }
 
     /// Whether the executor can still do its work: the folder of scripts answers and tasks get their turn. For the watchdog.
@@ -130,16 +151,26 @@ impl Executor {
 impl Admitted {
     /// Waits for a slot and runs the script to its end.
     pub async fn run(self) -> Outcome {
-        let inner = &self.executor.0;
+        let Self { job, executor, turn, _place, _bytes } = self;
+        let inner = &executor.0;
         let slot = tokio::select! {
             biased;
             () = inner.stop.drain.cancelled() => return stopping(),
-            slot = inner.slots.acquire() => slot,
+            slot = turn.come() => slot,
         };
         let Ok(_slot) = slot else { return stopping() };
-        let span = info_span!("run", run = %self.job.run, script = %self.job.name);
+        let span = info_span!("run", run = %job.run, script = %job.name);
         // Boxed: a run in line must not hold the memory of one that runs.
-        Box::pin(supervise::run(inner, &self.job)).instrument(span).await
+        Box::pin(supervise::run(inner, &job)).instrument(span).await
+    }
+}
+
+impl Turn {
+    async fn come(self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        match self {
+            Self::Now(slot) => Ok(slot),
+            Self::Later(turn) => turn.await,
+        }
     }
 }
 
