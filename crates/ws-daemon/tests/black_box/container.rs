@@ -2,7 +2,7 @@
 //! TCP, in a network namespace of its own wherever port 9007 itself is meant.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, DaemonPlan, Fifo, Peer, Watched, children, need_namespaces, run, wait_for};
+use crate::support::{Daemon, DaemonPlan, Fifo, Peer, Watched, children, need_namespaces, need_tool, run, wait_for};
 
 const STOPS: Duration = Duration::from_secs(10);
 
@@ -86,6 +86,26 @@ fn the_containers_end_is_the_daemons_and_nothing_outlives_it() {
     inside.iter().find(|child| child.pid() == daemon_of(first)).expect("the daemon is one of them").signal(Signal::KILL);
     assert_eq!(container.wait_exit(STOPS).code(), Some(128 + 9), "as a shell has it");
     inside.iter().for_each(Watched::wait_end);
+}
+
+#[test]
+fn scripts_that_belong_to_another_user_are_taken_as_they_are() {
+    const ANOTHER: u32 = 12_345;
+    if !(need_namespaces() && need_tool("setpriv")) {
+        return;
+    }
+    // Root without the right to change what is another's: as little as a daemon that is not root has.
+    let plan = Daemon::server().script("ready", "#!/bin/sh\nexit 1\n").script("plain", "#!/bin/sh\nexit 1\n");
+    let plan = plan.started_by(&["setpriv", "--bounding-set=-fowner", "--inh-caps=-fowner"]).arguments(&["container"]);
+    for (name, mode) in [("ready", 0o755), ("plain", 0o644)] {
+        let script = plan.prefix().join("scripts").join(name);
+        fs::set_permissions(&script, fs::Permissions::from_mode(mode)).expect("it is ours");
+        chown(&script, Some(ANOTHER), None).expect("root may");
+    }
+    let container = plan.start();
+    let mut peer = Peer::dial(&container);
+    assert_eq!(peer.ask(r#"{"name":"ready"}"#), r#"{"status":1}"#);
+    assert!(peer.ask(r#"{"name":"plain"}"#).contains("not_executable"));
 }
 
 #[test]

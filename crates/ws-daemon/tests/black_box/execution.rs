@@ -83,6 +83,20 @@ fn params_too_long_for_an_argument_come_by_stdin() {
 }
 
 #[test]
+fn params_too_long_beside_a_large_environment_come_by_stdin() {
+    // Linux takes a quarter of the stack's limit for both together, and never less than 128 KiB.
+    const LARGE: &str = "LARGE=$(printf %0100000d 0); export LARGE; ulimit -s 512; exec \"$@\"";
+    let plan = Daemon::server().script("keep", KEEP).started_by(&["/bin/sh", "-c", LARGE, "sh"]);
+    let (server, mut peer) = with_peer(plan);
+    for (bytes, by_stdin) in [(1_000, false), (60_000, true)] {
+        let params = string_of(bytes);
+        assert_eq!(peer.ask(&format!(r#"{{"name":"keep","params":{params}}}"#)), r#"{"status":0}"#);
+        let (argument, stdin) = if by_stdin { ("-", &*params) } else { (&*params, "") };
+        assert!(kept(&server, "argument") == argument && kept(&server, "stdin") == stdin, "{bytes} bytes");
+    }
+}
+
+#[test]
 fn a_script_need_not_read_its_params_from_stdin() {
     let plan = Daemon::server()
         .script("deaf", "#!/bin/sh\nexit 3\n")
