@@ -38,10 +38,22 @@ const BACKLOG: u32 = 1024;
 /// From KILL to the end: the time to reap, to settle and to part.
 const LAST_STEPS: Duration = Duration::from_secs(5);
 
-/// The names in the daemon's environment that scripts do not get: what may hold a token, and what speaks for the daemon to its
-/// service manager.
-const OWN_VARIABLES: [&str; 7] =
-    ["WSDAEMON_PROXY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+/// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
+/// service manager, and what says something of a run, which would be another daemon's.
+const OWN_VARIABLES: [&str; 12] = [
+    "WSDAEMON_PROXY",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "WSDAEMON_RUN",
+    "WSDAEMON_ID",
+    "WSDAEMON_NAME",
+    "WSDAEMON_PEER",
+    "WSDAEMON_DEADLINE",
+];
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -219,8 +231,8 @@ async fn shut_down(stop: &Stop, counts: &Counts, grace: Duration, signals: &mut 
         () = sleep_until(begun + grace / 2) => true,
         () = signals.next() => false,
     };
-    stop.terminate.cancel();
     if patient {
+        stop.terminate.cancel();
         tokio::select! {
             () = counts.runs.ended() => {}
             () = sleep_until(begun + grace) => {}

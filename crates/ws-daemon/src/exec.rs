@@ -17,9 +17,11 @@ use std::ffi::{CString, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use futures_util::FutureExt;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument, Span, info, info_span};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::Params;
@@ -65,20 +67,16 @@ impl Surroundings {
     pub fn new(prefix: &Path, socket: &Path, environment: impl Iterator<Item = (OsString, OsString)>) -> io::Result<Self> {
         let own = [("WSDAEMON_PREFIX", prefix), ("WSDAEMON_SOCKET", socket)];
         let own = own.map(|(name, path)| (OsString::from(name), path.as_os_str().to_owned()));
-        let inherited = environment.filter(|(name, _)| !PER_RUN.iter().any(|own| name == own));
+        // It may itself have been started by a script of another daemon.
+        let inherited = environment.filter(|(name, _)| own.iter().all(|(own, _)| name != own));
         let variable = |(name, value): (OsString, OsString)| c_text([name.as_bytes(), b"=", value.as_bytes()].concat());
         Ok(Self {
             scripts: prefix.join("scripts"),
             folder: c_text(prefix.as_os_str().as_bytes())?,
-            environment: inherited.chain(own).map(variable).collect::<io::Result<_>>()?,
+            environment: inherited.chain(own.clone()).map(variable).collect::<io::Result<_>>()?,
         })
     }
 }
-
-/// The variables that are set for each script anew, and so are not handed down from the daemon's own environment: it may itself
-/// have been started by a script.
-const PER_RUN: [&str; 6] =
-    ["WSDAEMON_PREFIX", "WSDAEMON_SOCKET", "WSDAEMON_RUN", "WSDAEMON_NAME", "WSDAEMON_PEER", "WSDAEMON_ID"];
 
 /// The executor. Clones share one set of slots.
 #[derive(Debug, Clone)]
@@ -93,7 +91,7 @@ struct Inner {
     /// One permit for each byte of params of these; none left: `busy`.
     bytes: Arc<Semaphore>,
     /// One permit for each run that is running; none left: the run waits its turn, in order.
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
     /// What is left of finished runs: output of programs that scripts left in the background.
     background: Tasks,
     /// One permit for each of these; none left: the program's pipes are closed.
@@ -105,12 +103,20 @@ struct Inner {
 const LISTENING: usize = 1024;
 
 /// A job that has its place in line.
-#[derive(Debug)]
 pub struct Admitted {
     job: Job,
     executor: Executor,
+    turn: Turn,
     _place: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
+}
+
+/// A run's slot, or its place in the line for one. Taken when the run is admitted: tasks get their first turn in any order.
+enum Turn {
+    Now(OwnedSemaphorePermit),
+    Later(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
+    /// It has come; a run runs once.
+    Over,
 }
 
 impl Executor {
@@ -124,7 +130,7 @@ impl Executor {
             surroundings,
             places: Arc::new(Semaphore::new(places)),
             bytes: Arc::new(Semaphore::new(bytes)),
-            slots: Semaphore::new(limits.runs),
+            slots: Arc::new(Semaphore::new(limits.runs)),
             background,
             listening: Arc::new(Semaphore::new(LISTENING)),
             stop,
@@ -144,7 +150,20 @@ impl Executor {
         // Params beyond what a permit counts are beyond every message limit as well.
         let length = u32::try_from(job.params.as_written().len()).unwrap_or(u32::MAX);
         let bytes = Arc::clone(&self.0.bytes).try_acquire_many_owned(length).map_err(|_| full("bytes of params"))?;
-        Ok(Admitted { job, executor: self.clone(), _place: place, _bytes: bytes })
+        Ok(Admitted { job, executor: self.clone(), turn: self.turn(), _place: place, _bytes: bytes })
+    }
+
+    fn turn(&self) -> Turn {
+        let slots = || Arc::clone(&self.0.slots);
+        if let Ok(slot) = slots().try_acquire_owned() {
+            return Turn::Now(slot);
+        }
+        let mut turn = Box::pin(slots().acquire_owned());
+        // The first poll puts it in line.
+        match turn.as_mut().now_or_never() {
+            Some(Ok(slot)) => Turn::Now(slot),
+            _ => Turn::Later(turn),
+        }
     }
 
     /// Whether the executor can still do its work: the folder of scripts answers and tasks get their turn. For the watchdog.
@@ -156,14 +175,14 @@ impl Executor {
 
 impl Admitted {
     /// Waits for a slot and runs the script to its end.
-    pub async fn run(&self) -> Outcome {
+    pub async fn run(&mut self) -> Outcome {
         let inner = &self.executor.0;
         let slot = tokio::select! {
             biased;
             () = inner.stop.drain.cancelled() => return stopping(),
-            slot = inner.slots.acquire() => slot,
+            slot = std::mem::replace(&mut self.turn, Turn::Over).come() => slot,
         };
-        let Ok(_slot) = slot else { return stopping() };
+        let Some(_slot) = slot else { return stopping() };
         // Boxed: a run in line must not hold the memory of one that runs.
         Box::pin(supervise::run(inner, &self.job)).instrument(self.span()).await
     }
@@ -175,6 +194,16 @@ impl Admitted {
 
     fn span(&self) -> Span {
         info_span!("run", id = %self.job.run, script = self.job.name)
+    }
+}
+
+impl Turn {
+    async fn come(self) -> Option<OwnedSemaphorePermit> {
+        match self {
+            Self::Now(slot) => Some(slot),
+            Self::Later(turn) => turn.await.ok(),
+            Self::Over => None,
+        }
     }
 }
 

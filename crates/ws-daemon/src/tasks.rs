@@ -26,7 +26,7 @@ impl Tasks {
     }
 }
 
-/// The stages of a stop, each a token that is cancelled once, in this order.
+/// The stages of a stop, each a token that is cancelled once, in this order; in haste `terminate` is left out.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     /// No new runs and no new links; what runs goes on.

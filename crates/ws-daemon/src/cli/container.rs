@@ -58,8 +58,8 @@ fn set_up(prefix: &Path) -> Result<(), Trouble> {
     Err(Trouble::new(Exit::Script(shell_status(status)), said))
 }
 
-/// A volume often comes without x bits. Where it is mounted read-only its bits are what they are, and a script without one is
-/// told to whoever asks for it.
+/// A volume often comes without x bits. Where it is mounted read-only, or is another user's, its bits are what they are, and a
+/// script without one is told to whoever asks for it.
 fn make_executable(folder: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -74,8 +74,11 @@ fn make_executable(folder: &Path) -> io::Result<()> {
             let mode = entry.metadata()?.permissions().mode();
             // Whoever may read may execute.
             let executable = mode | (mode & 0o444) >> 2;
+            if executable == mode {
+                continue;
+            }
             match fs::set_permissions(entry.path(), fs::Permissions::from_mode(executable)) {
-                Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => {}
                 result => result?,
             }
         }

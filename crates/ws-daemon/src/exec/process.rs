@@ -94,6 +94,14 @@ impl Process {
         watch.exited().await
     }
 
+    /// Whether the child has ended; it is not reaped by that.
+    ///
+    /// # Errors
+    /// When somebody else reaped it.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        self.child.has_ended()
+    }
+
     /// Signals the whole group. The group's number is the child's, which stays taken until the child is reaped: no stranger can
     /// be hit.
     pub fn signal_group(&self, signal: Signal) {

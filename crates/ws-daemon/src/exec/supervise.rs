@@ -1,7 +1,7 @@
 //! The life of one run, from its name to its outcome.
 //!
 //! ```text
-//!   Running ── exit ──► Draining ── pipes at their end, or 1 s ──► reaped, Exited or Signaled
+//!   Running ── exit ──► Draining ── pipes at their end, 1 s, or KILL ──► reaped, Exited or Signaled
 //!      │ TERM (shutdown)
 //!      ▼
 //!   Terminating ── exit and pipes at their end ──► KILL to what is left of the group, reaped
@@ -123,11 +123,18 @@ async fn attend(inner: &Inner, mut process: Process, pipes: Pipes, params: &[u8]
                 () = &mut draining, if !drained => drained = true,
                 () = &mut silence, if !watching => watching = true,
                 () = &mut feeding, if !fed => fed = true,
-                () = inner.stop.terminate.cancelled(), if !terminating => {
-                    terminating = true;
-                    process.signal_group(Kill::TERM);
-                }
+                // What a script that ended by itself left behind is let be: its end may not have been looked for yet.
+                () = inner.stop.terminate.cancelled(), if !exited && !terminating => match process.has_ended() {
+                    Ok(true) => watching = true,
+                    _ => {
+                        terminating = true;
+                        process.signal_group(Kill::TERM);
+                    }
+                },
                 () = inner.stop.kill.cancelled(), if !killed => {
+                    if !terminating && (exited || process.has_ended().unwrap_or(false)) {
+                        break;
+                    }
                     killed = true;
                     process.signal_group(Kill::KILL);
                 }

@@ -3,6 +3,11 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
+mod container;
+mod execution;
+mod files;
 mod interop;
 mod recordings;
+mod service_manager;
+mod shutdown;
 mod support;

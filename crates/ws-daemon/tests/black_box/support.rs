@@ -4,20 +4,25 @@
 
 mod config;
 mod daemon;
+mod fifo;
 mod local;
 mod log;
 mod peer;
 mod process;
 mod stand_in;
 mod tool;
+mod watched;
 
 use std::time::{Duration, Instant};
 
-pub use daemon::{Daemon, pair};
+pub use daemon::{Daemon, DaemonPlan, pair};
+pub use fifo::Fifo;
 pub use local::Local;
 pub use peer::{Peer, PeerListener};
+pub use process::{run, wait_for};
 pub use stand_in::{MuteServer, seed_client};
-pub use tool::{need_stand_ins, need_tool};
+pub use tool::{need_namespaces, need_stand_ins, need_tool};
+pub use watched::{Watched, children};
 
 /// How long anything may take that a test waits for; a healthy daemon needs a thousandth of it.
 pub const DEADLINE: Duration = Duration::from_secs(20);

@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{env, fs};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -24,13 +25,17 @@ pub struct Daemon {
     port: Option<u16>,
 }
 
-/// A daemon that is yet to start, or to start again: its prefix, config and environment.
+/// A daemon that is yet to start, or to start again: its prefix, config and environment. Clones share the prefix.
+#[derive(Clone)]
 pub struct DaemonPlan {
     program: Program,
     title: &'static str,
-    prefix: TempDir,
+    prefix: Arc<TempDir>,
     config: Value,
     env: Vec<(String, String)>,
+    /// The words of a program that starts the daemon: a shell, `unshare`.
+    starter: Vec<String>,
+    arguments: Vec<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -138,6 +143,16 @@ impl Daemon {
         self.process.signal(signal);
     }
 
+    /// The process that was started: the daemon, or its starter where that stays.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// The plan of one more daemon in the same prefix.
+    pub fn twin(&self) -> DaemonPlan {
+        self.plan.clone()
+    }
+
     #[track_caller]
     pub fn wait_exit(&mut self, within: Duration) -> ExitStatus {
         self.process.wait_exit(within)
@@ -159,8 +174,10 @@ impl DaemonPlan {
         Self {
             program,
             title,
-            prefix,
+            prefix: Arc::new(prefix),
             config,
+            starter: Vec::new(),
+            arguments: Vec::new(),
             env: vec![("WSDAEMON_LOCAL".into(), "off".into()), ("WSDAEMON_LOG".into(), "debug".into())],
         }
     }
@@ -173,6 +190,17 @@ impl DaemonPlan {
 
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Lets a program start the daemon: its words, to which those of the daemon are added.
+    pub fn started_by(mut self, words: &[&str]) -> Self {
+        self.starter = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    pub fn arguments(mut self, words: &[&str]) -> Self {
+        self.arguments = words.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -202,16 +230,26 @@ impl DaemonPlan {
     /// Starts the program and waits for nothing: for daemons that are not expected to come up.
     pub fn spawn(&self) -> Process {
         let config = serde_json::to_string_pretty(&self.config).expect("a value is always JSON");
-        fs::write(self.prefix().join("config.json"), config).expect("the prefix is ours to write");
+        // Whole when it appears: a daemon of the same prefix may be reading it just now.
+        let draft = tempfile::NamedTempFile::new_in(&*self.prefix).expect("the prefix is ours to write");
+        fs::write(&draft, config).expect("the draft is ours to write");
+        draft.persist(self.prefix().join("config.json")).expect("both names are in one folder");
         Process::start(self.title, self.command())
     }
 
     /// The program with its environment; for ours subcommands may be added.
     pub fn command(&self) -> Command {
-        let mut command = match self.program {
-            Program::Ours => Command::new(env!("CARGO_BIN_EXE_ws-daemon")),
-            Program::SeedStandIn => stand_in::node("seed_daemon.js"),
+        const OURS: &str = env!("CARGO_BIN_EXE_ws-daemon");
+        let mut command = match (self.program, self.starter.split_first()) {
+            (Program::Ours, None) => Command::new(OURS),
+            (Program::Ours, Some((starter, words))) => {
+                let mut command = Command::new(starter);
+                command.args(words).arg(OURS);
+                command
+            }
+            (Program::SeedStandIn, _) => stand_in::node("seed_daemon.js"),
         };
+        command.args(&self.arguments);
         let foreign = |key: &str| key.starts_with("WSDAEMON_") || matches!(key, "RUST_LOG" | "NOTIFY_SOCKET" | "WATCHDOG_USEC");
         for (key, _) in env::vars_os().filter(|(key, _)| key.to_str().is_some_and(foreign)) {
             command.env_remove(key);

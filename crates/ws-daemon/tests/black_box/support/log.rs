@@ -85,6 +85,12 @@ impl Log {
         state.lines.iter().filter(|line| line.contains(needle)).count()
     }
 
+    /// The lines that hold `needle`, as many as there are by now.
+    pub fn lines(&self, needle: &str) -> Vec<String> {
+        let state = self.state();
+        state.lines.iter().filter(|line| line.contains(needle)).cloned().collect()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.0.lock().expect("no reader panics with the lock")
     }

@@ -140,6 +140,22 @@ impl Peer {
         }
     }
 
+    /// The data of the next STATUS, which must be the next text, exactly as it was written.
+    #[track_caller]
+    pub fn status(&mut self) -> String {
+        let text = self.text();
+        let data = text.strip_prefix(r#"{"name":"&cmd","params":{"code":"STATUS","data":"#);
+        let data = data.and_then(|rest| rest.strip_suffix("}}"));
+        data.unwrap_or_else(|| panic!("wanted a STATUS, got {text}\n{}", self.log)).to_owned()
+    }
+
+    /// Sends and takes the data of the next STATUS.
+    #[track_caller]
+    pub fn ask(&mut self, text: &str) -> String {
+        self.send_text(text);
+        self.status()
+    }
+
     /// The next message of any kind.
     #[track_caller]
     pub fn message(&mut self) -> Message {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
+use super::DEADLINE;
 use super::log::Log;
+use super::watched::children;
 
 /// Held for writing while a script is open for writing, for reading while a process is born: a child that inherits
 /// the descriptor for an instant would make the script's first run fail with "text file busy".
@@ -124,13 +126,14 @@ pub fn wait_readable(descriptor: &impl std::os::fd::AsFd, until: Instant) -> boo
     false
 }
 
-/// The processes that `parent` started and has not yet reaped.
-fn children(parent: Pid) -> Vec<Pid> {
-    let threads = fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero()));
-    let threads = threads.into_iter().flatten().flatten();
-    threads
-        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
-        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>())
-        .filter_map(Pid::from_raw)
-        .collect()
+/// Waits until `holds`: for what the kernel tells to nobody but whoever looks, so it is looked at again and again.
+#[track_caller]
+pub fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+    let until = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < until, "waited for {what}");
+        // An interrupted pause is a shorter one.
+        let _ = poll(&mut [], Some(&PAUSE));
+    }
 }

@@ -4,8 +4,10 @@
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::{env, fs, thread};
 
+use super::process::run;
 use super::stand_in;
 
 /// Whether `name` is on the PATH; a test that gets `false` returns at once.
@@ -18,6 +20,16 @@ pub fn need_tool(name: &str) -> bool {
 pub fn need_stand_ins() -> bool {
     let installed = stand_in::folder().join("node_modules/reconnecting-websocket").is_dir();
     need_tool("node") && need_tool("python3") && have(installed, "npm ci in tests/stand-ins")
+}
+
+/// Whether namespaces can be made, as a container has them.
+pub fn need_namespaces() -> bool {
+    let may = || {
+        let mut trial = Command::new("unshare");
+        trial.args(["--pid", "--net", "--fork", "--mount-proc", "--kill-child", "true"]);
+        run(trial).status.success()
+    };
+    need_tool("unshare") && need_tool("nsenter") && need_tool("ip") && have(may(), "the right to make namespaces (root)")
 }
 
 fn have(found: bool, what: &str) -> bool {
