@@ -3,6 +3,10 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
+mod command_line;
 mod interop;
+mod packaging;
+mod readme;
 mod recordings;
+mod settings;
 mod support;

@@ -2,6 +2,7 @@
 //! peers, stand-ins. Every wait has a deadline and ends in a panic that shows the daemon's last words; nothing
 //! here sleeps until something may have happened.
 
+mod command;
 mod config;
 mod daemon;
 mod local;
@@ -9,14 +10,18 @@ mod log;
 mod peer;
 mod process;
 mod stand_in;
+mod tls;
 mod tool;
 
 use std::time::{Duration, Instant};
 
+pub use command::{Ran, command, ran};
 pub use daemon::{Daemon, pair};
 pub use local::Local;
 pub use peer::{Peer, PeerListener};
+pub use process::Process;
 pub use stand_in::{MuteServer, seed_client};
+pub use tls::Authority;
 pub use tool::{need_stand_ins, need_tool};
 
 /// How long anything may take that a test waits for; a healthy daemon needs a thousandth of it.
