@@ -1,10 +1,8 @@
 //! A server that a client dials by wss: its own small authority, made by openssl, and one TLS handshake after the
 //! other. It owns the keys; it never says anything that a test did not.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,6 +29,8 @@ impl Authority {
         let mut command = Command::new("openssl");
         command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
         command.args(["-subj", "/CN=a test's own authority", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
+        // An authority is no server, and no client takes one for it.
+        command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
         let made = run({
             command.args(["-keyout", "key.pem", "-out", "cert.pem"]).current_dir(folder.path());
             command
@@ -50,11 +50,6 @@ impl Authority {
         self.folder.path().join("cert.pem")
     }
 
-    /// A folder without any certificate.
-    pub fn nothing(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// The next link on `listener`, or what the other side did not like.
     pub fn accept(&self, listener: &TcpListener) -> Result<WebSocket<StreamOwned<ServerConnection, TcpStream>>, String> {
         assert!(wait_readable(listener, Instant::now() + DEADLINE), "nobody dialled");
@@ -62,14 +57,5 @@ impl Authority {
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline is not zero");
         let connection = ServerConnection::new(Arc::clone(&self.config)).expect("the config is complete");
         accept(StreamOwned::new(connection, stream)).map_err(|error| error.to_string())
-    }
-}
-
-/// Certificates are read by whoever runs the daemon; an empty file is a store that trusts nobody.
-pub fn empty_store(folder: &Path) -> PathBuf {
-    let path = folder.join("none.pem");
-    match fs::write(&path, "") {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("cannot write: {error}"),
-        _ => path,
     }
 }

@@ -1,0 +1,1 @@
+//! What the program is packed in: the files agree with the code.
