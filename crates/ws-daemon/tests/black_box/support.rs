@@ -19,7 +19,7 @@ pub use command::{Ran, command, ran};
 pub use daemon::{Daemon, pair};
 pub use local::Local;
 pub use peer::{Peer, PeerListener};
-pub use process::Process;
+pub use process::{Process, run, write_executable};
 pub use stand_in::{MuteServer, seed_client};
 pub use tls::Authority;
 pub use tool::{need_stand_ins, need_tool};
