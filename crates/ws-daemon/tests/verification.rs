@@ -37,10 +37,10 @@ fn quoted(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
 
-/// `file::…::name`: the sources that `file` may stand for and that have a test called `name`. A `file` is a path in the
-/// repository, or the end of one.
+/// `file::…::name` shows something if there is a source `file` (a path in the repository, or the end of one) with a test
+/// called `name`; what is no test, like a fuzz target, is a path from the root.
 fn shows(sources: &[(PathBuf, String)], test: &str) -> bool {
-    let Some((file, rest)) = test.split_once("::") else { return false };
+    let Some((file, rest)) = test.split_once("::") else { return root().join(test).exists() };
     let name = rest.rsplit("::").next().unwrap_or(rest);
     let head = format!("fn {name}(");
     sources.iter().any(|(path, text)| path.ends_with(file) && has_test(text, &head))
@@ -106,9 +106,15 @@ fn the_check_sees_what_it_is_for() {
     assert_eq!(rows[1].shown_by, "");
     let source = "#[test]\nfn t() {}\n#[tokio::test]\n// why\nasync fn u() {}\nfn v() {}\n";
     let sources = [(PathBuf::from("crates/c/src/x.rs"), source.to_owned())];
-    for (test, expected) in
-        [("x.rs::t", true), ("src/x.rs::tests::u", true), ("x.rs::v", false), ("y.rs::t", false), ("t", false)]
-    {
+    for (test, expected) in [
+        ("x.rs::t", true),
+        ("src/x.rs::tests::u", true),
+        ("x.rs::v", false),
+        ("y.rs::t", false),
+        ("t", false),
+        ("fuzz/no", false),
+        ("Cargo.toml", true),
+    ] {
         assert_eq!(shows(&sources, test), expected, "{test}");
     }
 }
