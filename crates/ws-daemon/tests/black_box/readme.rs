@@ -33,7 +33,7 @@ fn marked_blocks() -> Vec<Block> {
             (Some(block), None) => block.text.extend([line, "\n"]),
             (None, None) => {}
         }
-        mark = line.strip_prefix("<!-- ").and_then(|line| line.strip_suffix(" -->")).unwrap_or_default().to_owned();
+        mark = String::from(line.strip_prefix("<!-- ").and_then(|line| line.strip_suffix(" -->")).unwrap_or_default());
     }
     blocks
 }
