@@ -6,7 +6,7 @@
 mod command_line;
 mod interop;
 mod packaging;
-mod readme;
+mod pages;
 mod recordings;
 mod settings;
 mod support;

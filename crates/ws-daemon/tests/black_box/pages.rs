@@ -1,6 +1,6 @@
-//! What the README tells a stranger to type is typed here, in its order, in one shell. Blocks behind `<!-- run -->` are
-//! run, blocks behind `<!-- prints -->` are what the one before them printed, blocks behind `<!-- config -->` are
-//! configs that `check` takes.
+//! What the pages show is so. What the README tells a stranger to type is typed here, in its order, in one shell: blocks
+//! behind `<!-- run -->` are run, blocks behind `<!-- prints -->` are what the one before them printed, blocks behind
+//! `<!-- config -->` are configs that `check` takes. The conversations of docs/protocol.md are held with a daemon.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{command, need_tool, ran};
+use crate::support::{command, need_tool, pair, ran};
 
 #[derive(Debug, Default)]
 struct Block {
@@ -22,11 +22,11 @@ fn root() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The fenced blocks of the README that have a mark on the line before them.
-fn marked_blocks() -> Vec<Block> {
-    let readme = fs::read_to_string(root().join("README.md")).expect("it is there");
+/// The fenced blocks of a page that have a mark on the line before them.
+fn marked_blocks(page: &str) -> Vec<Block> {
+    let page = fs::read_to_string(root().join(page)).expect("it is there");
     let (mut blocks, mut mark, mut open): (Vec<Block>, _, Option<Block>) = (Vec::new(), String::new(), None);
-    for line in readme.lines() {
+    for line in page.lines() {
         match (&mut open, line.strip_prefix("```")) {
             (None, Some(language)) => open = Some(Block { mark: mark.clone(), language: language.into(), ..Block::default() }),
             (Some(_), Some(_)) => blocks.extend(open.take().filter(|block| !block.mark.is_empty())),
@@ -46,7 +46,7 @@ fn the_first_quarter_of_an_hour_goes_as_it_says() {
     if !(need_tool("python3") && need_tool("nc")) {
         return;
     }
-    let blocks = marked_blocks();
+    let blocks = marked_blocks("README.md");
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let (mut script, mut printed) = (String::new(), Vec::new());
     let mut runs = 0;
@@ -92,7 +92,7 @@ fn the_first_quarter_of_an_hour_goes_as_it_says() {
 
 #[test]
 fn the_configs_that_the_readme_shows_are_taken() {
-    let configs: Vec<Block> = marked_blocks().into_iter().filter(|block| block.mark == "config").collect();
+    let configs: Vec<Block> = marked_blocks("README.md").into_iter().filter(|block| block.mark == "config").collect();
     assert!(!configs.is_empty());
     for config in configs {
         let prefix = tempfile::tempdir().expect("a temporary folder can be made");
@@ -127,5 +127,30 @@ fn the_settings_that_the_readme_lists_are_those_there_are() {
             readme.contains(&format!("`{name}`")) || readme.contains(&format!("`{flag}`")),
             "the README does not list {name}"
         );
+    }
+}
+
+#[test]
+fn the_conversations_of_the_protocol_page_are_held_as_they_stand_there() {
+    let (server, client) = pair();
+    client.script("seven", "#!/bin/sh\nexit 7\n");
+    client.script("killed", "#!/bin/sh\nkill -KILL $$\n");
+    let conversations = marked_blocks("docs/protocol.md");
+    assert!(conversations.len() >= 3 && conversations.iter().all(|block| block.mark == "conversation"));
+    for conversation in conversations {
+        let mut local = server.connect();
+        let mut said = 0;
+        for line in conversation.text.lines() {
+            match line.split_at(2) {
+                ("> ", text) => local.send(format!("{text}\n")),
+                ("< ", text) => {
+                    assert_eq!(local.line(), text);
+                    said += 1;
+                }
+                _ => panic!("a line that is neither sent nor read: {line}"),
+            }
+        }
+        local.nothing_waiting();
+        assert!(said > 0);
     }
 }
