@@ -8,11 +8,13 @@ mod demo;
 mod exec;
 mod exit;
 mod gather;
+mod health;
 mod init;
 mod log;
 mod run;
 
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -22,12 +24,14 @@ use gather::Flags;
 
 /// Runs scripts on far machines over one JSON conversation.
 ///
-/// One daemon is the server, the others are its clients and dial it; from then on both sides can ask. A process writes a JSON
-/// line to the socket of its daemon, the script of that name runs on the other side, and its exit status comes back:
+/// One daemon is the server, the others are its clients and dial it; from then on
+/// both sides can ask. A process writes a JSON object to the socket of its daemon,
+/// the script of that name runs on the other side, and its status comes back:
 ///
 ///   {"name":"hello","id":"1","params":{"who":"world"}}   →   {"status":0,"id":"1"}
 ///
-/// Without a command the daemon is run. To see it all work on this machine alone: ws-daemon demo
+/// Without a command the daemon is run.
+/// To see it all work on this machine alone: ws-daemon demo
 #[derive(Debug, Parser)]
 #[command(name = "ws-daemon", version, max_term_width = 100, verbatim_doc_comment)]
 struct Arguments {
@@ -46,13 +50,18 @@ enum Command {
     Exec(exec::Arguments),
     /// Show the settings as they are understood, and where each came from.
     Check(check::Arguments),
+    /// Ask whether the daemon answers; for health checks.
+    Health(health::Arguments),
     /// Write a config.json and an example script.
     Init(init::Arguments),
     /// Show everything at work: two daemons on this machine, real requests both ways.
     Demo(demo::Arguments),
     /// Print the completions of a shell.
     Completions(completions::Arguments),
-    /// Run the daemon as a container's first process: setup.sh first, scripts made executable, orphans reaped.
+    /// Run the daemon as a container's first process.
+    ///
+    /// Runs setup.sh of the prefix, if there is one, makes the scripts executable, starts the daemon, passes signals on to it, and
+    /// reaps whatever is left behind.
     Container,
 }
 
@@ -78,11 +87,22 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Run => run::run(&flags),
         Command::Exec(arguments) => exec::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
+        Command::Health(arguments) => health::run(&flags, &arguments),
         Command::Init(arguments) => init::run(&flags, &arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Container => container::run(&flags),
         Command::Completions(arguments) => Ok(completions::run(&arguments)),
     }
+}
+
+/// Prints a line to stdout. A reader that has gone away (`ws-daemon check | head -1`) wants no more, which is no trouble.
+fn print(line: impl Display) {
+    drop(writeln!(anstream::stdout(), "{line}"));
+}
+
+/// The word this program was called by, so that a command that is shown can be typed as it stands.
+fn program() -> String {
+    std::env::args().next().filter(|word| !word.is_empty()).unwrap_or_else(|| "ws-daemon".to_owned())
 }
 
 /// Whether to write colours to a stream: on a terminal, unless `NO_COLOR` (no-color.org) says otherwise.

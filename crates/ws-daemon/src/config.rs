@@ -6,6 +6,6 @@ mod server_url;
 mod settings;
 mod size;
 
-pub use file::{Mode, Written, WrittenFault};
-pub use server_url::{Credentials, ServerUrl, ServerUrlFault};
+pub use file::{Mode, Written, WrittenFault, in_plain_words};
+pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault};
 pub use settings::{Limits, LocalTcp, MissingConfig, Open, Role, Row, Settings, SettingsFault, Source, Sources, Times};

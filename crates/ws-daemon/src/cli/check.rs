@@ -19,13 +19,14 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
             .iter()
             .map(|row| (row.name.to_owned(), serde_json::json!({ "value": row.value, "source": row.source.to_string() })))
             .collect();
-        anstream::println!("{}", serde_json::Value::Object(map));
+        super::print(serde_json::Value::Object(map));
         return Ok(Exit::Ok);
     }
-    let names = rows.iter().map(|row| row.name.len()).max().unwrap_or_default();
-    let values = rows.iter().map(|row| row.value.chars().count()).max().unwrap_or_default();
-    for row in &rows {
-        anstream::println!("{:names$}  {:values$}  {}", row.name, row.value, row.source);
+    let rows: Vec<(&str, String, String)> = rows.iter().map(|row| (row.name, row.shown(), row.source.to_string())).collect();
+    let names = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or_default();
+    let values = rows.iter().map(|(_, value, _)| value.chars().count()).max().unwrap_or_default();
+    for (name, value, source) in rows {
+        super::print(format_args!("{name:names$}  {value:values$}  {source}"));
     }
     Ok(Exit::Ok)
 }

@@ -14,6 +14,8 @@ pub struct Arguments {
 
 /// Prints the completions.
 pub fn run(arguments: &Arguments) -> Exit {
-    generate(arguments.shell, &mut super::Arguments::command(), "ws-daemon", &mut std::io::stdout());
+    let mut text = Vec::new();
+    generate(arguments.shell, &mut super::Arguments::command(), "ws-daemon", &mut text);
+    super::print(String::from_utf8_lossy(&text).trim_end());
     Exit::Ok
 }

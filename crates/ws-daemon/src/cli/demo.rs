@@ -50,8 +50,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Trouble> {
 async fn show(arguments: &Arguments) -> anyhow::Result<Exit> {
     title("two daemons on this machine: a server, and a client that dials it");
     let mut stage = Stage::set_up().await?;
-    anstream::println!("  server  {}   listens on 127.0.0.1:{}", stage.server.prefix.display(), stage.server_port);
-    anstream::println!("  client  {}   dials it", stage.client.prefix.display());
+    super::print(format_args!("  server  {}   listens on 127.0.0.1:{}", stage.server.prefix.display(), stage.server_port));
+    super::print(format_args!("  client  {}   dials it", stage.client.prefix.display()));
     for (side, request, what) in REQUESTS {
         title(what);
         let prefix = if side == "server" { &stage.server.prefix } else { &stage.client.prefix };
@@ -86,29 +86,32 @@ async fn ask(socket: &Path, request: &str) -> anyhow::Result<String> {
 
 fn title(text: &str) {
     if super::colours(&std::io::stdout()) {
-        anstream::println!("\n{}", text.bold());
+        super::print(format_args!("\n{}", text.bold()));
     } else {
-        anstream::println!("\n{text}");
+        super::print(format_args!("\n{text}"));
     }
 }
 
 fn say(side: &str, place: &str, arrow: &str, text: &str) {
     let place = format!("{side:6} {place:15} {arrow}");
     if super::colours(&std::io::stdout()) {
-        anstream::println!("  {} {text}", place.dimmed());
+        super::print(format_args!("  {} {text}", place.dimmed()));
     } else {
-        anstream::println!("  {place} {text}");
+        super::print(format_args!("  {place} {text}"));
     }
 }
 
 fn by_hand(stage: &Stage) {
     title("the same by hand");
-    let server = stage.server.prefix.display();
-    anstream::println!(
-        "  ws-daemon demo --stay                     # in one terminal; in another, with the paths it prints:\n  \
+    let (server, program) = (stage.server.prefix.display(), super::program());
+    super::print(format_args!(
+        "  {program} demo --stay    # in one terminal; in another, with the paths it prints:\n  \
          echo '{{\"name\":\"hello\",\"id\":\"1\"}}' | nc -UN {server}/ws-daemon.sock\n  \
-         ws-daemon exec hello '{{\"who\":\"me\"}}' --prefix {server}; echo $?\n\n  \
-         ws-daemon init server                     # for good: on the machine the others can reach\n  \
-         ws-daemon init client --proxy ITS-NAME    # and on each of the others"
-    );
+         {program} exec hello '{{\"who\":\"me\"}}' --prefix {server}; echo $?"
+    ));
+    title("for good");
+    super::print(format_args!(
+        "  {program} init server                     # on the machine that the others can reach\n  \
+         {program} init client --proxy ITS-NAME    # on each of the others"
+    ));
 }

@@ -48,7 +48,7 @@ Examples:
 /// Asks and waits.
 pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let request = request(arguments)?;
-    let stream = connect(flags, arguments)?;
+    let stream = connect(flags, arguments.socket.as_deref())?;
     let line = converse(stream, &request)
         .map_err(|error| Trouble::new(Exit::Interrupted, format_args!("the daemon went away before it answered: {error}")))?;
     if line.is_empty() {
@@ -61,7 +61,7 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
         Trouble::new(Exit::Failed, format_args!("the daemon's answer is not understood: {error}: {line:?}"))
     })?;
     if arguments.json {
-        anstream::println!("{}", line.trim_end());
+        super::print(line.trim_end());
     } else {
         explain(&arguments.name, &report);
     }
@@ -100,9 +100,10 @@ fn request(arguments: &Arguments) -> Result<String, Trouble> {
     Ok(request)
 }
 
-fn connect(flags: &Flags, arguments: &Arguments) -> Result<UnixStream, Trouble> {
+/// A connection to the daemon: at the socket that was `named`, at the one a script was started by, or in the prefix.
+pub fn connect(flags: &Flags, named: Option<&Path>) -> Result<UnixStream, Trouble> {
     let (prefix, _) = flags.prefix();
-    let named = arguments.socket.clone().or_else(|| std::env::var_os("WSDAEMON_SOCKET").map(PathBuf::from));
+    let named = named.map(Path::to_owned).or_else(|| std::env::var_os("WSDAEMON_SOCKET").map(PathBuf::from));
     if let Some(path) = named {
         return UnixStream::connect(&path).map_err(|error| no_daemon(&path, &error));
     }
@@ -112,20 +113,33 @@ fn connect(flags: &Flags, arguments: &Arguments) -> Result<UnixStream, Trouble> 
         // Further daemons in one prefix have numbers.
         Err(error) => {
             let mut others = socket_names(&prefix).skip(1).take_while(|path| path.exists());
-            others.find_map(|path| UnixStream::connect(path).ok()).ok_or_else(|| no_daemon(&first, &error))
+            others.find_map(|path| UnixStream::connect(path).ok()).ok_or_else(|| nor_could_be(flags, &first, &error))
         }
+    }
+}
+
+/// Where no daemon is because none could start, that is the thing to say.
+fn nor_could_be(flags: &Flags, path: &Path, error: &std::io::Error) -> Trouble {
+    let is_down = matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused);
+    match flags.settings() {
+        Err(trouble) if is_down => {
+            let said = format!("no daemon answers at {}, and none would start: {}", path.display(), trouble.said());
+            Trouble::new(trouble.exit(), said)
+        }
+        _ => no_daemon(path, error),
     }
 }
 
 fn no_daemon(path: &Path, error: &std::io::Error) -> Trouble {
     let advice = match error.kind() {
         std::io::ErrorKind::PermissionDenied => "you may not use it: run this as the daemon's user, or set \"socket_group\"",
-        _ => "is the daemon running? Start it with: ws-daemon run, or name its folder with --prefix",
+        _ => "start it with: ws-daemon run, or name its folder with --prefix",
     };
     Trouble::new(Exit::Unavailable, format_args!("no daemon answers at {}: {error}; {advice}", path.display()))
 }
 
-fn converse(mut stream: UnixStream, request: &str) -> std::io::Result<String> {
+/// Sends all there is to say and returns the first line that comes back, empty if none does.
+pub fn converse(mut stream: UnixStream, request: &str) -> std::io::Result<String> {
     stream.write_all(request.as_bytes())?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut line = String::new();
@@ -146,6 +160,9 @@ fn explain(name: &str, report: &Report) {
         (None, _, None, Some(-2)) => anstream::eprintln!(
             "ws-daemon: {name}: nobody is connected to this server yet: start a client that has it as its proxy"
         ),
+        (None, _, None, Some(status)) if !(0..=255).contains(&status) => {
+            anstream::eprintln!("ws-daemon: {name}: the peer answered with the status {status} and no words");
+        }
         _ => {}
     }
 }

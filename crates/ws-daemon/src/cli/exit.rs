@@ -113,6 +113,12 @@ impl Trouble {
         self.exit
     }
 
+    /// The words.
+    #[must_use]
+    pub fn said(&self) -> &str {
+        &self.said
+    }
+
     /// Says it on stderr.
     pub fn show(&self) {
         eprintln!("ws-daemon: {}", self.said.trim_end());

@@ -5,9 +5,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::{Map, Value};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::exit::{Exit, Trouble};
-use crate::config::{Mode, Row, Settings, SettingsFault, Source, Sources, Written};
+use crate::config::{Mode, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
 
 /// Where the seed keeps its files.
 const DEFAULT_PREFIX: &str = "/root/ws-daemon";
@@ -45,18 +47,7 @@ pub struct Flags {
     socket_group: Option<String>,
     /// What is logged: error, warn, info, debug, trace, or by module [WSDAEMON_LOG] [default: info]
     #[arg(long, global = true, value_name = "LEVEL")]
-    pub log: Option<String>,
-}
-
-/// What the flags say of a config.json that is still to be written.
-#[derive(Debug)]
-pub struct Beginning {
-    /// `--mode`
-    pub mode: Option<Mode>,
-    /// `--proxy`
-    pub proxy: Option<String>,
-    /// `--port`
-    pub port: Option<u16>,
+    log: Option<String>,
 }
 
 impl Flags {
@@ -70,9 +61,30 @@ impl Flags {
         }
     }
 
-    /// What a new config.json is to hold.
-    pub fn beginning(&self) -> Beginning {
-        Beginning { mode: self.mode, proxy: self.proxy.clone(), port: self.port }
+    /// What a new config.json is to hold, by the flags alone.
+    pub fn beginning(&self) -> Result<Map<String, Value>, Trouble> {
+        written("a flag", self.words())?;
+        Ok(as_json(self.words()))
+    }
+
+    /// What is logged, and who said so.
+    pub fn log(&self) -> Result<(EnvFilter, Row), Trouble> {
+        let environment = || std::env::var("WSDAEMON_LOG").ok().filter(|value| !value.is_empty());
+        let (level, source) = match (&self.log, environment()) {
+            (Some(level), _) => (level.clone(), Source::Flag),
+            (None, Some(level)) => (level, Source::Environment),
+            (None, None) => ("info".to_owned(), Source::Default),
+        };
+        let wrong = |why: &dyn std::fmt::Display| {
+            let levels = "write off, error, warn, info, debug or trace, or one for a module, like info,ws_daemon::link=trace";
+            Trouble::new(Exit::Config, format_args!("the log level {level:?} is not understood{why}; {levels}"))
+        };
+        // A bare word that is no level would be taken for a module, and everything else be silent.
+        if level.split(',').any(|part| !part.contains(['=', '[']) && part.trim().parse::<LevelFilter>().is_err()) {
+            return Err(wrong(&""));
+        }
+        let filter = EnvFilter::try_new(&level).map_err(|error| wrong(&format_args!(": {error}")))?;
+        Ok((filter, Row { name: "log", value: level.into(), note: None, source }))
     }
 
     /// What the flags say, each under its name in config.json.
@@ -101,21 +113,25 @@ impl Flags {
             prefix: (prefix, named_by),
             in_container: CONTAINER_SIGNS.iter().any(|sign| Path::new(sign).exists()),
         };
-        Settings::resolve(&sources).map_err(|fault| match &fault {
+        let resolved = Settings::resolve(&sources).map_err(|fault| match &fault {
             SettingsFault::Missing(_) => {
                 Trouble::new(Exit::Config, format_args!("{fault}\n\n{}", how_to_begin(&sources.prefix.0)))
             }
             _ => Trouble::new(Exit::Config, fault),
-        })
+        });
+        let (settings, mut rows) = resolved?;
+        rows.push(self.log()?.1);
+        Ok((settings, rows))
     }
 }
 
 fn how_to_begin(prefix: &Path) -> String {
     let prefix = if prefix == Path::new(DEFAULT_PREFIX) { String::new() } else { format!(" --prefix {}", prefix.display()) };
+    let program = super::program();
     format!(
-        "To make one, on the machine that the others can reach:\n    ws-daemon init server{prefix}\n\
-         on each of the others:\n    ws-daemon init client --proxy HOST{prefix}\n\
-         To see everything at work first:\n    ws-daemon demo"
+        "To make one, on the machine that the others can reach:\n    {program} init server{prefix}\n\
+         on each of the others:\n    {program} init client --proxy HOST{prefix}\n\
+         To see everything at work first:\n    {program} demo"
     )
 }
 
@@ -126,22 +142,23 @@ fn environment(get: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, Str
     names.into_iter().filter_map(|name| Some((name, value(name)?))).filter(|(_, value)| !value.is_empty()).collect()
 }
 
+/// Words as config.json would have them.
+fn as_json(words: Vec<(&'static str, String)>) -> Map<String, Value> {
+    let value = |name: &str, word: String| match (name, word.as_str()) {
+        ("port", _) => word.parse::<u64>().map_or(word.into(), Value::from),
+        ("open", "true" | "false") => (word == "true").into(),
+        ("open", networks) => networks.split(',').map(|network| network.trim().to_owned()).collect(),
+        _ => word.into(),
+    };
+    words.into_iter().map(|(name, word)| (name.to_owned(), value(name, word))).collect()
+}
+
 /// Words from flags or the environment, read as config.json would be.
 fn written(place: &str, words: Vec<(&'static str, String)>) -> Result<Written, Trouble> {
-    let mut map = serde_json::Map::new();
-    for (name, word) in words {
-        let value = match (name, word.as_str()) {
-            ("port", _) => word.parse::<u64>().map_or(word.clone().into(), serde_json::Value::from),
-            ("open", "true" | "false") => (word == "true").into(),
-            ("open", networks) => networks.split(',').map(|network| network.trim().to_owned()).collect(),
-            _ => word.into(),
-        };
-        map.insert(name.to_owned(), value);
-    }
-    let read: Result<Written, _> = serde_path_to_error::deserialize(serde_json::Value::Object(map));
+    let read: Result<Written, _> = serde_path_to_error::deserialize(Value::Object(as_json(words)));
     read.map_err(|error| {
         let name = error.path().to_string();
-        let what = error.into_inner();
+        let what = in_plain_words(&error.into_inner().to_string());
         Trouble::new(
             Exit::Config,
             format_args!("{place} (--{}, WSDAEMON_{}): {what}", name.replace('_', "-"), name.to_uppercase()),
@@ -153,7 +170,10 @@ fn file(path: &Path) -> Result<Option<Written>, Trouble> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-        Err(error) => return Err(Trouble::new(Exit::Config, format_args!("{} cannot be read: {error}", path.display()))),
+        Err(error) => {
+            let said = format_args!("{} cannot be read: {error}; name another folder with --prefix", path.display());
+            return Err(Trouble::new(Exit::Config, said));
+        }
     };
     Written::parse(path, &text).map(Some).map_err(|fault| {
         let theme = if super::colours(&std::io::stderr()) {

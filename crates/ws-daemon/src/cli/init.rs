@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::Value;
 
 use super::exit::{Exit, Trouble};
 use super::gather::Flags;
-use crate::config::{Mode, ServerUrl};
+use crate::config::{Mode, SEED_PORT, ServerUrl};
 
 /// What `init` takes.
 #[derive(Debug, clap::Args)]
@@ -28,31 +28,31 @@ echo \"hello, $WSDAEMON_PEER: you sent $1\"
 
 /// Writes the files and says what to do next.
 pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
-    let asked = flags.beginning();
-    let mode = arguments
-        .role
-        .or(asked.mode)
-        .ok_or_else(|| Trouble::new(Exit::Usage, "say which: ws-daemon init server, or ws-daemon init client --proxy HOST"))?;
-    let mut config = json!({ "mode": mode.to_string() });
-    match (mode, &asked.proxy) {
-        (Mode::Client, None) => {
+    let mut config = flags.beginning()?;
+    let named = config.get("mode").and_then(Value::as_str).map(str::to_owned);
+    let mode =
+        arguments.role.map(|mode| mode.to_string()).or(named).ok_or_else(|| {
+            Trouble::new(Exit::Usage, "say which: ws-daemon init server, or ws-daemon init client --proxy HOST")
+        })?;
+    let proxy = config.get("proxy").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let is_server = mode == "server";
+    if !is_server {
+        if proxy.is_empty() {
             return Err(Trouble::new(Exit::Usage, "a client needs its server: ws-daemon init client --proxy HOST"));
         }
-        (Mode::Client, Some(proxy)) => {
-            ServerUrl::parse(proxy, asked.port).map_err(|fault| Trouble::new(Exit::Usage, fault))?;
-            config["proxy"] = json!(proxy);
-        }
-        (Mode::Server, _) => {}
+        ServerUrl::parse(&proxy, None).map_err(|fault| Trouble::new(Exit::Usage, fault))?;
     }
+    config.insert("mode".to_owned(), mode.into());
     // A URL with its own port needs no other.
-    if mode == Mode::Server || asked.port.is_some() || asked.proxy.as_ref().is_some_and(|proxy| !proxy.contains(':')) {
-        config["port"] = json!(asked.port.unwrap_or(3006));
+    if is_server || !proxy.contains(':') {
+        config.entry("port").or_insert(SEED_PORT.into());
     }
+    let is_open = config.contains_key("open");
     let (prefix, _) = flags.prefix();
     let failed = |error: io::Error| Trouble::new(Exit::Failed, format_args!("{}: {error}", prefix.display()));
     fs::create_dir_all(prefix.join("scripts")).map_err(failed)?;
     let path = prefix.join("config.json");
-    let text = format!("{config:#}\n");
+    let text = format!("{:#}\n", Value::Object(config));
     // What proxy holds may be a token.
     match create(&path, &text, 0o600) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -66,7 +66,7 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         result => result.map_err(failed)?,
     }
-    say_next(&prefix, mode);
+    say_next(&prefix, is_server, is_open);
     Ok(Exit::Ok)
 }
 
@@ -74,18 +74,15 @@ fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?.write_all(text.as_bytes())
 }
 
-fn say_next(prefix: &Path, mode: Mode) {
-    let shown = prefix.display();
-    anstream::println!("wrote {shown}/config.json and {shown}/scripts/hello");
+fn say_next(prefix: &Path, is_server: bool, is_open: bool) {
+    let (shown, program) = (prefix.display(), super::program());
     let flag = if prefix == Path::new("/root/ws-daemon") { String::new() } else { format!(" --prefix {shown}") };
-    anstream::println!("\nstart the daemon:                          ws-daemon run{flag}");
-    match mode {
-        Mode::Server => {
-            anstream::println!("let others than this machine connect:      add \"open\": true (or networks) to config.json");
-            anstream::println!("run the example on a connected client:     ws-daemon exec hello '{{\"a\":1}}'{flag}");
-        }
-        Mode::Client => {
-            anstream::println!("run the example on the server:             ws-daemon exec hello '{{\"a\":1}}'{flag}");
-        }
+    super::print(format_args!("wrote {shown}/config.json and {shown}/scripts/hello\n"));
+    super::print(format_args!("start the daemon:\n    {program} run{flag}"));
+    let where_from = if is_server { "on a client, once one is connected" } else { "on the server" };
+    super::print(format_args!("run the example {where_from}:\n    {program} exec hello '{{\"a\":1}}'{flag}"));
+    if is_server && !is_open {
+        super::print("let machines other than this one connect, by networks or all (true), in config.json:");
+        super::print("    \"open\": [\"192.168.0.0/16\"]");
     }
 }

@@ -6,26 +6,32 @@ use tracing_subscriber::EnvFilter;
 use super::exit::{Exit, Trouble};
 use super::gather::Flags;
 use super::log::{Log, Writing};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, StartFault};
+use crate::local::SocketFault;
 
 /// Runs until told to stop.
 pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
     let (settings, _) = flags.settings()?;
-    let _log = log(flags)?;
+    let _log = log(flags.log()?.0)?;
     let failed = |error: std::io::Error| Trouble::new(Exit::Failed, format_args!("no runtime: {error}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
-        let daemon = Daemon::bind(settings).map_err(|fault| Trouble::new(Exit::Unavailable, fault))?;
+        let daemon = Daemon::bind(settings).map_err(|fault| Trouble::new(exit(&fault), fault))?;
         daemon.run().await;
         Ok(Exit::Ok)
     })
 }
 
+/// What must be mended by hand is said to be so: a service manager need not try again.
+fn exit(fault: &StartFault) -> Exit {
+    match fault {
+        StartFault::Prefix { .. } | StartFault::Socket(SocketFault::NoGroup(_) | SocketFault::TooLong { .. }) => Exit::Config,
+        _ => Exit::Unavailable,
+    }
+}
+
 /// The log goes to stderr, through a thread of its own, which writes what is left when its handle is dropped.
-fn log(flags: &Flags) -> Result<Writing, Trouble> {
-    let level = flags.log.clone().or_else(|| std::env::var("WSDAEMON_LOG").ok()).unwrap_or_else(|| "info".into());
-    let filter = EnvFilter::try_new(&level)
-        .map_err(|error| Trouble::new(Exit::Config, format_args!("the log level {level:?} is not understood: {error}")))?;
+fn log(filter: EnvFilter) -> Result<Writing, Trouble> {
     let log = Log::default();
     let writing = log.write_to_stderr().map_err(|error| Trouble::new(Exit::Failed, format_args!("no log: {error}")))?;
     let ansi = super::colours(&std::io::stderr());

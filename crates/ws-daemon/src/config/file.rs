@@ -133,7 +133,8 @@ impl Written {
         let found = found.and_then(|found| deserializer.end().map(|()| found).map_err(|error| (error, String::new())));
         found.map_err(|(error, key)| {
             let said = error.to_string();
-            let what = said.rfind(" at line ").map_or(said.as_str(), |at| &said[..at]);
+            let said = in_plain_words(said.rfind(" at line ").map_or(said.as_str(), |at| &said[..at]));
+            let what = said.as_str();
             let unknown = what.starts_with("unknown field ");
             let placed = if unknown || key.is_empty() || key == "." { what.to_owned() } else { format!("{key}: {what}") };
             Box::new(WrittenFault {
@@ -153,6 +154,14 @@ fn span(text: &str, line: usize, column: usize, is_key: bool) -> miette::SourceS
     let end = (line_start + column).min(text.len());
     let start = if is_key { text[..end.saturating_sub(1)].rfind('"').unwrap_or(end) } else { end.saturating_sub(1) };
     (start, end - start).into()
+}
+
+/// What serde says of a wrong value, with the types of Rust as people know them.
+#[must_use]
+pub fn in_plain_words(said: &str) -> String {
+    let types = [("expected usize", "expected a whole number"), ("expected u16", "expected a number from 0 to 65535")];
+    let said = said.replacen("invalid type: ", "found ", 1).replacen("invalid value: ", "found ", 1);
+    types.iter().fold(said, |said, (name, plain)| said.replace(name, plain))
 }
 
 fn backticked(what: &str) -> Vec<&str> {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde_json::Value;
 
 use super::file::{Mode, Written, WrittenLimits, WrittenOpen, WrittenTimes};
 use super::server_url::{SEED_PORT, ServerUrl, ServerUrlFault};
@@ -154,10 +155,25 @@ pub struct Times {
 pub struct Row {
     /// The setting.
     pub name: &'static str,
-    /// Its value, secrets left out.
-    pub value: String,
+    /// Its value, as config.json would have it; secrets left out.
+    pub value: Value,
+    /// What the value means, where it does not say so itself.
+    pub note: Option<&'static str>,
     /// Where it came from.
     pub source: Source,
+}
+
+impl Row {
+    /// The value and its note, for people.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let value = match &self.value {
+            Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+            value => plain(value),
+        };
+        self.note.map_or_else(|| value.clone(), |note| format!("{value} ({note})"))
+    }
 }
 
 /// Why what was written makes no daemon.
@@ -210,14 +226,16 @@ impl Resolver<'_> {
         places.into_iter().find_map(|(place, source)| Some((get(place?)?, source)))
     }
 
-    fn row(&mut self, name: &'static str, value: impl fmt::Display, source: Source) {
-        self.rows.push(Row { name, value: value.to_string(), source });
+    fn row(&mut self, name: &'static str, value: impl Into<Value>, source: Source) {
+        self.noted(name, value, None, source);
     }
 
-    fn or_default<T: fmt::Display>(&mut self, name: &'static str, default: T, get: impl Fn(&Written) -> Option<T>) -> T {
-        let (value, source) = self.written(get).unwrap_or((default, Source::Default));
-        self.row(name, &value, source);
-        value
+    fn noted(&mut self, name: &'static str, value: impl Into<Value>, note: Option<&'static str>, source: Source) {
+        self.rows.push(Row { name, value: value.into(), note, source });
+    }
+
+    fn or_default<T>(&mut self, default: T, get: impl Fn(&Written) -> Option<T>) -> (T, Source) {
+        self.written(get).unwrap_or((default, Source::Default))
     }
 
     fn bound(
@@ -227,7 +245,8 @@ impl Resolver<'_> {
         default: usize,
         get: impl Fn(&WrittenLimits) -> Option<usize>,
     ) -> Result<usize, SettingsFault> {
-        let value = self.or_default(name, default, |written| get(&written.limits));
+        let (value, source) = self.or_default(default, |written| get(&written.limits));
+        self.row(name, value, source);
         if value < least { Err(SettingsFault::TooSmall(name, least)) } else { Ok(value) }
     }
 
@@ -237,8 +256,8 @@ impl Resolver<'_> {
         default: Duration,
         get: impl Fn(&WrittenTimes) -> Option<Duration>,
     ) -> Result<Duration, SettingsFault> {
-        let (value, source) = self.written(|written| get(&written.times)).unwrap_or((default, Source::Default));
-        self.row(name, format_args!("{value:?}"), source);
+        let (value, source) = self.or_default(default, |written| get(&written.times));
+        self.row(name, format!("{value:?}"), source);
         if value.is_zero() { Err(SettingsFault::NoTime(name.trim_start_matches("times."))) } else { Ok(value) }
     }
 }
@@ -251,10 +270,10 @@ impl Settings {
     pub fn resolve(sources: &Sources) -> Result<(Self, Vec<Row>), SettingsFault> {
         let mut resolver = Resolver { sources, rows: Vec::new() };
         let (prefix, source) = sources.prefix.clone();
-        resolver.row("prefix", prefix.display(), source);
+        resolver.row("prefix", prefix.display().to_string(), source);
         let missing = || MissingConfig { path: prefix.join("config.json"), exists: sources.file.is_some() };
         let (mode, source) = resolver.written(|written| written.mode).ok_or_else(missing)?;
-        resolver.row("mode", mode, source);
+        resolver.row("mode", mode.to_string(), source);
         let role = match mode {
             Mode::Server => server(&mut resolver),
             Mode::Client => client(&mut resolver)?,
@@ -262,7 +281,7 @@ impl Settings {
         let local = local(&mut resolver)?;
         let group = resolver.written(|written| written.socket_group.clone());
         if let Some((group, source)) = &group {
-            resolver.row("socket_group", group, *source);
+            resolver.row("socket_group", group.as_str(), *source);
         }
         let limits = limits(&mut resolver)?;
         let times = times(&mut resolver)?;
@@ -272,39 +291,29 @@ impl Settings {
 }
 
 fn server(resolver: &mut Resolver) -> Role {
-    let port = resolver.or_default("port", SEED_PORT, |written| written.port);
-    let address = resolver.or_default("listen", IpAddr::V6(Ipv6Addr::UNSPECIFIED), |written| written.listen);
-    let (open, source) = resolver.written(|written| written.open.clone()).unwrap_or((WrittenOpen::All(false), Source::Default));
-    let open = match open {
-        WrittenOpen::All(true) => Open::All,
-        WrittenOpen::All(false) => Open::Nobody,
-        WrittenOpen::Networks(networks) => Open::Networks(networks),
-    };
-    resolver.row("open", &open, source);
-    Role::Server { listen: SocketAddr::new(address, port), open }
-}
-
-impl fmt::Display for Open {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nobody => f.write_str("false (this machine only)"),
-            Self::All => f.write_str("true (anyone who can reach the port)"),
-            Self::Networks(networks) => {
-                let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
-                f.write_str(&networks.join(", "))
-            }
+    let (port, source) = resolver.or_default(SEED_PORT, |written| written.port);
+    resolver.row("port", port, source);
+    let (address, source) = resolver.or_default(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |written| written.listen);
+    resolver.row("listen", address.to_string(), source);
+    let (open, source) = resolver.or_default(WrittenOpen::All(false), |written| written.open.clone());
+    let (open, value, note) = match open {
+        WrittenOpen::All(true) => (Open::All, true.into(), Some("anyone who can reach the port")),
+        WrittenOpen::All(false) => (Open::Nobody, false.into(), Some("this machine only")),
+        WrittenOpen::Networks(networks) => {
+            let names: Vec<String> = networks.iter().map(ToString::to_string).collect();
+            (Open::Networks(networks), Value::from(names), Some("and this machine"))
         }
-    }
+    };
+    resolver.noted("open", value, note, source);
+    Role::Server { listen: SocketAddr::new(address, port), open }
 }
 
 fn client(resolver: &mut Resolver) -> Result<Role, SettingsFault> {
     let (proxy, source) = resolver.written(|written| written.proxy.clone()).ok_or(SettingsFault::NoProxy)?;
     let port = resolver.written(|written| written.port);
     let server = ServerUrl::parse(&proxy, port.map(|(port, _)| port))?;
-    resolver.row("proxy", &server, source);
-    if let Some(credentials) = &server.credentials {
-        resolver.row("name and token", format_args!("{} and a token that is not shown", credentials.name), source);
-    }
+    let note = server.credentials.as_ref().map(|_| "with a name and a token, which are not shown");
+    resolver.noted("proxy", server.to_string(), note, source);
     Ok(Role::Client { server })
 }
 
@@ -316,12 +325,12 @@ fn local(resolver: &mut Resolver) -> Result<LocalTcp, SettingsFault> {
         None if resolver.sources.in_container => (guessed, Source::Default),
         None => (LocalTcp::Off, Source::Default),
     };
-    let shown = match local {
-        LocalTcp::Off => "off".to_owned(),
-        LocalTcp::Asked(address) => address.to_string(),
-        LocalTcp::Guessed(address) => format!("{address} (this looks like a container)"),
+    let (value, note) = match local {
+        LocalTcp::Off => ("off".to_owned(), None),
+        LocalTcp::Asked(address) => (address.to_string(), None),
+        LocalTcp::Guessed(address) => (address.to_string(), Some("this looks like a container")),
     };
-    resolver.row("local", shown, source);
+    resolver.noted("local", value, note, source);
     Ok(local)
 }
 
@@ -372,7 +381,7 @@ mod tests {
 
     fn row(rows: &[Row], name: &str) -> (String, Source) {
         let row = rows.iter().find(|row| row.name == name).expect("a row for each setting");
-        (row.value.clone(), row.source)
+        (row.shown(), row.source)
     }
 
     #[test]
@@ -425,6 +434,6 @@ mod tests {
     fn a_token_in_proxy_is_not_shown() {
         let (_, rows) =
             Settings::resolve(&sources("{}", "{}", Some(r#"{"mode":"client","proxy":"a:secret@h"}"#))).expect("complete");
-        assert!(rows.iter().all(|row| !row.value.contains("secret")));
+        assert!(rows.iter().all(|row| !row.shown().contains("secret")));
     }
 }

@@ -163,7 +163,7 @@ fn a_group_that_is_not_there_stops_the_start_and_is_named() {
     let plan = Daemon::server().config(json!({ "socket_group": "no-such-group" }));
     let mut process = plan.spawn();
     process.log().wait("there is no group \"no-such-group\"");
-    assert_eq!(process.wait_exit(STOPS).code(), Some(69));
+    assert_eq!(process.wait_exit(STOPS).code(), Some(78));
     assert_eq!(entries(plan.prefix()), ["config.json"]);
 }
 
@@ -188,7 +188,7 @@ fn a_prefix_that_is_not_there_is_named_with_what_makes_one() {
     let plan = plan.env("WSDAEMON_PREFIX", nowhere.to_str().expect("the prefix is UTF-8"));
     let mut process = plan.spawn();
     process.log().wait("ws-daemon init");
-    assert_eq!(process.wait_exit(STOPS).code(), Some(69));
+    assert_eq!(process.wait_exit(STOPS).code(), Some(78));
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_prefix_too_long_for_a_socket_is_told() {
     let plan = plan.env("WSDAEMON_PREFIX", long.to_str().expect("the prefix is UTF-8"));
     let mut process = plan.spawn();
     process.log().wait("choose a shorter prefix");
-    assert_eq!(process.wait_exit(STOPS).code(), Some(69));
+    assert_eq!(process.wait_exit(STOPS).code(), Some(78));
 }
 
 #[test]

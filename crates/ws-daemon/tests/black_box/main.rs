@@ -3,11 +3,15 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
+mod command_line;
 mod container;
 mod execution;
 mod files;
 mod interop;
+mod packaging;
+mod pages;
 mod recordings;
 mod service_manager;
+mod settings;
 mod shutdown;
 mod support;

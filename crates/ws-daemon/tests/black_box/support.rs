@@ -2,6 +2,7 @@
 //! peers, stand-ins. Every wait has a deadline and ends in a panic that shows the daemon's last words; nothing
 //! here sleeps until something may have happened.
 
+mod command;
 mod config;
 mod daemon;
 mod fifo;
@@ -10,17 +11,20 @@ mod log;
 mod peer;
 mod process;
 mod stand_in;
+mod tls;
 mod tool;
 mod watched;
 
 use std::time::{Duration, Instant};
 
+pub use command::{Ran, command, ran};
 pub use daemon::{Daemon, DaemonPlan, pair};
 pub use fifo::Fifo;
 pub use local::Local;
 pub use peer::{Peer, PeerListener};
-pub use process::{run, wait_for};
+pub use process::{Process, run, wait_for, write_executable};
 pub use stand_in::{MuteServer, seed_client};
+pub use tls::Authority;
 pub use tool::{need_namespaces, need_stand_ins, need_tool};
 pub use watched::{Watched, children};
 

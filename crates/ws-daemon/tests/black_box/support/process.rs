@@ -17,7 +17,7 @@ use super::watched::children;
 
 /// Held for writing while a script is open for writing, for reading while a process is born: a child that inherits
 /// the descriptor for an instant would make the script's first run fail with "text file busy".
-static BIRTHS: RwLock<()> = RwLock::new(());
+pub(super) static BIRTHS: RwLock<()> = RwLock::new(());
 
 pub struct Process {
     child: Child,

@@ -1,0 +1,122 @@
+//! What the program is packed in: Dockerfile, compose.yaml and the unit agree with the code. No engine is needed: what
+//! they name is looked up, and what they would start is started.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::{Process, command, need_tool, ran, run, write_executable};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The value of the last `name` instruction.
+fn instruction<'a>(dockerfile: &'a str, name: &str) -> &'a str {
+    let mut lines = dockerfile.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    lines.next_back().unwrap_or_else(|| panic!("the Dockerfile has no {name}"))
+}
+
+#[test]
+fn the_image_starts_what_the_program_has() {
+    let dockerfile = read("Dockerfile");
+    let words = |list: &str| serde_json::from_str::<Vec<String>>(list).expect("the exec form is JSON");
+    let health = instruction(&dockerfile, "HEALTHCHECK").split_once("CMD ").expect("it runs a command").1;
+    for list in [instruction(&dockerfile, "ENTRYPOINT"), health] {
+        let words = words(list);
+        assert_eq!(words[0], "ws-daemon");
+        let arguments: Vec<&str> = words[1..].iter().map(String::as_str).chain(["--help"]).collect();
+        assert_eq!(ran(command(&arguments), "").code, 0, "{list}");
+    }
+    assert_eq!(words(instruction(&dockerfile, "ENTRYPOINT")), ["ws-daemon", "container"]);
+    assert_eq!(instruction(&dockerfile, "STOPSIGNAL"), "SIGTERM");
+    assert_eq!(instruction(&dockerfile, "EXPOSE"), "3006 9007");
+    let manifest = read("Cargo.toml");
+    let version = manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).expect("the workspace says it");
+    assert!(dockerfile.contains(&format!("FROM rust:{}-", version.trim_matches('"'))), "the image builds with {version}");
+
+    let mut check = command(&["check", "--json", "--mode", "server"]);
+    check.envs(instruction(&dockerfile, "ENV").split(' ').filter_map(|pair| pair.split_once('=')));
+    let rows: Value = serde_json::from_str(&ran(check, "").out).expect("JSON");
+    assert_eq!(rows["prefix"], json!({ "value": "/usr/src/app", "source": "environment" }));
+    assert_eq!(rows["local"], json!({ "value": "0.0.0.0:9007", "source": "environment" }));
+    assert_eq!(instruction(&dockerfile, "WORKDIR"), "/usr/src/app");
+}
+
+#[test]
+fn the_composed_server_and_client_are_linked_and_run_their_scripts() {
+    let compose = read("compose.yaml");
+    let subnet = compose.lines().find_map(|line| line.trim().strip_prefix("- subnet: ")).expect("the network has addresses");
+    let config =
+        |side: &str| -> Value { serde_json::from_str(&read(&format!("contrib/compose/{side}/config.json"))).expect("JSON") };
+    assert_eq!(config("server")["open"], json!([subnet]));
+    assert_eq!(config("client")["proxy"], "server");
+    for side in ["server", "client"] {
+        assert!(compose.contains(&format!("\n  {side}:\n")));
+        for file in ["config.json", "scripts"] {
+            let mount = format!("./contrib/compose/{side}/{file}:/usr/src/app/{file}:ro");
+            assert!(compose.contains(&mount), "{mount}");
+        }
+        let script = root().join(format!("contrib/compose/{side}/scripts/hello"));
+        assert!(fs::metadata(script).expect("there").permissions().mode() & 0o111 != 0);
+    }
+    // As the image would start them, but for addresses: no network of containers is here.
+    let start = |side: &str, environment: &[(&str, &str)]| {
+        let prefix = tempfile::tempdir().expect("a temporary folder can be made");
+        let folder = root().join("contrib/compose").join(side);
+        fs::copy(folder.join("config.json"), prefix.path().join("config.json")).expect("copied");
+        let script = fs::read_to_string(folder.join("scripts/hello")).expect("there");
+        write_executable(&prefix.path().join("scripts/hello"), &script);
+        let mut container = command(&["container"]);
+        container.env("WSDAEMON_PREFIX", prefix.path()).env("WSDAEMON_LOCAL", "off").envs(environment.iter().copied());
+        (Process::start(&format!("composed {side}"), container), prefix)
+    };
+    let (server, server_prefix) = start("server", &[("WSDAEMON_PORT", "0"), ("WSDAEMON_LISTEN", "127.0.0.1")]);
+    let line = server.log().wait("listening address=");
+    let port = line.rsplit(':').next().expect("an address ends in its port");
+    let (client, client_prefix) = start("client", &[("WSDAEMON_PORT", port), ("WSDAEMON_PROXY", "127.0.0.1")]);
+    client.log().wait("link up");
+    server.log().wait("link up");
+    for (prefix, log, said) in
+        [(&server_prefix, client.log(), "hello from the client"), (&client_prefix, server.log(), "hello from the server")]
+    {
+        let mut exec = command(&["exec", "hello", "{\"a\":1}"]);
+        exec.env("WSDAEMON_PREFIX", prefix.path());
+        assert_eq!(ran(exec, "").code, 0);
+        log.wait(said);
+    }
+}
+
+#[test]
+fn the_unit_says_what_the_daemon_does() {
+    let unit = read("contrib/systemd/ws-daemon.service");
+    let value = |name: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("the unit has no {name}"))
+    };
+    assert_eq!((value("Type"), value("NotifyAccess"), value("Restart")), ("notify", "main", "on-failure"));
+    // What scripts left in the background is let be, so nobody but the daemon may be signalled.
+    assert_eq!(value("KillMode"), "process");
+    let seconds = |name: &str| value(name).trim_end_matches('s').parse::<u64>().expect("seconds");
+    assert!(seconds("TimeoutStopSec") > 15 && seconds("WatchdogSec") > 0);
+    assert!(value("RestartPreventExitStatus").split(' ').any(|code| code == "78"));
+    if !need_tool("systemd-analyze") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let program = value("ExecStart").split(' ').next().expect("a program");
+    let path = folder.path().join("ws-daemon.service");
+    fs::write(&path, unit.replace(program, env!("CARGO_BIN_EXE_ws-daemon"))).expect("the folder is ours to write");
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no"]).arg(&path);
+    let said = run(verify);
+    let words = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success() && !words.contains("ws-daemon.service"), "{words}");
+}
