@@ -3,15 +3,18 @@
 //! else it becomes the daemon itself.
 
 use std::fs;
+use std::future::poll_fn;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
+use std::task::Poll;
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{self, SignalKind, signal};
 
 use super::exit::{Exit, Trouble};
 use super::gather::Flags;
@@ -29,33 +32,35 @@ const PASSED_ON: [(SignalKind, Signal); 6] = [
 /// Prepares the container and runs the daemon in it.
 pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
     let (prefix, _) = flags.prefix();
-    set_up(&prefix)?;
-    make_executable(&prefix.join("scripts")).context("scripts/ could not be made executable")?;
     if std::process::id() != 1 {
+        set_up(&prefix, |mut command| command.status())?;
         return super::run::run(flags);
     }
+    let mut first = FirstProcess::new().context("signals cannot be received")?;
+    set_up(&prefix, |command| first.attend(command))?;
     let own = std::env::current_exe().context("the program's own path is unknown")?;
     // The same flags: only the word `container` is another.
     let words = std::env::args_os().skip(1).map(|word| if word == "container" { "run".into() } else { word });
     let mut daemon = Command::new(own);
-    daemon.args(words).process_group(0);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    let status = runtime.block_on(attend(daemon)).context("the daemon could not be attended to")?;
+    daemon.args(words);
+    let status = first.attend(daemon).context("the daemon could not be attended to")?;
     Ok(Exit::Script(shell_status(status)))
 }
 
-/// Runs `setup.sh`, if there is one, to its end.
-fn set_up(prefix: &Path) -> Result<(), Trouble> {
+/// Runs `setup.sh`, if there is one, to its end, and makes scripts executable.
+fn set_up(prefix: &Path, run: impl FnOnce(Command) -> io::Result<ExitStatus>) -> Result<(), Trouble> {
     let script = prefix.join("setup.sh");
-    if !script.exists() {
-        return Ok(());
+    if script.exists() {
+        let mut command = Command::new("/bin/sh");
+        command.arg(&script).current_dir(prefix);
+        let status = run(command).context("setup.sh could not be run")?;
+        if !status.success() {
+            let said = format!("{} failed with {status}; mend it, the daemon is not started without it", script.display());
+            return Err(Trouble::new(Exit::Script(shell_status(status)), said));
+        }
     }
-    let status = Command::new("/bin/sh").arg(&script).current_dir(prefix).status().context("setup.sh could not be run")?;
-    if status.success() {
-        return Ok(());
-    }
-    let said = format!("{} failed with {status}; mend it, the daemon is not started without it", script.display());
-    Err(Trouble::new(Exit::Script(shell_status(status)), said))
+    make_executable(&prefix.join("scripts")).context("scripts/ could not be made executable")?;
+    Ok(())
 }
 
 /// A volume often comes without x bits. Where it is mounted read-only, or is another user's, its bits are what they are, and a
@@ -86,38 +91,55 @@ fn make_executable(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the daemon and lives as long as it: signals go to it, ended processes are reaped, and its end is this one's.
-async fn attend(mut daemon: Command) -> io::Result<ExitStatus> {
-    let mut children = signal(SignalKind::child())?;
-    let mut signals = Vec::new();
-    for (kind, number) in PASSED_ON {
-        signals.push((signal(kind)?, number));
+/// What the first process owes the others: signals go to the one that it has started, and whatever has ended is reaped.
+struct FirstProcess {
+    runtime: Runtime,
+    children: unix::Signal,
+    signals: Vec<(unix::Signal, Signal)>,
+}
+
+impl FirstProcess {
+    fn new() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let within = runtime.enter();
+        let children = signal(SignalKind::child())?;
+        let signals = PASSED_ON.into_iter().map(|(kind, number)| Ok((signal(kind)?, number))).collect::<io::Result<_>>()?;
+        drop(within);
+        Ok(Self { runtime, children, signals })
     }
-    // Reaped below like every other child: its handle is not waited on.
-    let daemon = Pid::from_child(&daemon.spawn()?);
-    loop {
-        let next = std::future::poll_fn(|cx| {
-            for (signal, number) in &mut signals {
-                if signal.poll_recv(cx).is_ready() {
-                    return std::task::Poll::Ready(*number);
+
+    /// Starts a command in a group of its own and lives as long as it.
+    fn attend(&mut self, mut command: Command) -> io::Result<ExitStatus> {
+        let Self { runtime, children, signals } = self;
+        // Reaped below like every other child: its handle is not waited on.
+        let started = Pid::from_child(&command.process_group(0).spawn()?);
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = children.recv() => if let Some(status) = reap(started)? {
+                        return Ok(status);
+                    },
+                    number = next(signals) => kill_process(started, number)?,
                 }
             }
-            std::task::Poll::Pending
-        });
-        tokio::select! {
-            _ = children.recv() => if let Some(status) = reap(daemon)? {
-                return Ok(status);
-            },
-            number = next => kill_process(daemon, number)?,
-        }
+        })
     }
 }
 
-/// Reaps all that has ended; the daemon's status, if it has.
-fn reap(daemon: Pid) -> io::Result<Option<ExitStatus>> {
+/// The next signal that is to be passed on.
+async fn next(signals: &mut [(unix::Signal, Signal)]) -> Signal {
+    poll_fn(|cx| {
+        let ready = signals.iter_mut().find_map(|(signal, number)| signal.poll_recv(cx).is_ready().then_some(*number));
+        ready.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// Reaps all that has ended; the status of the one that was started, if it has.
+fn reap(started: Pid) -> io::Result<Option<ExitStatus>> {
     loop {
         match wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) if pid == daemon => return Ok(Some(ExitStatus::from_raw(status.as_raw()))),
+            Ok(Some((pid, status))) if pid == started => return Ok(Some(ExitStatus::from_raw(status.as_raw()))),
             Ok(Some(_)) => {}
             Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(None),
             Err(error) => return Err(error.into()),

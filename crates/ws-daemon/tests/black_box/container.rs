@@ -89,6 +89,21 @@ fn the_containers_end_is_the_daemons_and_nothing_outlives_it() {
 }
 
 #[test]
+fn a_container_can_be_stopped_while_its_setup_runs() {
+    if !need_namespaces() {
+        return;
+    }
+    let plan = first_process(Daemon::server());
+    fs::write(plan.prefix().join("setup.sh"), "echo > said\nread -r go < go\n").expect("the prefix is ours to write");
+    let (mut said, _go) = (Fifo::new(plan.prefix(), "said"), Fifo::new(plan.prefix(), "go"));
+    let mut process = plan.spawn();
+    said.line();
+    kill_process(children(process.pid())[0], Signal::TERM).expect("it is there");
+    assert_eq!(process.wait_exit(STOPS).code(), Some(128 + 15));
+    assert_eq!(process.log().count("socket ready"), 0);
+}
+
+#[test]
 fn scripts_that_belong_to_another_user_are_taken_as_they_are() {
     const ANOTHER: u32 = 12_345;
     if !(need_namespaces() && need_tool("setpriv")) {
