@@ -21,6 +21,9 @@ pub struct Arguments {
     name: String,
     /// The params: any JSON, or - to read it from stdin.
     params: Option<String>,
+    /// An id for the request, which the script finds in WSDAEMON_ID.
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
     /// Give up waiting after so long, like 30s.
     #[arg(long, value_name = "TIME", value_parser = ws_daemon_protocol::time::parse)]
     timeout: Option<Duration>,
@@ -92,6 +95,9 @@ fn request(arguments: &Arguments) -> Result<String, Trouble> {
     })?;
     let mut request = serde_json::json!({ "name": arguments.name }).to_string();
     request.pop();
+    if let Some(id) = &arguments.id {
+        request.push_str(&format!(",\"id\":{}", serde_json::Value::from(id.as_str())));
+    }
     request.push_str(&format!(",\"params\":{params}"));
     if let Some(timeout) = arguments.timeout {
         request.push_str(&format!(",\"timeout\":{}", timeout.as_millis()));

@@ -192,6 +192,9 @@ fn exec_prints_the_answer_as_json_if_asked() {
     client.script("seven", "#!/bin/sh\nexit 7\n");
     let ran = exec(&server, &["seven", "--json"], "");
     assert_eq!((ran.code, &*ran.out, &*ran.err), (7, "{\"status\":7}\n", ""));
+    client.script("named", "#!/bin/sh\n[ \"$WSDAEMON_ID\" = 'an \"id\"' ]\n");
+    let ran = exec(&server, &["named", "--json", "--id", "an \"id\""], "");
+    assert_eq!((ran.code, &*ran.out), (0, "{\"status\":0,\"id\":\"an \\\"id\\\"\"}\n"));
     let ran = exec(&server, &["nowhere", "--json"], "");
     let answer: Value = serde_json::from_str(&ran.out).expect("JSON");
     assert_eq!((ran.code, &answer["status"], &answer["error"], &*ran.err), (127, &json!(-1), &json!("not_found"), ""));
