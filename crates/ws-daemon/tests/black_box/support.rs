@@ -10,6 +10,7 @@ mod peer;
 mod process;
 mod stand_in;
 mod tool;
+mod wording;
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ pub use local::Local;
 pub use peer::{Peer, PeerListener};
 pub use stand_in::{MuteServer, seed_client};
 pub use tool::{need_stand_ins, need_tool};
+pub use wording::{EXIT, assert_failed, exit, exited, status_there};
 
 /// How long anything may take that a test waits for; a healthy daemon needs a thousandth of it.
 pub const DEADLINE: Duration = Duration::from_secs(20);
