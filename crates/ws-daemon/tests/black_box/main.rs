@@ -5,5 +5,6 @@
 
 mod conversation;
 mod interop;
+mod links;
 mod recordings;
 mod support;

@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod local;
 mod log;
+mod namespace;
 mod peer;
 mod process;
 mod stand_in;
@@ -16,9 +17,10 @@ use std::time::{Duration, Instant};
 
 pub use daemon::{Daemon, pair};
 pub use local::Local;
+pub use namespace::{Network, with_hosts};
 pub use peer::{Peer, PeerListener};
 pub use stand_in::{MuteServer, seed_client};
-pub use tool::{need_stand_ins, need_tool};
+pub use tool::{need_namespaces, need_stand_ins, need_tool};
 pub use wording::{EXIT, assert_failed, exit, exited, status_there};
 
 /// How long anything may take that a test waits for; a healthy daemon needs a thousandth of it.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::{env, fs, thread};
 
-use super::stand_in;
+use super::{namespace, stand_in};
 
 /// Whether `name` is on the PATH; a test that gets `false` returns at once.
 pub fn need_tool(name: &str) -> bool {
@@ -18,6 +18,11 @@ pub fn need_tool(name: &str) -> bool {
 pub fn need_stand_ins() -> bool {
     let installed = stand_in::folder().join("node_modules/reconnecting-websocket").is_dir();
     need_tool("node") && need_tool("python3") && have(installed, "npm ci in tests/stand-ins")
+}
+
+/// Whether networks and mounts of a test's own can be made: by root on Linux, with iproute2.
+pub fn need_namespaces() -> bool {
+    need_tool("ip") && need_tool("mount") && have(namespace::may_make(), "the right to make namespaces")
 }
 
 fn have(found: bool, what: &str) -> bool {
