@@ -6,5 +6,6 @@
 mod conversation;
 mod interop;
 mod links;
+mod load;
 mod recordings;
 mod support;
