@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message;
@@ -58,6 +60,18 @@ impl Drop for SettleOnDrop<'_> {
     fn drop(&mut self) {
         self.0.mux.close();
     }
+}
+
+/// The id that a status is under.
+#[derive(Deserialize)]
+struct StatusId<'a> {
+    #[serde(borrow, default, deserialize_with = "also_null")]
+    id: Option<&'a RawValue>,
+}
+
+/// An `id` that is `null` is an id like any other; only an absent one is none.
+fn also_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
 }
 
 struct Session {
@@ -187,12 +201,7 @@ impl Session {
     }
 
     fn status(&mut self, data: Box<str>) {
-        #[derive(serde::Deserialize)]
-        struct Id<'a> {
-            #[serde(borrow, default)]
-            id: Option<&'a serde_json::value::RawValue>,
-        }
-        let id = serde_json::from_str::<Id>(&data).ok().and_then(|status| status.id).and_then(CallerId::new);
+        let id = serde_json::from_str::<StatusId>(&data).ok().and_then(|status| status.id).and_then(CallerId::new);
         let report = serde_json::from_str::<Report>(&data);
         let claimed = match (id, report) {
             (Some(id), Ok(report)) => self.link.mux.settle(&id, report),

@@ -5,9 +5,12 @@
 
 mod command_line;
 mod container;
+mod conversation;
 mod execution;
 mod files;
 mod interop;
+mod links;
+mod load;
 mod packaging;
 mod pages;
 mod recordings;

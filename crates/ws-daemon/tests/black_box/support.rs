@@ -8,12 +8,14 @@ mod daemon;
 mod fifo;
 mod local;
 mod log;
+mod namespace;
 mod peer;
 mod process;
 mod stand_in;
 mod tls;
 mod tool;
 mod watched;
+mod wording;
 
 use std::time::{Duration, Instant};
 
@@ -21,12 +23,14 @@ pub use command::{Ran, command, ran};
 pub use daemon::{Daemon, DaemonPlan, pair};
 pub use fifo::Fifo;
 pub use local::Local;
+pub use namespace::{Network, with_hosts};
 pub use peer::{Peer, PeerListener};
 pub use process::{Process, run, wait_for, write_executable};
 pub use stand_in::{MuteServer, seed_client};
 pub use tls::Authority;
-pub use tool::{need_namespaces, need_stand_ins, need_tool};
+pub use tool::{need_namespaces, need_networks, need_stand_ins, need_tool};
 pub use watched::{Watched, children};
+pub use wording::{EXIT, assert_failed, exit, exited, status_there};
 
 /// How long anything may take that a test waits for; a healthy daemon needs a thousandth of it.
 pub const DEADLINE: Duration = Duration::from_secs(20);

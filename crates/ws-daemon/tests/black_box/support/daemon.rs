@@ -139,6 +139,11 @@ impl Daemon {
         self.log().wait_times(needle, times)
     }
 
+    /// The most memory that it has had resident so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        self.process.peak_memory()
+    }
+
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }

@@ -43,6 +43,14 @@ impl Local {
         self.connection.write_all(bytes.as_ref()).unwrap_or_else(|error| panic!("cannot send: {error}\n{}", self.log));
     }
 
+    /// Sends to a daemon that may close the connection meanwhile.
+    ///
+    /// # Errors
+    /// What the socket says when it has.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.connection.write_all(bytes.as_ref())
+    }
+
     /// The next line, without its newline.
     #[track_caller]
     pub fn line(&mut self) -> String {

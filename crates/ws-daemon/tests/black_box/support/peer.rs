@@ -1,10 +1,11 @@
 //! A scripted peer on a link: it says exactly what a test tells it to, and shows exactly what came. It owns one
 //! WebSocket in either role; beyond the protocol's own pongs (sent while it reads) it never answers by itself.
 
-use std::io::{ErrorKind, Write};
-use std::net::{TcpListener, TcpStream};
-use std::time::Instant;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::Error;
 use tokio_tungstenite::tungstenite::handshake::HandshakeError;
@@ -81,9 +82,14 @@ impl Peer {
     /// Dials the server with a path and headers beside those of a seed client.
     #[track_caller]
     pub fn try_dial(server: &Daemon, path: &str, headers: &[(&'static str, &str)]) -> Result<Self, Refusal> {
-        let log = server.log().clone();
-        let address = format!("127.0.0.1:{}", server.port());
-        let stream = TcpStream::connect(&address).unwrap_or_else(|error| panic!("cannot dial {address}: {error}\n{log}"));
+        Self::try_dial_at(&format!("127.0.0.1:{}", server.port()), server.log(), path, headers)
+    }
+
+    /// The same at another of its addresses.
+    #[track_caller]
+    pub fn try_dial_at(address: &str, log: &Log, path: &str, headers: &[(&'static str, &str)]) -> Result<Self, Refusal> {
+        let log = log.clone();
+        let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("cannot dial {address}: {error}\n{log}"));
         limit(&stream);
         let mut request = format!("ws://{address}{path}").into_client_request().expect("the address is a URL");
         let offered = ("sec-websocket-extensions", "permessage-deflate; client_max_window_bits");
@@ -128,11 +134,30 @@ impl Peer {
         self.socket.get_mut().write_all(bytes).unwrap_or_else(|error| panic!("cannot send: {error}\n{}", self.log));
     }
 
+    /// The next bytes as they come, at most `bytes` long; what is inside is not looked at, so that no ping is answered.
+    #[track_caller]
+    pub fn bytes(&mut self, bytes: &mut [u8]) -> usize {
+        let stream = self.socket.get_mut();
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline is not zero");
+        stream.read(bytes).unwrap_or_else(|error| panic!("cannot read: {error}\n{}", self.log))
+    }
+
+    /// From here on the kernel takes next to nothing in for this peer, so that what it does not read stays with the daemon.
+    pub fn take_little(&self) {
+        set_socket_recv_buffer_size(self.socket.get_ref(), 4096).expect("it is a TCP socket");
+    }
+
+    /// Ends the connection with a reset instead of an orderly end.
+    pub fn reset(self) {
+        set_socket_linger(self.socket.get_ref(), Some(Duration::ZERO)).expect("it is a TCP socket");
+    }
+
     /// The next text; pings and pongs on the way are passed over.
     #[track_caller]
     pub fn text(&mut self) -> String {
+        let until = Instant::now() + DEADLINE;
         loop {
-            match self.message() {
+            match self.message_until(until) {
                 Message::Text(text) => return text.to_string(),
                 Message::Ping(_) | Message::Pong(_) => {}
                 other => panic!("wanted a text, got {other:?}\n{}", self.log),
@@ -159,16 +184,17 @@ impl Peer {
     /// The next message of any kind.
     #[track_caller]
     pub fn message(&mut self) -> Message {
-        self.try_message().unwrap_or_else(|error| panic!("wanted a message, got {error}\n{}", self.log))
+        self.message_until(Instant::now() + DEADLINE)
     }
 
     /// Asserts that nothing is on its way: a ping's pong comes before any text.
     #[track_caller]
     pub fn nothing_waiting(&mut self) {
         const MARK: &str = "is anything waiting";
+        let until = Instant::now() + DEADLINE;
         self.send(Message::Ping(MARK.into()));
         loop {
-            match self.message() {
+            match self.message_until(until) {
                 Message::Pong(mark) if mark == MARK => return,
                 Message::Ping(_) | Message::Pong(_) => {}
                 other => panic!("a frame that nobody asked for: {other:?}\n{}", self.log),
@@ -176,12 +202,19 @@ impl Peer {
         }
     }
 
-    /// Waits until the daemon closes the link; the code of its close frame, `None` if the connection just ended.
+    /// Waits until the daemon closes the link, and parts from it in good order; the code of its close frame, `None` if the
+    /// connection just ended.
     #[track_caller]
     pub fn closed(&mut self) -> Option<u16> {
+        let until = Instant::now() + DEADLINE;
         loop {
-            match self.try_message() {
-                Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
+            match self.try_message(until) {
+                Ok(Message::Close(frame)) => {
+                    // The answer to it and the end, which the daemon awaits; that it is gone already is as good.
+                    drop(self.socket.flush());
+                    drop(self.socket.get_ref().shutdown(Shutdown::Both));
+                    return frame.map(|frame| frame.code.into());
+                }
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
                 Ok(other) => panic!("wanted the end, got {other:?}\n{}", self.log),
                 Err(_) => return None,
@@ -190,8 +223,13 @@ impl Peer {
     }
 
     #[track_caller]
-    fn try_message(&mut self) -> Result<Message, Error> {
-        let until = Instant::now() + DEADLINE;
+    fn message_until(&mut self, until: Instant) -> Message {
+        self.try_message(until).unwrap_or_else(|error| panic!("wanted a message, got {error}\n{}", self.log))
+    }
+
+    /// Pings that come meanwhile do not put the deadline off.
+    #[track_caller]
+    fn try_message(&mut self, until: Instant) -> Result<Message, Error> {
         loop {
             let Some(left) = left(until) else {
                 panic!("no frame came\n{}", self.log);

@@ -47,6 +47,14 @@ impl Process {
         Pid::from_child(&self.child)
     }
 
+    /// The most memory that it has had resident so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).expect("it is alive");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        let peak: u64 = peak.and_then(|kib| kib.trim().parse().ok()).expect("Linux tells it in kB");
+        peak * 1024
+    }
+
     /// Sends a signal to the process alone, as a service manager does.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap_or_else(|error| panic!("cannot signal: {error}\n{}", self.log));

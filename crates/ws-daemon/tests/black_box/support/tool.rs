@@ -8,7 +8,7 @@ use std::process::Command;
 use std::{env, fs, thread};
 
 use super::process::run;
-use super::stand_in;
+use super::{namespace, stand_in};
 
 /// Whether `name` is on the PATH; a test that gets `false` returns at once.
 pub fn need_tool(name: &str) -> bool {
@@ -30,6 +30,11 @@ pub fn need_namespaces() -> bool {
         run(trial).status.success()
     };
     need_tool("unshare") && need_tool("nsenter") && need_tool("ip") && have(may(), "the right to make namespaces (root)")
+}
+
+/// Whether networks and mounts of a test's own can be made: by root on Linux, with iproute2.
+pub fn need_networks() -> bool {
+    need_tool("ip") && need_tool("mount") && have(namespace::may_make(), "the right to make namespaces")
 }
 
 fn have(found: bool, what: &str) -> bool {

@@ -1,0 +1,118 @@
+//! Much at once: every request is answered exactly once, to whoever asked, within a bound of memory; and whoever does
+//! not read, or never answers, costs nobody but itself. How fast it is, is for the bench crate to say.
+
+use std::collections::BTreeSet;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, EXIT, Local, Peer, assert_failed, exit, exited, pair, status_there};
+
+/// Requests in all, on one connection or on a hundred.
+const REQUESTS: usize = 10_000;
+
+const CONNECTIONS: usize = 100;
+
+/// The most that a daemon may have had in memory at any time while it dealt with these, in bytes; a request costs about
+/// 1 KiB while it is in flight or in line.
+const PEAK_BYTES: u64 = 64 << 20;
+
+/// Unanswered requests of one link beyond which the oldest is given up.
+const UNANSWERED: usize = 65_536;
+
+/// The most that a daemon may have had in memory with as many in flight, in bytes.
+const PEAK_UNANSWERED_BYTES: u64 = 160 << 20;
+
+#[test]
+fn ten_thousand_requests_pipelined_on_one_connection_get_one_answer_each_within_bounded_memory() {
+    let (server, client) = pair();
+    client.script("exit", EXIT);
+    let mut process = server.connect();
+    process.send(requests(0..REQUESTS));
+    expect_each_once(&mut process, 0..REQUESTS);
+    assert_bounded(&[&server, &client], PEAK_BYTES);
+}
+
+#[test]
+fn a_hundred_connections_with_a_hundred_requests_each_get_their_own_answers_within_bounded_memory() {
+    let (server, client) = pair();
+    // Asked in the other direction than the single connection.
+    server.script("exit", EXIT);
+    let mut processes: Vec<Local> = (0..CONNECTIONS).map(|_| client.connect()).collect();
+    let own = |number: usize| number * (REQUESTS / CONNECTIONS)..(number + 1) * (REQUESTS / CONNECTIONS);
+    for (number, process) in processes.iter_mut().enumerate() {
+        process.send(requests(own(number)));
+    }
+    for (number, process) in processes.iter_mut().enumerate() {
+        expect_each_once(process, own(number));
+    }
+    assert_bounded(&[&server, &client], PEAK_BYTES);
+}
+
+#[test]
+fn a_process_that_does_not_read_its_answers_is_closed_with_a_reason_and_felt_by_nobody_else() {
+    let server = Daemon::server().start();
+    let mut peer = Peer::dial(&server);
+    let (mut slow, mut other) = (server.connect(), server.connect());
+    other.send(exit("1", 0));
+    peer.text();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let line = format!(r#"{{"name":"+cmd","params":{{"code":"STATUS","data":{{"x":"{}"}}}}}}"#, "x".repeat(1 << 20));
+            // Refused in the end, since nobody is there to read any more of it.
+            (0..64).find(|_| slow.try_send(&line).is_err()).expect("it is closed long before 64 MiB")
+        });
+        server.wait_log("the process does not read its answers");
+        peer.send_text(&status_there(&exited("1", 2)));
+        assert_eq!(other.line(), exited("1", 2));
+    });
+    other.send(exit("2", 0));
+    assert_eq!(peer.text(), exit("2", 0));
+    assert_bounded(&[&server], PEAK_BYTES);
+}
+
+#[test]
+fn a_peer_that_never_answers_has_its_oldest_request_given_up_beyond_65536() {
+    let server = Daemon::server().start();
+    let mut peer = Peer::dial(&server);
+    let mut process = server.connect();
+    process.send(requests(0..UNANSWERED));
+    // All have been put on their way, and none was given up.
+    process.nothing_waiting();
+    process.send(requests(UNANSWERED..UNANSWERED + 2));
+    let mut lines = [process.line(), process.line()];
+    lines.sort_unstable();
+    for (id, line) in lines.iter().enumerate() {
+        let message = assert_failed(line, -5, "interrupted", Some(json!(id)));
+        assert!(message.contains("65536"), "{message}");
+    }
+    process.nothing_waiting();
+    peer.send_text(&status_there(&exited("2", 3)));
+    assert_eq!(process.line(), exited("2", 3), "the next oldest still waits");
+    assert_bounded(&[&server], PEAK_UNANSWERED_BYTES);
+}
+
+/// Requests for the script `exit`, one after the other, each with a status that goes with its number.
+fn requests(numbers: std::ops::Range<usize>) -> String {
+    numbers.map(|number| exit(&number.to_string(), number % 256)).collect()
+}
+
+/// Takes as many answers as there are numbers, and no more: each number's own, once.
+fn expect_each_once(process: &mut Local, numbers: std::ops::Range<usize>) {
+    let mut open: BTreeSet<usize> = numbers.collect();
+    while !open.is_empty() {
+        let line = process.line();
+        let said: Value = serde_json::from_str(&line).expect("a line is JSON");
+        let number = said["id"].as_u64().and_then(|id| usize::try_from(id).ok()).expect("an id that was asked with");
+        assert!(open.remove(&number), "not asked here, or answered twice: {line}");
+        assert_eq!(line, exited(&number.to_string(), number % 256));
+    }
+    process.nothing_waiting();
+}
+
+fn assert_bounded(daemons: &[&Daemon], peak_bytes: u64) {
+    for daemon in daemons {
+        let peak = daemon.peak_memory();
+        assert!(peak <= peak_bytes, "{peak} bytes, {peak_bytes} are allowed\n{}", daemon.log());
+    }
+}

@@ -1,0 +1,90 @@
+//! Networks and files that exist for one test alone, in namespaces of Linux: what is started inside sees them, the
+//! machine does not. They belong to no file and no process, so they are gone when the test's last handle is, whatever
+//! way it ends.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::{self, Command};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+use super::process::run;
+
+/// A network with a loopback of its own and no way out but the cables laid to it.
+pub struct Network(File);
+
+impl Network {
+    pub fn new() -> Self {
+        Self(apart(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("need_namespaces has seen that it can be");
+            ip("link set lo up");
+            File::open("/proc/thread-self/ns/net").expect("a thread has a network")
+        }))
+    }
+
+    /// Does `work` inside; sockets that it opens and processes that it starts stay there.
+    #[track_caller]
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        apart(|| {
+            setns(&self.0, CloneFlags::CLONE_NEWNET).expect("who made it may enter it");
+            work()
+        })
+    }
+
+    /// Lays a cable to `other`; both ends get an address with its network, like 10.0.0.1/24.
+    pub fn connect(&self, address: &str, other: &Self, other_address: &str) {
+        let there = format!("/proc/{}/fd/{}", process::id(), other.0.as_raw_fd());
+        self.inside(|| {
+            ip(&format!("link add cable type veth peer name cable netns {there}"));
+        });
+        for (network, address) in [(self, address), (other, other_address)] {
+            network.inside(|| {
+                ip(&format!("addr add {address} dev cable"));
+                ip("link set cable up");
+            });
+        }
+    }
+}
+
+/// Does `work` where /etc/hosts is `hosts`; processes that it starts keep seeing it so.
+#[track_caller]
+pub fn with_hosts<T: Send>(hosts: &Path, work: impl FnOnce() -> T + Send) -> T {
+    apart(|| {
+        unshare(CloneFlags::CLONE_NEWNS).expect("need_namespaces has seen that it can be");
+        let mut private = Command::new("mount");
+        private.args(["--make-rprivate", "/"]);
+        succeed(private);
+        let mut bind = Command::new("mount");
+        bind.arg("--bind").arg(hosts).arg("/etc/hosts");
+        succeed(bind);
+        work()
+    })
+}
+
+/// Whether this user may make namespaces.
+pub fn may_make() -> bool {
+    apart(|| unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).is_ok())
+}
+
+/// On a thread of its own: a namespace is entered by a thread and left by its end.
+#[track_caller]
+fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+fn ip(arguments: &str) {
+    let mut command = Command::new("ip");
+    command.args(arguments.split_whitespace());
+    succeed(command);
+}
+
+fn succeed(command: Command) {
+    let shown = format!("{command:?}");
+    let output = run(command);
+    assert!(output.status.success(), "{shown}: {}", String::from_utf8_lossy(&output.stderr));
+}
