@@ -1,10 +1,12 @@
 //! ARCHITECTURE.md is true where a machine can tell: every source file has its line, every file and bound that it names is
-//! there, and it stays short enough to be read.
+//! there, and it stays short enough to be read. Likewise the table of errors in docs/protocol.md.
 
 #![expect(clippy::expect_used, reason = "a test that cannot read the sources has nothing better to do")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use ws_daemon_protocol::outcome::ErrorCode;
 
 const LINES: usize = 200;
 
@@ -66,5 +68,19 @@ fn every_bound_that_is_listed_is_in_the_code() {
     for name in names {
         let declared = format!("const {name}:");
         assert!(sources.iter().any(|(_, text)| text.contains(&declared)), "there is no constant {name}");
+    }
+}
+
+#[test]
+fn the_protocol_page_has_every_error_word_with_its_status() {
+    let page = fs::read_to_string(root().join("docs/protocol.md")).expect("it is there");
+    let (_, later) = page.split_once("Words that a later version will use").expect("it lists them");
+    let later = later.split("\n\n").next().unwrap_or_default();
+    for (code, word, status) in ErrorCode::ALL {
+        let said_now = page.contains(&format!("| {status} | `{word}` | "));
+        assert!(
+            said_now != later.contains(&format!("`{word}`")),
+            "{code:?} must stand in the table, or in the list of later words"
+        );
     }
 }
