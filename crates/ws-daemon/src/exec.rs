@@ -111,12 +111,17 @@ pub struct Admitted {
     _bytes: OwnedSemaphorePermit,
 }
 
+/// A run that is over.
+#[derive(Debug)]
+pub struct Ended {
+    job: Job,
+    outcome: Outcome,
+}
+
 /// A run's slot, or its place in the line for one. Taken when the run is admitted: tasks get their first turn in any order.
 enum Turn {
     Now(OwnedSemaphorePermit),
     Later(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
-    /// It has come; a run runs once.
-    Over,
 }
 
 impl Executor {
@@ -174,35 +179,49 @@ impl Executor {
 }
 
 impl Admitted {
-    /// Waits for a slot and runs the script to its end.
-    pub async fn run(&mut self) -> Outcome {
-        let inner = &self.executor.0;
+    /// Waits for a slot and runs the script to its end. Its place is free again when this returns, before anybody is told.
+    pub async fn run(self) -> Ended {
+        let Self { job, executor, turn, _place, _bytes } = self;
+        let inner = &executor.0;
         let slot = tokio::select! {
             biased;
-            () = inner.stop.drain.cancelled() => return stopping(),
-            slot = std::mem::replace(&mut self.turn, Turn::Over).come() => slot,
+            () = inner.stop.drain.cancelled() => None,
+            slot = turn.come() => slot,
         };
-        let Some(_slot) = slot else { return stopping() };
-        // Boxed: a run in line must not hold the memory of one that runs.
-        Box::pin(supervise::run(inner, &self.job)).instrument(self.span()).await
+        let outcome = match slot {
+            // Boxed: a run in line must not hold the memory of one that runs.
+            Some(_slot) => Box::pin(supervise::run(inner, &job)).instrument(job.span()).await,
+            None => stopping(),
+        };
+        Ended { job, outcome }
+    }
+}
+
+impl Ended {
+    /// How it ended.
+    pub fn outcome(&self) -> &Outcome {
+        &self.outcome
     }
 
-    /// Logs how the run ended: for after that has been told, since somebody waits for it.
-    pub fn log(&self, outcome: &Outcome) {
-        self.span().in_scope(|| info!(peer = %self.job.peer, ?outcome, "run ended"));
+    /// Logs how it ended: for after that has been told, since somebody waits for it.
+    pub fn log(&self) {
+        let Self { job, outcome } = self;
+        job.span().in_scope(|| info!(peer = %job.peer, ?outcome, "run ended"));
     }
+}
 
+impl Job {
     fn span(&self) -> Span {
-        info_span!("run", id = %self.job.run, script = self.job.name)
+        info_span!("run", id = %self.run, script = self.name)
     }
 }
 
 impl Turn {
+    /// Ends when there is a slot; `None` if there will be none.
     async fn come(self) -> Option<OwnedSemaphorePermit> {
         match self {
             Self::Now(slot) => Some(slot),
             Self::Later(turn) => turn.await.ok(),
-            Self::Over => None,
         }
     }
 }

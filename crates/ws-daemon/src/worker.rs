@@ -31,10 +31,10 @@ impl Worker {
         let run = RunId::new(Uuid::now_v7().to_string());
         let job = Job { run, id: replier.id().cloned(), name, params, peer: Arc::clone(replier.peer()) };
         match self.executor.admit(job) {
-            Ok(mut admitted) => self.runs.spawn(async move {
-                let outcome = admitted.run().await;
-                replier.report(outcome.clone());
-                admitted.log(&outcome);
+            Ok(admitted) => self.runs.spawn(async move {
+                let ended = admitted.run().await;
+                replier.report(ended.outcome().clone());
+                ended.log();
             }),
             Err(outcome) => {
                 info!(peer = %replier.peer(), ?outcome, "run refused");

@@ -394,6 +394,16 @@ fn runs_start_in_the_order_in_which_they_were_asked_for() {
 }
 
 #[test]
+fn the_place_of_a_run_is_free_again_when_its_status_is_told() {
+    const RUNS: usize = 300;
+    let limits = json!({ "limits": { "runs": 1, "waiting": 0 } });
+    let (_server, mut peer) = with_peer(Daemon::server().config(limits).script("quick", "#!/bin/sh\n"));
+    for n in 0..RUNS {
+        assert_eq!(peer.ask(&format!(r#"{{"name":"quick","id":{n}}}"#)), format!(r#"{{"status":0,"id":{n}}}"#));
+    }
+}
+
+#[test]
 fn params_that_wait_are_bounded_in_bytes() {
     let limits = json!({ "limits": { "runs": 1, "message": "1MiB", "waiting_bytes": "1MiB" } });
     let plan = Daemon::server().config(limits).script("gate", "#!/bin/sh\necho started > said\nread -r go < go\n");
