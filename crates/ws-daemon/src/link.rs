@@ -114,10 +114,10 @@ impl Replier {
 }
 
 impl Link {
-    /// The handle of a link to `peer`, still without its task: see [`serve`].
+    /// The handle of a link to `peer`, still without its task: see [`serve`]. A frame may have `message` bytes.
     #[must_use]
-    pub fn new(peer: impl Into<Arc<str>>, closing: CancellationToken) -> Self {
-        Self { peer: peer.into(), mux: Arc::new(Mux::default()), closing }
+    pub fn new(peer: impl Into<Arc<str>>, message: usize, closing: CancellationToken) -> Self {
+        Self { peer: peer.into(), mux: Arc::new(Mux::new(message)), closing }
     }
 
     /// Who is at the other end.

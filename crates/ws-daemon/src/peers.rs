@@ -86,7 +86,7 @@ impl Peers {
     /// Has a link's life from here on: in the table until its session ends. `closing` closes this one link.
     pub async fn host(&self, wire: Wire, peer: String, closing: CancellationToken) -> Ended {
         let span = info_span!("link", peer);
-        let link = Link::new(peer, closing);
+        let link = Link::new(peer, self.0.terms.message, closing);
         async {
             let place = self.join(link.clone());
             info!("link up");

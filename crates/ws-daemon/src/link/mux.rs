@@ -61,8 +61,10 @@ impl Ask {
 pub struct Closed(pub Ask);
 
 /// The tables of one link.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Mux {
+    /// The longest frame that the other side need take.
+    frame_bytes: usize,
     state: Mutex<State>,
     /// There is something to write, or to look at.
     wake: Notify,
@@ -105,18 +107,23 @@ struct Unanswered {
 }
 
 impl Mux {
+    /// Empty tables for a link whose frames have at most `frame_bytes`.
+    pub fn new(frame_bytes: usize) -> Self {
+        Self { frame_bytes, state: Mutex::default(), wake: Notify::new(), room: Notify::new() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // No section leaves the table half changed: what a panic elsewhere poisoned is still whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a request.
+    /// Queues a request; one that is too long as a frame is settled at once, since the peer would close the link for it.
     pub fn ask(&self, ask: Ask) -> Result<(), Closed> {
         let mut state = self.state();
         if state.closed {
             return Err(Closed(ask));
         }
-        state.queue(ask);
+        state.queue(ask, self.frame_bytes);
         drop(state);
         self.wake.notify_one();
         Ok(())
@@ -230,7 +237,7 @@ fn link_lost() -> Outcome {
 }
 
 impl State {
-    fn queue(&mut self, ask: Ask) {
+    fn queue(&mut self, ask: Ask, frame_bytes: usize) {
         let Ask { body, id, run, settle } = ask;
         let (frame, kind) = match (&body, id) {
             (AskBody::Command(params), None) => (seed::command(None, params), Kind::Told(settle)),
@@ -243,8 +250,26 @@ impl State {
                 (frame, Kind::Ask(number))
             }
         };
+        if frame.len() > frame_bytes {
+            return self.refuse(kind, frame_bytes);
+        }
         self.ask_bytes += frame.len();
         self.outgoing.push_back(Outgoing { frame, kind });
+    }
+
+    /// Settles a request whose frame is too long. Its message was not: the run's id may have made it so.
+    fn refuse(&mut self, kind: Kind, frame_bytes: usize) {
+        let settle = match kind {
+            Kind::Ask(number) => self.unanswered.remove(&number).map(|entry| {
+                self.by_id.remove(&entry.key);
+                entry.settle
+            }),
+            Kind::Told(settle) => Some(settle),
+            Kind::Reply => None,
+        };
+        let why = format!("the request is longer than {frame_bytes} bytes on the link, where it has an id of its run");
+        // Nobody waits any more: then nobody need be told.
+        drop(settle.map(|settle| settle.send(Outcome::Failed(ErrorCode::TooLarge, why).into())));
     }
 
     /// Gives the request its place in the table and the id it goes by on the wire.
@@ -320,7 +345,7 @@ mod tests {
 
     #[test]
     fn the_callers_id_is_used_while_it_is_free() {
-        let mux = Mux::default();
+        let mux = Mux::new(usize::MAX);
         let first = ask(&mux, Some("\"x\""), "r1");
         let second = ask(&mux, Some("\"x\""), "r2");
         let third = ask(&mux, None, "r3");
@@ -338,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_lost_link_tells_what_left_from_what_did_not() {
-        let mux = Mux::default();
+        let mux = Mux::new(usize::MAX);
         let left = ask(&mux, None, "r1");
         mux.take().expect("queued");
         let kept = ask(&mux, None, "r2");
@@ -352,7 +377,7 @@ mod tests {
 
     #[test]
     fn who_is_gone_leaves_no_entry_and_frees_the_id() {
-        let mux = Mux::default();
+        let mux = Mux::new(usize::MAX);
         drop(ask(&mux, Some("1"), "r1"));
         assert!(!mux.settle(&caller_id("1"), Outcome::Exited(0).into()), "nobody waits");
         drop(ask(&mux, Some("1"), "r2"));
@@ -366,7 +391,7 @@ mod tests {
 
     #[test]
     fn beyond_the_bound_the_oldest_is_settled_as_unknown() {
-        let mux = Mux::default();
+        let mux = Mux::new(usize::MAX);
         let oldest = ask(&mux, None, "oldest");
         let rest: Vec<_> = (0..UNANSWERED).map(|number| ask(&mux, None, &number.to_string())).collect();
         assert_eq!(status(oldest), (Some(-5), Some("interrupted".into())));
@@ -375,8 +400,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_long_for_a_frame_is_settled_and_leaves_no_entry() {
+        let mux = Mux::new(r#"{"name":"t","id":"r1","params":null}"#.len());
+        let _fits = ask(&mux, None, "r1");
+        assert_eq!(status(ask(&mux, None, "r10")), (Some(-3), Some("too_large".into())));
+        assert_eq!(status(ask(&mux, Some("12345"), "r2")), (Some(-3), Some("too_large".into())));
+        let state = mux.state();
+        assert_eq!((state.unanswered.len(), state.by_id.len(), state.outgoing.len()), (1, 1, 1));
+    }
+
+    #[test]
     fn a_command_without_an_id_is_told_when_it_has_left() {
-        let mux = Mux::default();
+        let mux = Mux::new(usize::MAX);
         let (settle, mut settled) = oneshot::channel();
         mux.ask(Ask { body: AskBody::Command(Params::new(None)), id: None, run: RunId::new("r"), settle }).expect("open");
         assert!(settled.try_recv().is_err());
@@ -386,7 +421,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_asks_waits_while_the_queue_is_full() {
-        let mux = Mux::default();
+        let mux = Mux::new(usize::MAX);
         mux.has_room().await;
         let (settle, _settled) = oneshot::channel();
         let body = AskBody::Run("x".repeat(ASK_QUEUE_BYTES), Params::new(None));

@@ -164,7 +164,7 @@ impl Session {
                     return Ended::ClosedHere;
                 }
                 // Frames that come now are not taken: their asker settles them when the link is closed.
-                if let Event::Gone(gone) = wire.event(true).await {
+                if let Err(gone) = wire.flushed().await {
                     return gone.into();
                 }
             }

@@ -140,6 +140,27 @@ impl Wire {
         std::future::poll_fn(|cx| self.poll_event(cx, read)).await
     }
 
+    /// Ends when all that was fed has been written. What comes meanwhile is read and dropped: a peer that waits for it to be
+    /// read would not read either.
+    ///
+    /// # Errors
+    /// When the peer is gone.
+    pub async fn flushed(&mut self) -> Result<(), Gone> {
+        std::future::poll_fn(|cx| {
+            while self.flushing {
+                match self.poll_event(cx, true) {
+                    Poll::Ready(Event::Gone(gone)) => return Poll::Ready(Err(gone)),
+                    Poll::Ready(_) => {}
+                    // Flushing may just have ended, and then nothing would wake whoever waits here.
+                    Poll::Pending if self.flushing => return Poll::Pending,
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
     fn poll_event(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {
         if self.flushing {
             match Pin::new(&mut self.socket).poll_flush(cx) {
