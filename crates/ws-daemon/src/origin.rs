@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{CommandMessage, Request};
@@ -33,7 +33,14 @@ pub struct Origin {
 #[derive(Debug)]
 pub struct Submitted {
     settled: oneshot::Receiver<Report>,
-    timeout: Option<Duration>,
+    deadline: Option<Deadline>,
+}
+
+/// When whoever asked waits no longer, and how long that was meant to be.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    limit: Duration,
+    at: Instant,
 }
 
 impl Origin {
@@ -68,16 +75,27 @@ impl Origin {
         let (settle, settled) = oneshot::channel();
         let run = RunId::new(Uuid::now_v7().to_string());
         let ask = Ask { body, id, run, settle };
+        let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit });
         if self.stop.drain.is_cancelled() {
             refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
-        } else if let Err(ask) = self.send(ask).await {
+            return Submitted { settled, deadline };
+        }
+        let sending = self.send(ask);
+        let sent = match deadline {
+            None => sending.await,
+            Some(deadline) => match timeout_at(deadline.at, sending).await {
+                Ok(sent) => sent,
+                Err(_) => return Submitted::expired(deadline),
+            },
+        };
+        if let Err(ask) = sent {
             match &self.held {
                 Some(held) => held.keep(ask),
                 // Nobody waits any more: then nobody need be told.
                 None => drop(ask.settle.send(nobody(timeout))),
             }
         }
-        Submitted { settled, timeout }
+        Submitted { settled, deadline }
     }
 
     /// Gives the request to the next peer in turn, or back if there is none, or others wait before it.
@@ -103,12 +121,21 @@ impl Origin {
 }
 
 impl Submitted {
+    /// The time was over before any link had room for the request.
+    fn expired(deadline: Deadline) -> Self {
+        let (settle, settled) = oneshot::channel();
+        let message = format!("no link had room for it within {:?}; it did not run", deadline.limit);
+        // The other end is in this very function.
+        drop(settle.send(Outcome::Failed(ErrorCode::Expired, message).into()));
+        Self { settled, deadline: None }
+    }
+
     /// How the request ended. Whoever drops this future is gone: the outcome is nobody's then.
     pub async fn outcome(self) -> Report {
-        let Self { settled, timeout: limit } = self;
-        let settled = match limit {
+        let Self { settled, deadline } = self;
+        let settled = match deadline {
             None => settled.await,
-            Some(limit) => match timeout(limit, settled).await {
+            Some(Deadline { limit, at }) => match timeout_at(at, settled).await {
                 Ok(settled) => settled,
                 Err(_) => return overdue(limit),
             },

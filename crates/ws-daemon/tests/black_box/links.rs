@@ -254,6 +254,21 @@ fn a_timeout_is_kept_by_the_asker_and_the_outcome_is_then_unknown() {
 }
 
 #[test]
+fn a_timeout_counts_also_while_a_request_waits_for_room_on_the_link() {
+    let (server, mut peer, mut process) = served();
+    peer.take_little();
+    for id in ["1", "2"] {
+        process.send(format!(r#"{{"name":"m","id":{id},"params":"{}"}}"#, "x".repeat(10 << 20)));
+        process.nothing_waiting();
+    }
+    let message = assert_failed(&process.ask(r#"{"name":"m","id":"t","timeout":"100ms"}"#), -2, "expired", Some(json!("t")));
+    assert!(message.contains("100ms") && message.contains("did not run"), "{message}");
+    let mut head = [0; 32];
+    assert!(peer.bytes(&mut head) > 0, "the peer is still there");
+    assert_eq!(server.log().count("link down"), 0);
+}
+
+#[test]
 fn a_request_that_is_never_answered_is_forgotten_when_its_caller_is_gone() {
     let (server, mut peer, mut process) = served();
     process.send(exit(r#""x""#, 0));
