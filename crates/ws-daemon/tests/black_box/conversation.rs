@@ -148,10 +148,12 @@ fn a_process_with_a_request_in_flight_gets_no_line_that_it_did_not_ask_for() {
     let mut process = server.connect();
     process.send(exit(r#""x""#, 0));
     peer.text();
-    for data in [r#"{"status":1,"id":"y"}"#, r#"{"status":1}"#, "{}", r#"{"status":1,"id":null}"#] {
+    let strays = [r#"{"status":1,"id":"y"}"#, r#"{"status":1}"#, "{}", r#"{"status":1,"id":null}"#];
+    for data in strays {
         peer.send_text(&status_there(data));
     }
-    peer.nothing_waiting();
+    // Once the answer has come the process is idle: until then each must have been dealt with.
+    server.wait_log_times("nobody is idle to read it", strays.len());
     peer.send_text(&status_there(&exited(r#""x""#, 5)));
     assert_eq!(process.line(), exited(r#""x""#, 5));
     process.nothing_waiting();
@@ -209,9 +211,10 @@ fn a_local_client_that_resets_its_connection_is_dropped_and_the_daemon_lives() {
     let mut rude = TcpStream::connect(server.local_address()).expect("it is served");
     rude.write_all(br#"{"name":"m","id":"rude"}{"name":"#).expect("it reads");
     assert!(peer.text().contains("rude"));
+    peer.send_text(&status_there(&exited(r#""rude""#, 1)));
+    peer.nothing_waiting();
     set_socket_linger(&rude, Some(Duration::ZERO)).expect("it is a TCP socket");
     drop(rude);
-    peer.send_text(&status_there(&exited(r#""rude""#, 1)));
     // By the socket file, with answers that it has not read: its end is a reset too.
     let mut rude = UnixStream::connect(server.socket()).expect("it is served");
     rude.write_all(format!("{}{}", status_here("{}"), exit(r#""rude""#, 0)).as_bytes()).expect("it reads");
