@@ -97,6 +97,8 @@ pub struct Daemon {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// None where it is ignored: then the daemon outlives its terminal.
+    hangup: Option<Signal>,
 }
 
 /// The task counts that a stop waits for, each in its turn.
@@ -131,6 +133,9 @@ impl Daemon {
         let signals = Signals {
             terminate: signal(SignalKind::terminate()).map_err(StartFault::Signals)?,
             interrupt: signal(SignalKind::interrupt()).map_err(StartFault::Signals)?,
+            hangup: (!system::ignores_hangup())
+                .then(|| signal(SignalKind::hangup()).map_err(StartFault::Signals))
+                .transpose()?,
         };
         let port = match &settings.role {
             Role::Server { listen, .. } => Some(bind_port(*listen)?),
@@ -178,13 +183,21 @@ impl Daemon {
 }
 
 impl Signals {
-    /// Ends when the daemon is told to stop, by the signal of service managers or the one of a terminal.
+    /// Ends when the daemon is told to stop, by the signal of service managers or those of a terminal.
     async fn next(&mut self) {
         let name = tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            _ = hung_up(&mut self.hangup) => "SIGHUP",
         };
         info!(signal = name, "told to stop");
+    }
+}
+
+async fn hung_up(signal: &mut Option<Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => std::future::pending().await,
     }
 }
 

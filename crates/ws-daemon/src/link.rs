@@ -3,6 +3,7 @@
 //! as values.
 
 mod backoff;
+mod departure;
 mod dial;
 mod mux;
 mod session;
@@ -10,6 +11,7 @@ mod stream;
 mod wire;
 
 pub use backoff::Backoff;
+pub use departure::Departure;
 pub use dial::{DialFault, dial};
 pub use mux::{Ask, AskBody, Closed};
 pub use session::{Ended, serve};

@@ -7,13 +7,13 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use uuid::Uuid;
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{CommandMessage, Request};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
-use crate::link::{Ask, AskBody, Closed};
+use crate::link::{Ask, AskBody, Closed, Departure};
 use crate::peers::Peers;
 use crate::tasks::{Stop, Tasks};
 use held::Held;
@@ -36,11 +36,12 @@ pub struct Submitted {
     deadline: Option<Deadline>,
 }
 
-/// When whoever asked waits no longer, and how long that was meant to be.
-#[derive(Debug, Clone, Copy)]
+/// When whoever asked waits no longer, how long that was meant to be, and what keeps the request from leaving after that.
+#[derive(Debug)]
 struct Deadline {
     limit: Duration,
     at: Instant,
+    departure: Departure,
 }
 
 impl Origin {
@@ -74,19 +75,18 @@ impl Origin {
     async fn put(&self, body: AskBody, id: Option<CallerId>, timeout: Option<Duration>) -> Submitted {
         let (settle, settled) = oneshot::channel();
         let run = RunId::new(Uuid::now_v7().to_string());
-        let ask = Ask { body, id, run, settle };
-        let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit });
+        let departure = Departure::default();
+        let ask = Ask { body, id, run, departure: departure.clone(), settle };
+        let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit, departure });
         if self.stop.drain.is_cancelled() {
             refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
             return Submitted { settled, deadline };
         }
         let sending = self.send(ask);
-        let sent = match deadline {
+        let sent = match &deadline {
             None => sending.await,
-            Some(deadline) => match timeout_at(deadline.at, sending).await {
-                Ok(sent) => sent,
-                Err(_) => return Submitted::expired(deadline),
-            },
+            // Over before any link had room: the request is dropped with the attempt, and the outcome finds it withdrawn.
+            Some(deadline) => timeout_at(deadline.at, sending).await.unwrap_or(Ok(())),
         };
         if let Err(ask) = sent {
             match &self.held {
@@ -121,23 +121,15 @@ impl Origin {
 }
 
 impl Submitted {
-    /// The time was over before any link had room for the request.
-    fn expired(deadline: Deadline) -> Self {
-        let (settle, settled) = oneshot::channel();
-        let message = format!("no link had room for it within {:?}; it did not run", deadline.limit);
-        // The other end is in this very function.
-        drop(settle.send(Outcome::Failed(ErrorCode::Expired, message).into()));
-        Self { settled, deadline: None }
-    }
-
     /// How the request ended. Whoever drops this future is gone: the outcome is nobody's then.
     pub async fn outcome(self) -> Report {
         let Self { settled, deadline } = self;
         let settled = match deadline {
             None => settled.await,
-            Some(Deadline { limit, at }) => match timeout_at(at, settled).await {
-                Ok(settled) => settled,
-                Err(_) => return overdue(limit),
+            Some(deadline) => tokio::select! {
+                biased;
+                () = sleep_until(deadline.at) => return deadline.overdue(),
+                settled = settled => settled,
             },
         };
         // Whoever holds the other end settles it, a stopping daemon too; this is for the day that is not so.
@@ -146,10 +138,17 @@ impl Submitted {
     }
 }
 
-/// On a seed link nobody stops the script: all that is known is that no answer came in time.
-fn overdue(limit: Duration) -> Report {
-    let message = format!("no answer within {limit:?}; the peer cannot be told to stop it, so it may still run");
-    Outcome::Failed(ErrorCode::Interrupted, message).into()
+impl Deadline {
+    /// The time is over. What has not left never will; of what has, on a seed link, nobody knows and nobody stops the script.
+    fn overdue(&self) -> Report {
+        let limit = self.limit;
+        if self.departure.withdraw() {
+            return Outcome::Failed(ErrorCode::Expired, format!("it could not be sent within {limit:?}; it did not run"))
+                .into();
+        }
+        let message = format!("no answer within {limit:?}; the peer cannot be told to stop it, so it may still run");
+        Outcome::Failed(ErrorCode::Interrupted, message).into()
+    }
 }
 
 /// Nobody is connected. Byte for byte the seed's answer for whoever asked in the seed's grammar; in words for whoever used more.

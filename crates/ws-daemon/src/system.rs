@@ -123,6 +123,20 @@ pub fn keep_descriptors_from_children() -> io::Result<()> {
     portable::close_on_exec()
 }
 
+/// Whether whoever started this process had it ignore SIGHUP, as nohup(1) does.
+#[must_use]
+pub fn ignores_hangup() -> bool {
+    let mut now = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    #[expect(
+        unsafe_code,
+        reason = "no safe wrapper: without a new action sigaction(2) only writes the old one, which is read if it did"
+    )]
+    unsafe {
+        libc::sigaction(libc::SIGHUP, std::ptr::null(), now.as_mut_ptr()) == 0
+            && now.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Raises the soft limit of open files to what is `wanted`, or as far as the hard limit lets it; returns the limit in force.
 #[must_use]
 pub fn raise_open_files(wanted: u64) -> u64 {

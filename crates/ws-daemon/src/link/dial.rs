@@ -34,8 +34,8 @@ pub enum DialFault {
     #[error("cannot connect to {0}: {1}")]
     Connect(SocketAddr, io::Error),
     /// The system has no root certificates.
-    #[error("no root certificates on this system; install the package ca-certificates")]
-    NoRoots,
+    #[error("no root certificates found ({0}); install the package ca-certificates, or correct SSL_CERT_FILE")]
+    NoRoots(String),
     /// TLS failed.
     #[error("no encrypted connection: {0}")]
     Tls(io::Error),
@@ -97,9 +97,11 @@ async fn encrypt(server: &ServerUrl, socket: TcpStream) -> Result<Stream, DialFa
     let mut roots = RootCertStore::empty();
     // Read anew for each attempt: an updated certificate store needs no restart.
     let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
-    roots.add_parsable_certificates(found.map_err(|error| DialFault::Tls(io::Error::other(error)))?.certs);
+    let found = found.map_err(|error| DialFault::Tls(io::Error::other(error)))?;
+    roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        return Err(DialFault::NoRoots);
+        let faults: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        return Err(DialFault::NoRoots(if faults.is_empty() { "there are none".into() } else { faults.join("; ") }));
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(tls)?;

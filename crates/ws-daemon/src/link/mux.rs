@@ -10,6 +10,8 @@ use ws_daemon_protocol::id::{CallerId, IdKey, RunId};
 use ws_daemon_protocol::message::Params;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
+use super::departure::Departure;
+
 /// Requests waiting to leave, in bytes of frames; when full, whoever asks waits.
 pub const ASK_QUEUE_BYTES: usize = 4 << 20;
 
@@ -28,6 +30,8 @@ pub struct Ask {
     pub id: Option<CallerId>,
     /// The run's id, used on the wire otherwise.
     pub run: RunId,
+    /// Decides whether it leaves or is withdrawn.
+    pub departure: Departure,
     /// Where the outcome goes. When nobody listens there any more, the request still leaves.
     pub settle: oneshot::Sender<Report>,
 }
@@ -93,7 +97,7 @@ struct Outgoing {
 #[derive(Debug)]
 enum Kind {
     /// A request with an entry in the table of the unanswered.
-    Ask(u64),
+    Ask(u64, Departure),
     /// A command that wants no answer, and where to say that it has left.
     Told(oneshot::Sender<Report>),
     Reply,
@@ -162,30 +166,17 @@ impl Mux {
         self.wake.notified().await;
     }
 
-    /// The next frame to write. From here on it counts as having left: part of it may be on the wire at any time.
+    /// The next frame to write. From here on it counts as having left: part of it may be on the wire at any time. Withdrawn
+    /// requests are passed over.
     pub fn take(&self) -> Option<String> {
         let mut state = self.state();
-        let Outgoing { frame, kind } = state.outgoing.pop_front()?;
-        match kind {
-            Kind::Reply => state.reply_bytes -= frame.len(),
-            Kind::Ask(number) => {
-                state.ask_bytes -= frame.len();
-                if let Some(entry) = state.unanswered.get_mut(&number) {
-                    entry.left = true;
-                }
-            }
-            Kind::Told(settle) => {
-                state.ask_bytes -= frame.len();
-                // Nobody waits for it any more: fine.
-                drop(settle.send(Outcome::Exited(0).into()));
-            }
-        }
+        let frame = state.take();
         let room = state.ask_bytes < ASK_QUEUE_BYTES;
         drop(state);
         if room {
             self.room.notify_waiters();
         }
-        Some(frame)
+        frame
     }
 
     /// Whether the peer has let more outcomes pile up than are kept for it.
@@ -237,8 +228,39 @@ fn link_lost() -> Outcome {
 }
 
 impl State {
+    fn take(&mut self) -> Option<String> {
+        loop {
+            let Outgoing { frame, kind } = self.outgoing.pop_front()?;
+            match kind {
+                Kind::Reply => self.reply_bytes -= frame.len(),
+                Kind::Ask(number, departure) => {
+                    self.ask_bytes -= frame.len();
+                    if !departure.leave() {
+                        self.forget(number);
+                        continue;
+                    }
+                    if let Some(entry) = self.unanswered.get_mut(&number) {
+                        entry.left = true;
+                    }
+                }
+                Kind::Told(settle) => {
+                    self.ask_bytes -= frame.len();
+                    // Nobody waits for it any more: fine.
+                    drop(settle.send(Outcome::Exited(0).into()));
+                }
+            }
+            return Some(frame);
+        }
+    }
+
+    fn forget(&mut self, number: u64) -> Option<Unanswered> {
+        let entry = self.unanswered.remove(&number)?;
+        self.by_id.remove(&entry.key);
+        Some(entry)
+    }
+
     fn queue(&mut self, ask: Ask, frame_bytes: usize) {
-        let Ask { body, id, run, settle } = ask;
+        let Ask { body, id, run, departure, settle } = ask;
         let (frame, kind) = match (&body, id) {
             (AskBody::Command(params), None) => (seed::command(None, params), Kind::Told(settle)),
             (_, id) => {
@@ -247,7 +269,7 @@ impl State {
                     AskBody::Run(name, params) => seed::run(name, &id, params),
                     AskBody::Command(params) => seed::command(Some(&id), params),
                 };
-                (frame, Kind::Ask(number))
+                (frame, Kind::Ask(number, departure))
             }
         };
         if frame.len() > frame_bytes {
@@ -260,10 +282,7 @@ impl State {
     /// Settles a request whose frame is too long. Its message was not: the run's id may have made it so.
     fn refuse(&mut self, kind: Kind, frame_bytes: usize) {
         let settle = match kind {
-            Kind::Ask(number) => self.unanswered.remove(&number).map(|entry| {
-                self.by_id.remove(&entry.key);
-                entry.settle
-            }),
+            Kind::Ask(number, _) => self.forget(number).map(|entry| entry.settle),
             Kind::Told(settle) => Some(settle),
             Kind::Reply => None,
         };
@@ -333,7 +352,7 @@ mod tests {
     fn ask(mux: &Mux, id: Option<&str>, run: &str) -> oneshot::Receiver<Report> {
         let (settle, settled) = oneshot::channel();
         let body = AskBody::Run("t".into(), Params::new(None));
-        let ask = Ask { body, id: id.map(caller_id), run: RunId::new(run), settle };
+        let ask = Ask { body, id: id.map(caller_id), run: RunId::new(run), departure: Departure::default(), settle };
         mux.ask(ask).expect("open");
         settled
     }
@@ -371,7 +390,13 @@ mod tests {
         assert_eq!(status(left), (Some(-5), Some("interrupted".into())));
         assert_eq!(status(kept), (Some(-2), Some("link_lost".into())));
         let (settle, _settled) = oneshot::channel();
-        let ask = Ask { body: AskBody::Command(Params::new(None)), id: None, run: RunId::new("r"), settle };
+        let ask = Ask {
+            body: AskBody::Command(Params::new(None)),
+            id: None,
+            run: RunId::new("r"),
+            departure: Departure::default(),
+            settle,
+        };
         assert!(mux.ask(ask).is_err());
     }
 
@@ -410,10 +435,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_withdrawn_never_leaves_and_frees_its_id() {
+        let mux = Mux::new(usize::MAX);
+        let departure = Departure::default();
+        let (settle, _settled) = oneshot::channel();
+        let body = AskBody::Run("late".into(), Params::new(None));
+        let id = Some(caller_id("1"));
+        mux.ask(Ask { body, id, run: RunId::new("r1"), departure: departure.clone(), settle }).expect("open");
+        let _next = ask(&mux, None, "r2");
+        assert!(departure.withdraw());
+        assert_eq!(mux.take().expect("queued"), "{\"name\":\"t\",\"id\":\"r2\",\"params\":null}");
+        assert_eq!(mux.take(), None);
+        let state = mux.state();
+        assert_eq!((state.unanswered.len(), state.by_id.len(), state.ask_bytes), (1, 1, 0));
+    }
+
+    #[test]
     fn a_command_without_an_id_is_told_when_it_has_left() {
         let mux = Mux::new(usize::MAX);
         let (settle, mut settled) = oneshot::channel();
-        mux.ask(Ask { body: AskBody::Command(Params::new(None)), id: None, run: RunId::new("r"), settle }).expect("open");
+        mux.ask(Ask {
+            body: AskBody::Command(Params::new(None)),
+            id: None,
+            run: RunId::new("r"),
+            departure: Departure::default(),
+            settle,
+        })
+        .expect("open");
         assert!(settled.try_recv().is_err());
         assert_eq!(mux.take().as_deref(), Some("{\"name\":\"&cmd\",\"params\":null}"));
         assert_eq!(status(settled), (Some(0), None));
@@ -425,7 +473,7 @@ mod tests {
         mux.has_room().await;
         let (settle, _settled) = oneshot::channel();
         let body = AskBody::Run("x".repeat(ASK_QUEUE_BYTES), Params::new(None));
-        mux.ask(Ask { body, id: None, run: RunId::new("r"), settle }).expect("open");
+        mux.ask(Ask { body, id: None, run: RunId::new("r"), departure: Departure::default(), settle }).expect("open");
         let mut room = std::pin::pin!(mux.has_room());
         assert!(futures_util::poll!(&mut room).is_pending());
         mux.take().expect("queued");

@@ -235,6 +235,8 @@ impl Session {
 async fn part(wire: &mut Wire, ended: &Ended) {
     let (code, reason) = match ended {
         Ended::Gone(Gone::TooLarge(_)) => (CloseCode::Size, "the frame is too large"),
+        Ended::Gone(Gone::NotUtf8) => (CloseCode::Invalid, "text is not UTF-8"),
+        Ended::Gone(Gone::Protocol(_)) => (CloseCode::Protocol, "against the protocol"),
         Ended::Gone(_) | Ended::Dead(_) => return,
         Ended::DoesNotRead => (CloseCode::Policy, "outcomes are not read"),
         Ended::ClosedHere => (CloseCode::Away, "going away"),

@@ -54,7 +54,13 @@ pub enum Gone {
     /// The connection ended without a word.
     #[error("the connection was lost")]
     Lost,
-    /// Not WebSocket, or a broken connection.
+    /// Text that is not UTF-8.
+    #[error("a text frame was not UTF-8")]
+    NotUtf8,
+    /// Against the protocol.
+    #[error("against the WebSocket protocol: {0}")]
+    Protocol(ProtocolError),
+    /// A broken connection.
     #[error(transparent)]
     Broken(Box<Error>),
 }
@@ -197,6 +203,8 @@ fn gone(error: Error) -> Gone {
     match error {
         Error::ConnectionClosed | Error::AlreadyClosed => Gone::Closed,
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Gone::Lost,
+        Error::Protocol(error) => Gone::Protocol(error),
+        Error::Utf8(_) => Gone::NotUtf8,
         Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Gone::Lost,
         Error::Capacity(CapacityError::MessageTooLong { size, .. }) => Gone::TooLarge(size),
         error => Gone::Broken(Box::new(error)),

@@ -33,6 +33,8 @@ struct State {
     in_flight: usize,
     /// How many of these promise a line: while there is one, every line is taken for its answer.
     awaited: usize,
+    /// An answer stands in `lines`: a line beside it, in the same write, would be taken for part of it.
+    answer_waits: bool,
     /// No more requests will be read.
     asked_all: bool,
 }
@@ -84,7 +86,7 @@ impl Answers {
     /// Queues one line if nothing is in flight. `false` if something is: then no line may come unasked.
     pub fn line_if_idle(&self, line: &str) -> bool {
         let mut state = self.state();
-        if state.awaited > 0 || state.asked_all {
+        if state.awaited > 0 || state.answer_waits || state.asked_all {
             return false;
         }
         self.push(&mut state, line);
@@ -128,6 +130,7 @@ impl Answers {
 impl State {
     fn next(&mut self) -> Option<Next> {
         if !self.lines.is_empty() {
+            self.answer_waits = false;
             return Some(Next::Lines(std::mem::take(&mut self.lines)));
         }
         (self.asked_all && self.in_flight == 0).then_some(Next::Done)
@@ -140,6 +143,7 @@ impl Pending {
         let answers = self.answers.clone();
         let mut state = answers.state();
         answers.push(&mut state, line);
+        state.answer_waits = true;
         self.end(&mut state);
     }
 
@@ -192,8 +196,10 @@ mod tests {
         let pending = answers.begin(true).expect("room");
         assert!(!answers.line_if_idle("{}"));
         pending.answer("{a}");
-        assert!(answers.line_if_idle("{b}"));
-        assert_eq!(answers.next().await, Next::Lines(b"{a}\n{b}\n".to_vec()));
+        assert!(!answers.line_if_idle("{b}"), "it would stand beside the answer");
+        assert_eq!(answers.next().await, Next::Lines(b"{a}\n".to_vec()));
+        assert!(answers.line_if_idle("{b}") && answers.line_if_idle("{c}"));
+        assert_eq!(answers.next().await, Next::Lines(b"{b}\n{c}\n".to_vec()));
     }
 
     #[tokio::test]

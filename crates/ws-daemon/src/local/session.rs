@@ -22,6 +22,9 @@ use crate::system::hung_up;
 /// One read from a connection, in bytes.
 const READ_BYTES: usize = 16 * 1024;
 
+/// What is read and thrown away behind a bad message by TCP, in bytes; more, and the connection is closed over it.
+const THROWN_AWAY_BYTES: u64 = 1 << 20;
+
 /// How long the last answers may take to be written when the daemon stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -77,7 +80,13 @@ impl Session {
                         asking = false;
                         self.answers.asked_all();
                     }
-                    end = &mut writing => break end,
+                    end = &mut writing => {
+                        // What is being read and thrown away is given time: closed over it, the last answer could be lost.
+                        if asking {
+                            drop(timeout(LAST_ANSWERS, &mut reading).await);
+                        }
+                        break end;
+                    }
                     () = &mut leaving, if !asking => break End::Gone,
                     () = close.cancelled() => {
                         self.answers.asked_all();
@@ -114,7 +123,8 @@ impl Session {
                 };
                 // On TCP anybody may be talking, a browser for one: after one bad message nothing more is believed.
                 if !taken && self.caller == Caller::Tcp {
-                    return;
+                    self.answers.asked_all();
+                    return throw_away(reader).await;
                 }
             }
         }
@@ -207,6 +217,13 @@ impl Session {
     fn tell(&self, id: Option<&CallerId>, outcome: Outcome) {
         self.answers.line(&Report::from(outcome).to_json(id));
     }
+}
+
+/// Reads on without looking, so that the connection is not reset over what was not read.
+async fn throw_away<S: AsyncRead>(reader: ReadHalf<S>) {
+    let mut rest = reader.take(THROWN_AWAY_BYTES);
+    // Whatever ends it, the connection is closed next.
+    drop(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await);
 }
 
 /// Which outcomes of a request are told.

@@ -226,6 +226,14 @@ fn the_first_bad_message_by_tcp_is_answered_and_nothing_after_it_is_read() {
     }
     peer.nothing_waiting();
 
+    // However much stands behind it, the answer is not lost to a reset.
+    let mut local = daemon.connect_tcp();
+    let answer = local.ask(&format!("POST / HTTP/1.1\r\n\r\n{}", request.repeat(10_000)));
+    assert!(answer.contains("bad_message"), "{answer}");
+    local.half_close();
+    local.eof();
+    peer.nothing_waiting();
+
     // What came before it has its answer.
     let mut local = daemon.connect_tcp();
     local.send(r#"{"name":"t","id":"before"}"#);

@@ -254,6 +254,23 @@ fn a_timeout_is_kept_by_the_asker_and_the_outcome_is_then_unknown() {
 }
 
 #[test]
+fn a_request_whose_time_is_over_before_the_server_is_back_never_leaves() {
+    let listener = PeerListener::bind();
+    let ours = Daemon::client_of(listener.port()).start();
+    let mut peer = listener.accept(&ours);
+    let mut process = ours.connect();
+    process.send(r#"{"name":"+cmd","params":{"code":"PAUSE","data":3600000}}"#);
+    peer.closed();
+    ours.wait_log("link down");
+    let answer = process.ask(r#"{"name":"m","id":"t","timeout":"50ms"}"#);
+    assert_failed(&answer, -2, "expired", Some(json!("t")));
+    process.send(r#"{"name":"n","id":"n"}{"name":"+cmd","params":{"code":"PAUSE","data":0}}"#);
+    let mut peer = listener.accept(&ours);
+    assert_eq!(peer.text(), r#"{"name":"n","id":"n","params":null}"#);
+    peer.nothing_waiting();
+}
+
+#[test]
 fn a_timeout_counts_also_while_a_request_waits_for_room_on_the_link() {
     let (server, mut peer, mut process) = served();
     peer.take_little();

@@ -319,5 +319,5 @@ fn a_server_that_nobody_vouches_for_is_refused() {
     let line = client.wait_log("no link");
     assert!(line.contains("no encrypted connection: ") && line.contains("certificate"), "{line}");
     let client = client.kill().env("SSL_CERT_FILE", none.to_str().expect("plain")).start();
-    client.wait_log("no root certificates on this system; install the package ca-certificates");
+    client.wait_log("no root certificates found");
 }

@@ -169,14 +169,23 @@ fn what_a_killed_doer_had_in_hand_is_settled_as_unknown() {
 }
 
 #[test]
-fn a_daemon_at_rest_stops_at_once_for_either_signal() {
-    for signal in [Signal::TERM, Signal::INT] {
+fn a_daemon_at_rest_stops_at_once_for_each_signal() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let mut daemon = unhurried(Daemon::server()).start();
         let mut local = daemon.connect();
         daemon.signal(signal);
         local.eof();
         assert_eq!(daemon.wait_exit(LAST_STEPS).code(), Some(0));
     }
+}
+
+#[test]
+fn a_daemon_that_ignores_hangups_outlives_its_terminal() {
+    let mut daemon = unhurried(Daemon::server()).started_by(&["nohup"]).start();
+    daemon.signal(Signal::HUP);
+    drop(daemon.connect());
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait_exit(LAST_STEPS).code(), Some(0));
 }
 
 // ---- What they have in common ----------------------------------------------------------------------------------
