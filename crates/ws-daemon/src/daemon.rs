@@ -77,6 +77,9 @@ pub enum StartFault {
         /// What the system said.
         source: io::Error,
     },
+    /// Nothing can be executed.
+    #[error("no script can be run: {0}")]
+    Executor(#[source] io::Error),
     /// Signals cannot be had.
     #[error("signals cannot be received: {0}")]
     Signals(#[source] io::Error),
@@ -87,7 +90,9 @@ pub enum StartFault {
 pub struct Daemon {
     settings: Settings,
     socket: SocketFile,
-    surroundings: Surroundings,
+    executor: Executor,
+    stop: Stop,
+    counts: Counts,
     local_tcp: Option<TcpListener>,
     port: Option<TcpListener>,
     signals: Signals,
@@ -143,19 +148,19 @@ impl Daemon {
         };
         let local_tcp = bind_local_tcp(settings.local)?;
         let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
-        let surroundings =
-            surroundings(&settings, &socket).map_err(|source| StartFault::Prefix { path: prefix.clone(), source })?;
-        Ok(Self { settings, socket, surroundings, local_tcp, port, signals })
+        let (stop, counts) = (Stop::default(), Counts::default());
+        let executor = surroundings(&settings, &socket)
+            .and_then(|around| Executor::new(around, &settings.limits, counts.rest.clone(), stop.clone()))
+            .map_err(StartFault::Executor)?;
+        Ok(Self { settings, socket, executor, stop, counts, local_tcp, port, signals })
     }
 
     /// Runs until a signal says stop, and returns when everything has been settled.
     pub async fn run(self) {
-        let Self { settings, socket, surroundings, local_tcp, port, mut signals } = self;
-        let (stop, counts) = (Stop::default(), Counts::default());
+        let Self { settings, socket, executor, stop, counts, local_tcp, port, mut signals } = self;
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
-        let executor = Executor::new(surroundings, &settings.limits, counts.rest.clone(), stop.clone());
         let terms = Terms::new(&settings.limits, &settings.times);
         let peers = Peers::new(inbound, terms, stop.close_links.clone());
         let worker = Worker::new(executor.clone(), counts.runs.clone());

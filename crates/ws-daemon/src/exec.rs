@@ -11,6 +11,8 @@
 mod output;
 mod process;
 mod scripts;
+mod start;
+mod starter;
 mod supervise;
 
 use std::ffi::{CString, OsString};
@@ -19,9 +21,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::futures::Notified;
+use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
 use tracing::{Instrument, Span, info, info_span};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::Params;
@@ -31,6 +37,7 @@ use crate::config::Limits;
 use crate::system::c_text;
 use crate::tasks::{Stop, Tasks};
 use scripts::Scripts;
+use starter::Starters;
 
 /// One run to be done.
 #[derive(Debug)]
@@ -92,6 +99,12 @@ struct Inner {
     bytes: Arc<Semaphore>,
     /// One permit for each run that is running; none left: the run waits its turn, in order.
     slots: Arc<Semaphore>,
+    runs: usize,
+    /// Start programs while there is more to do.
+    starters: Starters,
+    /// Tells all runs that some time has passed.
+    later: Notify,
+    ticking: AtomicBool,
     /// What is left of finished runs: output of programs that scripts left in the background.
     background: Tasks,
     /// One permit for each of these; none left: the program's pipes are closed.
@@ -104,7 +117,7 @@ const LISTENING: usize = 1024;
 
 /// A job that has its place in line.
 pub struct Admitted {
-    job: Job,
+    job: Arc<Job>,
     executor: Executor,
     turn: Turn,
     _place: OwnedSemaphorePermit,
@@ -114,7 +127,7 @@ pub struct Admitted {
 /// A run that is over.
 #[derive(Debug)]
 pub struct Ended {
-    job: Job,
+    job: Arc<Job>,
     outcome: Outcome,
 }
 
@@ -126,20 +139,27 @@ enum Turn {
 
 impl Executor {
     /// An executor of the scripts in `surroundings`.
-    #[must_use]
-    pub fn new(surroundings: Surroundings, limits: &Limits, background: Tasks, stop: Stop) -> Self {
+    ///
+    /// # Errors
+    /// When the system has no threads.
+    pub fn new(surroundings: Surroundings, limits: &Limits, background: Tasks, stop: Stop) -> io::Result<Self> {
         let places = (limits.runs + limits.waiting).min(Semaphore::MAX_PERMITS);
         let bytes = limits.waiting_bytes.max(limits.message).min(u32::MAX as usize);
-        Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             scripts: Scripts::new(surroundings.scripts.clone()),
             surroundings,
             places: Arc::new(Semaphore::new(places)),
             bytes: Arc::new(Semaphore::new(bytes)),
             slots: Arc::new(Semaphore::new(limits.runs)),
+            runs: limits.runs,
+            // Each run that is to be started has a slot, so there is always room.
+            starters: Starters::new(limits.runs)?,
+            later: Notify::new(),
+            ticking: AtomicBool::new(false),
             background,
             listening: Arc::new(Semaphore::new(LISTENING)),
             stop,
-        }))
+        })))
     }
 
     /// Gives a job its place in line, or says that there is none.
@@ -155,7 +175,7 @@ impl Executor {
         // Params beyond what a permit counts are beyond every message limit as well.
         let length = u32::try_from(job.params.as_written().len()).unwrap_or(u32::MAX);
         let bytes = Arc::clone(&self.0.bytes).try_acquire_many_owned(length).map_err(|_| full("bytes of params"))?;
-        Ok(Admitted { job, executor: self.clone(), turn: self.turn(), _place: place, _bytes: bytes })
+        Ok(Admitted { job: Arc::new(job), executor: self.clone(), turn: self.turn(), _place: place, _bytes: bytes })
     }
 
     fn turn(&self) -> Turn {
@@ -175,6 +195,39 @@ impl Executor {
     pub async fn answers(&self) -> bool {
         tokio::task::yield_now().await;
         self.0.scripts.folder_answers()
+    }
+}
+
+/// How long scripts run, at most, before their end is watched for besides their pipes: most scripts end with their pipes, and a
+/// watch costs more than a look.
+const WATCH_AFTER: Duration = Duration::from_millis(50);
+
+impl Inner {
+    /// Ends after [`WATCH_AFTER`] at most. All runs share one timer, since setting one costs a system call, and it is set only
+    /// while there are runs.
+    fn later(self: &Arc<Self>) -> Notified<'_> {
+        let later = self.later.notified();
+        if !self.ticking.swap(true, Ordering::AcqRel) {
+            let inner = Arc::clone(self);
+            self.background.spawn(async move {
+                while inner.ticking.load(Ordering::Acquire) {
+                    tokio::select! {
+                        () = sleep(WATCH_AFTER) => {}
+                        () = inner.stop.close_local.cancelled() => return,
+                    }
+                    // Whoever comes from here on sets it going again.
+                    let idle = inner.slots.available_permits() == inner.runs;
+                    inner.ticking.store(!idle, Ordering::Release);
+                    inner.later.notify_waiters();
+                }
+            });
+        }
+        later
+    }
+
+    /// Whether there are more runs than the one that asks.
+    fn is_busy(&self) -> bool {
+        self.slots.available_permits() + 1 < self.runs
     }
 }
 

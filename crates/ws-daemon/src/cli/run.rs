@@ -14,7 +14,9 @@ pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
     let (settings, _) = flags.settings()?;
     let _log = log(flags.log()?.0)?;
     let failed = |error: std::io::Error| Trouble::new(Exit::Failed, format_args!("no runtime: {error}"));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
+    // One thread for all that is said: on two cores it beat two threads, which kept waking each other. What blocks, that is to
+    // start a program, is done elsewhere while there is more to do.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
         let daemon = Daemon::bind(settings).map_err(|fault| Trouble::new(exit(&fault), fault))?;
         daemon.run().await;

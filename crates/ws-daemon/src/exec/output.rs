@@ -28,8 +28,8 @@ pub struct Output {
     lines: Lines,
 }
 
-/// The reading end. Most scripts have said all they say when they are first looked at: only one that has not is registered with
-/// the runtime, which costs more than the read.
+/// The reading end. In a busy daemon a short script has said all when it is first looked at: only one that has not is registered
+/// with the runtime, which costs more than the look.
 #[derive(Debug)]
 enum Pipe {
     Fresh(OwnedFd),
@@ -56,15 +56,31 @@ impl Output {
     /// Reads and logs until nobody can write any more. Cancel safe.
     pub async fn drain(&mut self) {
         while !matches!(self.pipe, Pipe::Over) {
+            if let Pipe::Registered(pipe) = &self.pipe {
+                // An error ends the read as well.
+                drop(pipe.readable().await);
+            }
             match self.pull() {
                 // However loud the script is, others get their turn.
                 Ok(1..) => consume_budget().await,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait().await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.register(),
                 Ok(0) | Err(_) => {
                     self.lines.finish();
                     self.pipe = Pipe::Over;
                 }
             }
+        }
+    }
+
+    /// Registers the pipe with the runtime of this thread, unless it is.
+    pub fn register(&mut self) {
+        match std::mem::replace(&mut self.pipe, Pipe::Over) {
+            Pipe::Fresh(pipe) => match readiness(pipe, Interest::READABLE) {
+                Ok(registered) => self.pipe = Pipe::Registered(registered),
+                // Nothing more can be read of it, and the script is told so by its next write.
+                Err(error) => warn!(%error, stream = self.lines.stream, "a script's output cannot be waited for"),
+            },
+            other => self.pipe = other,
         }
     }
 
@@ -79,23 +95,6 @@ impl Output {
         }?;
         self.lines.take(&buffer[..length]);
         Ok(length)
-    }
-
-    /// Ends when there is something to read, or an end to see.
-    async fn wait(&mut self) {
-        if let Pipe::Fresh(_) = self.pipe
-            && let Pipe::Fresh(pipe) = std::mem::replace(&mut self.pipe, Pipe::Over)
-        {
-            match readiness(pipe, Interest::READABLE) {
-                Ok(registered) => self.pipe = Pipe::Registered(registered),
-                // Nothing more can be read of it, and the script is told so by its next write.
-                Err(error) => warn!(%error, stream = self.lines.stream, "a script's output cannot be waited for"),
-            }
-        }
-        if let Pipe::Registered(pipe) = &self.pipe {
-            // An error ends the next read as well.
-            drop(pipe.readable().await);
-        }
     }
 }
 

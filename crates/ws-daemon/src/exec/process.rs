@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process_group, waitid, waitpid};
-use tokio::net::unix::pipe;
 
+use super::output::Output;
 use crate::system::{self, ExitWatch, Launch};
 
 /// A running child, leader of its own process group.
@@ -28,12 +28,10 @@ struct Child(Option<Pid>);
 /// The daemon's ends of a child's pipes.
 #[derive(Debug)]
 pub struct Pipes {
-    /// Where the child reads, if it was given something to read.
-    pub stdin: Option<pipe::Sender>,
-    /// What the child says. Reading does not block.
-    pub stdout: OwnedFd,
-    /// What it says of trouble. Reading does not block.
-    pub stderr: OwnedFd,
+    /// Where the child reads, if it was given something to read. Writing does not block.
+    pub stdin: Option<OwnedFd>,
+    /// What the child says, and what it says of trouble.
+    pub output: [Output; 2],
 }
 
 /// A program and what it gets, but for its descriptors.
@@ -49,6 +47,8 @@ pub struct Program<'a> {
     pub folder: &'a std::ffi::CStr,
     /// Whether it is given something to read; its stdin is empty otherwise.
     pub with_stdin: bool,
+    /// Whether its output is registered with the runtime before it starts: then the time until it says something is its own.
+    pub registered: bool,
 }
 
 impl Process {
@@ -61,6 +61,11 @@ impl Process {
         let (child_stdin, stdin) = stdin.unzip();
         let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        let stdin = stdin.map(not_blocking).transpose()?;
+        let mut output = [Output::new("stdout", not_blocking(stdout)?), Output::new("stderr", not_blocking(stderr)?)];
+        if program.registered {
+            output.iter_mut().for_each(Output::register);
+        }
         let launch = Launch {
             program: program.path,
             argument: program.argument,
@@ -70,15 +75,8 @@ impl Process {
             stdout: child_stdout.as_fd(),
             stderr: child_stderr.as_fd(),
         };
-        let child = system::launch(&launch)?;
-        // From here on the child is killed and reaped whatever fails.
-        let owned = Child(Some(child));
-        let pipes = Pipes {
-            stdin: stdin.map(|stdin| not_blocking(stdin).and_then(pipe::Sender::from_owned_fd_unchecked)).transpose()?,
-            stdout: not_blocking(stdout)?,
-            stderr: not_blocking(stderr)?,
-        };
-        Ok((Self { child: owned, watch: None }, pipes))
+        let child = Child(Some(system::launch(&launch)?));
+        Ok((Self { child, watch: None }, Pipes { stdin, output }))
     }
 
     /// Ends when the child has ended; it is not reaped by that. Cancel safe.
