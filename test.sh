@@ -13,6 +13,7 @@ trap 'rm -f "$WSDAEMON_TEST_SKIPS"' EXIT
 
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --quiet -- -D warnings
+cargo check --manifest-path fuzz/Cargo.toml --quiet
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 cargo test --workspace
 

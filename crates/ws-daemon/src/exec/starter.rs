@@ -31,7 +31,7 @@ impl Starters {
         Ok(Self(queue))
     }
 
-    /// Does `work` on one of the threads. `None` if the queue is full.
+    /// Does `work` on one of the threads. `None` if the queue is full, or the work panicked.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (tell, told) = oneshot::channel();
         // Whoever asked may be gone by then: what was started is stopped by being dropped.

@@ -56,13 +56,13 @@ pub async fn run(inner: &Arc<Inner>, job: &Arc<Job>) -> Outcome {
 
 /// Here if this is the only run, and on a thread of its own kind if there is more to do.
 async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>) -> Started {
-    if inner.is_busy() {
-        let (inner_there, job_there) = (Arc::clone(inner), Arc::clone(job));
-        if let Some(started) = inner.starters.run(move || start(&inner_there, &job_there, false)).await {
-            return started;
-        }
+    if !inner.is_busy() {
+        return start(inner, job, true);
     }
-    start(inner, job, true)
+    let (inner_there, job_there) = (Arc::clone(inner), Arc::clone(job));
+    let started = inner.starters.run(move || start(&inner_there, &job_there, false)).await;
+    // Not tried again here: it may have been started there.
+    started.unwrap_or_else(|| Started::Refused(Outcome::failed(ErrorCode::SpawnFailed, "the daemon lost it while starting it")))
 }
 
 /// From started to reaped.
@@ -82,7 +82,7 @@ async fn attend(inner: &Arc<Inner>, mut process: Process, pipes: Pipes, params: 
         }
         while !(exited && drained) {
             tokio::select! {
-                result = process.exited(), if !exited && (drained || watching || terminating) => {
+                result = process.exited(), if !exited && (drained || watching || terminating || killed) => {
                     exited = true;
                     drain_until = Instant::now() + DRAIN;
                     if let Err(error) = result {
