@@ -9,6 +9,9 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
+/// A thread is held while its program comes to life, so one for each core would leave cores idle.
+const THREADS_PER_CORE: usize = 2;
+
 type Work = Box<dyn FnOnce() + Send>;
 
 /// The threads. They end when this is dropped and their work is done.
@@ -16,14 +19,14 @@ type Work = Box<dyn FnOnce() + Send>;
 pub struct Starters(SyncSender<Work>);
 
 impl Starters {
-    /// As many threads as the machine has cores, with a queue for `waiting` pieces of work.
+    /// [`THREADS_PER_CORE`] for each core of the machine, with a queue for `waiting` pieces of work.
     ///
     /// # Errors
     /// When the system has no threads.
     pub fn new(waiting: usize) -> io::Result<Self> {
         let (queue, work) = sync_channel(waiting);
         let work = Arc::new(Mutex::new(work));
-        for _ in 0..thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+        for _ in 0..THREADS_PER_CORE * thread::available_parallelism().map_or(1, std::num::NonZero::get) {
             let work = Arc::clone(&work);
             // Whoever holds the handle could only wait for the thread: it ends with the queue.
             drop(thread::Builder::new().name("starter".into()).spawn(move || work_until_closed(&work))?);
