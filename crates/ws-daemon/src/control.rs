@@ -35,6 +35,7 @@ impl Control {
                 let why = "PAUSE works on a client; this daemon is a server and dials nobody";
                 Err(Outcome::failed(ErrorCode::Unsupported, why))
             }
+            _ => Err(Outcome::failed(ErrorCode::Unsupported, "this daemon cannot do that yet")),
         }
     }
 
