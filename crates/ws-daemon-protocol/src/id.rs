@@ -72,7 +72,7 @@ fn as_doubles(value: Value) -> Value {
 pub struct IdKey(Box<str>);
 
 /// The id of one run: a `UUIDv7` (RFC 9562, section 5.7) made by the asker.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(Box<str>);
 
 impl RunId {

@@ -1,113 +1,223 @@
 //! The asking side: a request is put on the way to one peer, and its outcome comes back to whoever asked. Order is kept up to
 //! the moment a request is put on the way; from there each is on its own. It never sees a socket.
 
+mod aftermath;
+mod direct;
+mod follow;
 mod held;
+mod ledger;
+mod order;
+mod queued;
+mod records;
+mod whom;
 
+use std::collections::HashSet;
 use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{info, warn};
 use uuid::Uuid;
+use ws_daemon_protocol::codec::v2::Order;
+use ws_daemon_protocol::command::{Topic, Which};
+use ws_daemon_protocol::event::Event;
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{CommandMessage, Request};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
-use crate::link::{Ask, AskBody, Closed, Departure};
+use crate::exec::Executor;
+use crate::link::{Ask, AskBody, Closed, Departure, Link, Sink};
+use crate::news::News;
 use crate::peers::Peers;
+use crate::spool::{RunState, Spool};
 use crate::tasks::{Stop, Tasks};
 use held::Held;
+use ledger::{Ledger, Live, Seat};
+
+pub use ledger::wall_ms;
 
 /// The asking side of one daemon. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Origin {
-    peers: Peers,
+pub struct Origin(Arc<Inner>);
+
+/// What the asking side works with.
+#[derive(Debug)]
+pub struct Means {
+    /// Who is there.
+    pub peers: Peers,
+    /// What is kept; without it, nothing is queued.
+    pub spool: Option<Spool>,
+    /// Runs the scripts that get outcomes.
+    pub executor: Executor,
+    /// Where it is told what happens.
+    pub news: News,
+    /// Counts the requests that somebody waits for.
+    pub requests: Tasks,
+    /// Counts the lives of queued runs, which nobody waits for.
+    pub lives: Tasks,
+    /// When to stop.
+    pub stop: Stop,
+}
+
+#[derive(Debug)]
+struct Inner {
+    means: Means,
     /// On a client: the requests that wait for the server.
     held: Option<Held>,
-    /// Counts what is in flight.
-    requests: Tasks,
-    stop: Stop,
+    ledger: Ledger,
+    /// Instances whose spools are known to be lost; as many as peers have told.
+    lost: Mutex<HashSet<Box<str>>>,
 }
+
+/// What whoever asked is told.
+#[derive(Debug, Clone)]
+pub enum Said {
+    /// How far it is.
+    Event(Event),
+    /// How a run ended.
+    Final(Report),
+}
+
+impl Said {
+    fn refused(code: ErrorCode, message: &str) -> Self {
+        Self::Final(Outcome::failed(code, message).into())
+    }
+}
+
+/// Instances that are remembered as lost; beyond it they are forgotten, and what is bound to them waits for its ttl.
+const LOST: usize = 65_536;
 
 /// A request that is on its way, or was refused at once.
 #[derive(Debug)]
 pub struct Submitted {
     settled: oneshot::Receiver<Report>,
     deadline: Option<Deadline>,
-}
-
-/// When whoever asked waits no longer, how long that was meant to be, and what keeps the request from leaving after that.
-#[derive(Debug)]
-struct Deadline {
-    limit: Duration,
-    at: Instant,
     departure: Departure,
+    /// A run's place among what can be shown and stopped; commands have none.
+    seat: Option<Seat>,
+    /// The link it left by, if one was there at once.
+    link: Option<Link>,
 }
 
 impl Origin {
     /// The asking side of a server: with nobody connected, requests are refused.
     #[must_use]
-    pub fn of_server(peers: Peers, requests: Tasks, stop: Stop) -> Self {
-        Self { peers, held: None, requests, stop }
+    pub fn of_server(means: Means) -> Self {
+        Self::new(means, None)
     }
 
     /// The asking side of a client: while the server is away, up to `held_bytes` of requests wait for it. The future sends
     /// them on, in order.
     #[must_use]
-    pub fn of_client(peers: Peers, requests: Tasks, stop: Stop, held_bytes: usize) -> (Self, impl Future<Output = ()> + use<>) {
+    pub fn of_client(means: Means, held_bytes: usize) -> (Self, impl Future<Output = ()> + use<>) {
         let held = Held::new(held_bytes);
-        let sending = held.clone().send_on(peers.clone(), stop.close_links.clone());
-        (Self { peers, held: Some(held), requests, stop }, sending)
+        let sending = held.clone().send_on(means.peers.clone(), means.stop.close_links.clone());
+        (Self::new(means, Some(held)), sending)
     }
 
-    /// Puts a request on the way. Waits only while the chosen link has too much to write; requests submitted one after the
-    /// other leave in that order.
+    fn new(means: Means, held: Option<Held>) -> Self {
+        Self(Arc::new(Inner { means, held, ledger: Ledger::default(), lost: Mutex::default() }))
+    }
+
+    fn peers(&self) -> &Peers {
+        &self.0.means.peers
+    }
+
+    fn spool(&self) -> Option<&Spool> {
+        self.0.means.spool.as_ref()
+    }
+
+    fn executor(&self) -> &Executor {
+        &self.0.means.executor
+    }
+
+    fn news(&self) -> &News {
+        &self.0.means.news
+    }
+
+    fn requests(&self) -> &Tasks {
+        &self.0.means.requests
+    }
+
+    fn lives(&self) -> &Tasks {
+        &self.0.means.lives
+    }
+
+    fn stop(&self) -> &Stop {
+        &self.0.means.stop
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.0.ledger
+    }
+
+    fn is_client(&self) -> bool {
+        self.0.held.is_some()
+    }
+
+    /// Puts a request without options on the way. Waits only while the chosen link has too much to write; requests submitted one
+    /// after the other leave in that order.
     pub async fn submit(&self, request: Request) -> Submitted {
         let Request { name, id, params, options } = request;
-        self.put(AskBody::Run(name, params), id, options.timeout).await
+        let run = RunId::new(Uuid::now_v7().to_string());
+        let seat = self.ledger().enter(run.clone(), &name, id.clone(), false);
+        let timeout_ms = options.timeout.map(whom::whole_ms);
+        let order = Order { caller: id.clone(), timeout_ms, ..Order::default() };
+        let mut submitted = self.put(AskBody::Run(name, params, order), run, id, options.timeout).await;
+        if let Some(link) = &submitted.link {
+            seat.live().note(|progress| progress.peer = Some(link.peer().into()));
+        }
+        submitted.seat = Some(seat);
+        submitted
     }
 
     /// Puts a command for a peer on the way.
     pub async fn submit_command(&self, message: CommandMessage) -> Submitted {
-        self.put(AskBody::Command(message.params), message.id, None).await
+        let run = RunId::new(Uuid::now_v7().to_string());
+        self.put(AskBody::Command(message.params), run, message.id, None).await
     }
 
-    async fn put(&self, body: AskBody, id: Option<CallerId>, timeout: Option<Duration>) -> Submitted {
+    async fn put(&self, body: AskBody, run: RunId, id: Option<CallerId>, timeout: Option<Duration>) -> Submitted {
         let (settle, settled) = oneshot::channel();
-        let run = RunId::new(Uuid::now_v7().to_string());
         let departure = Departure::default();
-        let ask = Ask { body, id, run, departure: departure.clone(), settle };
-        let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit, departure });
-        if self.stop.drain.is_cancelled() {
+        let ask = Ask { body, id, run, departure: departure.clone(), sink: Sink::Once(settle) };
+        let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit });
+        let mut submitted = Submitted { settled, deadline, departure, seat: None, link: None };
+        if self.stop().drain.is_cancelled() {
             refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
-            return Submitted { settled, deadline };
+            return submitted;
         }
         let sending = self.send(ask);
-        let sent = match &deadline {
+        let sent = match &submitted.deadline {
             None => sending.await,
             // Over before any link had room: the request is dropped with the attempt, and the outcome finds it withdrawn.
-            Some(deadline) => timeout_at(deadline.at, sending).await.unwrap_or(Ok(())),
+            Some(deadline) => match timeout_at(deadline.at, sending).await {
+                Ok(sent) => sent,
+                Err(_) => return submitted,
+            },
         };
-        if let Err(ask) = sent {
-            match &self.held {
-                Some(held) => held.keep(ask),
-                // Nobody waits any more: then nobody need be told.
-                None => drop(ask.settle.send(nobody(timeout))),
-            }
+        match (sent, &self.0.held) {
+            (Ok(link), _) => submitted.link = Some(link),
+            (Err(ask), Some(held)) => held.keep(ask),
+            // Nobody waits any more: then nobody need be told.
+            (Err(ask), None) => drop(ask.sink.settle(nobody(timeout), ws_daemon_protocol::codec::v2::Verdict::default())),
         }
-        Submitted { settled, deadline }
+        submitted
     }
 
     /// Gives the request to the next peer in turn, or back if there is none, or others wait before it.
-    async fn send(&self, mut ask: Ask) -> Result<(), Ask> {
+    async fn send(&self, mut ask: Ask) -> Result<Link, Ask> {
         loop {
-            if self.held.as_ref().is_some_and(|held| !held.is_empty()) {
+            if self.0.held.as_ref().is_some_and(|held| !held.is_empty()) {
                 return Err(ask);
             }
-            let Some(link) = self.peers.pick() else { return Err(ask) };
+            let Some(link) = self.peers().next() else { return Err(ask) };
             link.has_room().await;
             match link.ask(ask) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(link),
                 // It died between the choice and now: the next one, since this request has not left.
                 Err(Closed(back)) => ask = back,
             }
@@ -116,33 +226,130 @@ impl Origin {
 
     /// Runs the rest of a request's life as a task of its own.
     pub fn deliver(&self, life: impl Future<Output = ()> + Send + 'static) {
-        self.requests.spawn(life);
+        self.requests().spawn(life);
     }
+
+    /// Orders a run to be stopped. `false` if there is no such live one.
+    #[must_use]
+    pub fn cancel(&self, which: &Which) -> bool {
+        let live = self.ledger().live(which);
+        live.as_ref().map(|live| live.cancel.cancel()).is_some()
+    }
+
+    /// A peer is there: of the instances that it was, the spools are lost, and what is bound to them is over.
+    pub fn is_there(&self, link: &Link) {
+        let former = link.former();
+        if former.is_empty() {
+            return;
+        }
+        let mut lost = self.0.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if lost.len() + former.len() <= LOST {
+            lost.extend(former.iter().cloned());
+        }
+        drop(lost);
+        self.peers().touch();
+    }
+
+    fn is_lost(&self, instance: &str) -> bool {
+        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).contains(instance)
+    }
+
+    /// A doer says how a run ended for which nobody waits: its asker may have given it up, or was told and could not say that it
+    /// knows. What was given up as unknown is now known, in the record and to subscribers.
+    pub async fn late(&self, link: &Link, run: &RunId, attempt: u32, mut report: Report) {
+        let Some(spool) = self.spool() else { return };
+        if self.ledger().live(&Which::Run(run.clone())).is_some_and(|live| live.queued) {
+            // It is offered again in a moment, and then somebody waits.
+            return;
+        }
+        let record = match spool.run_record(run.clone()).await {
+            Ok(record) => record,
+            Err(error) => return warn!(%run, %error, "an outcome came that cannot be looked up now; its doer keeps it"),
+        };
+        if let Some(record) = record.filter(|record| record.correction.is_none()) {
+            if record.state != RunState::Settled {
+                return;
+            }
+            let settled = record.report.as_deref().and_then(|report| Report::parse(report).ok());
+            let given_up = settled.is_some_and(|settled| settled.error_code() == Some(ErrorCode::Interrupted));
+            let is_news = report.error_code() != Some(ErrorCode::Interrupted);
+            if given_up && is_news && record.attempt == attempt {
+                report.more_mut().run = Some(run.clone());
+                report.more_mut().peer.get_or_insert_with(|| link.peer().into());
+                if let Err(error) = spool.correct(run.clone(), report.to_json(None).into()).await {
+                    return warn!(%run, %error, "the truth about a run came late and was not kept; its doer keeps it");
+                }
+                info!(%run, ?report, "the truth about a run came late");
+                self.news().tell(Topic::Runs, || line("corrected", run, &report));
+            }
+        }
+        link.send_ack(run, attempt);
+    }
+}
+
+/// What subscribers are told when a run has ended.
+fn settled_line(live: &Live, report: &Report) -> String {
+    line("settled", &live.run, report)
+}
+
+fn line(event: &str, run: &RunId, report: &Report) -> String {
+    let report: serde_json::Value = serde_json::from_str(&report.to_json(None)).unwrap_or_default();
+    json!({ "event": event, "run": run.to_string(), "report": report }).to_string()
 }
 
 impl Submitted {
     /// How the request ended. Whoever drops this future is gone: the outcome is nobody's then.
     pub async fn outcome(self) -> Report {
-        let Self { settled, deadline } = self;
-        let settled = match deadline {
-            None => settled.await,
-            Some(deadline) => tokio::select! {
+        let Self { mut settled, deadline, departure, seat, link } = self;
+        let cancel = seat.as_ref().map(|seat| seat.live().cancel.clone()).unwrap_or_default();
+        let mut over = deadline.as_ref().map(|deadline| deadline.at);
+        let mut cancelled = false;
+        let report = loop {
+            tokio::select! {
                 biased;
-                () = sleep_until(deadline.at) => return deadline.overdue(),
-                settled = settled => settled,
-            },
+                report = &mut settled => break report.unwrap_or_else(|_| lost_track()),
+                () = direct::at(over), if over.is_some() => match &deadline {
+                    // On a version 2 link the doer keeps the time.
+                    Some(_) if departure.left_by_version2() => over = None,
+                    Some(deadline) => break deadline.overdue(&departure),
+                    None => over = None,
+                },
+                () = cancel.cancelled(), if !cancelled => {
+                    cancelled = true;
+                    if departure.withdraw() {
+                        break Outcome::failed(ErrorCode::Cancelled, "cancelled before it left; it did not run").into();
+                    }
+                    match (&link, &seat) {
+                        (Some(link), Some(seat)) if link.is_v2() => link.send_cancel(&seat.live().run, None),
+                        _ => break direct::unstoppable("it was cancelled"),
+                    }
+                }
+            }
         };
-        // Whoever holds the other end settles it, a stopping daemon too; this is for the day that is not so.
-        settled
-            .unwrap_or_else(|_| Outcome::failed(ErrorCode::Interrupted, "the daemon lost track of it; it may have run").into())
+        if let Some(seat) = seat {
+            seat.live().settle(&report);
+        }
+        report
     }
+}
+
+/// Whoever holds the other end settles it, a stopping daemon too; this is for the day that is not so.
+fn lost_track() -> Report {
+    Outcome::failed(ErrorCode::Interrupted, "the daemon lost track of it; it may have run").into()
+}
+
+/// When whoever asked waits no longer, and how long that was meant to be.
+#[derive(Debug)]
+struct Deadline {
+    limit: Duration,
+    at: Instant,
 }
 
 impl Deadline {
     /// The time is over. What has not left never will; of what has, on a seed link, nobody knows and nobody stops the script.
-    fn overdue(&self) -> Report {
+    fn overdue(&self, departure: &Departure) -> Report {
         let limit = self.limit;
-        if self.departure.withdraw() {
+        if departure.withdraw() {
             return Outcome::Failed(ErrorCode::Expired, format!("it could not be sent within {limit:?}; it did not run"))
                 .into();
         }
@@ -163,5 +370,5 @@ fn nobody(timeout: Option<Duration>) -> Report {
 
 fn refuse(ask: Ask, code: ErrorCode, message: &str) {
     // Nobody waits any more: then nobody need be told.
-    drop(ask.settle.send(Outcome::failed(code, message).into()));
+    ask.sink.fail(Outcome::failed(code, message));
 }

@@ -1,0 +1,202 @@
+//! What is asked here and not over, and the last of what is: where a run is found by its id, to be shown, watched or stopped. It
+//! never decides what becomes of one.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use ws_daemon_protocol::command::{RunState, Which};
+use ws_daemon_protocol::id::{CallerId, RunId};
+use ws_daemon_protocol::outcome::Report;
+
+/// Direct runs that are remembered when they are over; the oldest is forgotten.
+const REMEMBERED: usize = 1024;
+
+/// The runs of one daemon's asking side. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    live: HashMap<RunId, Arc<Live>>,
+    /// Direct ones that are over, the newest last.
+    over: VecDeque<Arc<Live>>,
+}
+
+/// A run that is asked for.
+#[derive(Debug)]
+pub struct Live {
+    /// Its id.
+    pub run: RunId,
+    /// The script.
+    pub name: Box<str>,
+    /// The caller's id.
+    pub id: Option<CallerId>,
+    /// Whether it is on disk.
+    pub queued: bool,
+    /// Wall time, ms since 1970; only to be shown.
+    pub accepted_wall_ms: u64,
+    /// How far it is.
+    pub progress: watch::Sender<Progress>,
+    /// Cancelled when somebody wants it stopped.
+    pub cancel: CancellationToken,
+}
+
+/// How far a run is. What is true of it stays true: a watcher that missed a step still sees it.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Who has it, or had it last.
+    pub peer: Option<Arc<str>>,
+    /// The peer has said so.
+    pub delivered: bool,
+    /// The script has been started.
+    pub started: bool,
+    /// Grows when output was kept.
+    pub output: u64,
+    /// How it ended.
+    pub report: Option<Arc<Report>>,
+    /// Wall time of its end, ms since 1970; only to be shown.
+    pub settled_wall_ms: Option<u64>,
+}
+
+/// A run's place among the live ones, given up when dropped.
+#[derive(Debug)]
+pub struct Seat {
+    ledger: Ledger,
+    live: Arc<Live>,
+}
+
+impl Ledger {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Every section leaves the table whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a run.
+    pub fn enter(&self, run: RunId, name: &str, id: Option<CallerId>, queued: bool) -> Seat {
+        let live = Arc::new(Live {
+            run: run.clone(),
+            name: name.into(),
+            id,
+            queued,
+            accepted_wall_ms: wall_ms(),
+            progress: watch::Sender::default(),
+            cancel: CancellationToken::new(),
+        });
+        self.table().live.insert(run, Arc::clone(&live));
+        Seat { ledger: self.clone(), live }
+    }
+
+    /// The run that is meant, if it is live; of several with one caller's id the newest.
+    pub fn live(&self, which: &Which) -> Option<Arc<Live>> {
+        let table = self.table();
+        match which {
+            Which::Run(run) => table.live.get(run).cloned(),
+            Which::Id(id) => newest(table.live.values(), id),
+        }
+    }
+
+    /// The run that is meant, live or over.
+    pub fn find(&self, which: &Which) -> Option<Arc<Live>> {
+        let live = self.live(which);
+        live.or_else(|| {
+            let table = self.table();
+            match which {
+                Which::Run(run) => table.over.iter().find(|over| over.run == *run).cloned(),
+                Which::Id(id) => newest(table.over.iter(), id),
+            }
+        })
+    }
+
+    /// All that are known here: the live ones and the direct ones that are over, in no order.
+    pub fn all(&self) -> Vec<Arc<Live>> {
+        let table = self.table();
+        table.live.values().chain(&table.over).cloned().collect()
+    }
+
+    /// How many are live.
+    pub fn count(&self) -> usize {
+        self.table().live.len()
+    }
+}
+
+fn newest<'a>(all: impl Iterator<Item = &'a Arc<Live>>, id: &CallerId) -> Option<Arc<Live>> {
+    let key = id.key();
+    let of_id = all.filter(|live| live.id.as_ref().is_some_and(|id| id.key() == key));
+    of_id.max_by(|one, other| one.run.cmp(&other.run)).cloned()
+}
+
+impl Live {
+    /// How far it is, in one word.
+    pub fn state(&self) -> RunState {
+        let progress = self.progress.borrow();
+        match (&progress.report, &progress.peer) {
+            (Some(_), _) => RunState::Settled,
+            (None, Some(_)) => RunState::Running,
+            (None, None) => RunState::Waiting,
+        }
+    }
+
+    /// Notes a step.
+    pub fn note(&self, step: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(step);
+    }
+
+    /// Notes its end.
+    pub fn settle(&self, report: &Report) {
+        self.note(|progress| {
+            progress.report = Some(Arc::new(report.clone()));
+            progress.settled_wall_ms = Some(wall_ms());
+        });
+    }
+}
+
+impl Seat {
+    /// The run.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut table = self.ledger.table();
+        table.live.remove(&self.live.run);
+        if !self.live.queued {
+            if table.over.len() >= REMEMBERED {
+                table.over.pop_front();
+            }
+            table.over.push_back(Arc::clone(&self.live));
+        }
+    }
+}
+
+/// The wall clock in ms since 1970; only to be shown.
+pub fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_found_while_it_lives_and_a_direct_one_for_a_while_longer() {
+        let ledger = Ledger::default();
+        let id = CallerId::from(&RunId::new("mine"));
+        let direct = ledger.enter(RunId::new("1"), "a", Some(id.clone()), false);
+        let queued = ledger.enter(RunId::new("2"), "b", Some(id.clone()), true);
+        assert_eq!(ledger.live(&Which::Id(id.clone())).expect("the newest").run, RunId::new("2"));
+        assert_eq!(direct.live().state(), RunState::Waiting);
+        direct.live().note(|progress| progress.peer = Some("p".into()));
+        assert_eq!(direct.live().state(), RunState::Running);
+        direct.live().settle(&ws_daemon_protocol::outcome::Outcome::Exited(0).into());
+        drop((direct, queued));
+        assert!(ledger.live(&Which::Id(id)).is_none());
+        assert_eq!(ledger.find(&Which::Run(RunId::new("1"))).expect("remembered").state(), RunState::Settled);
+        assert!(ledger.find(&Which::Run(RunId::new("2"))).is_none(), "the spool has it");
+    }
+}

@@ -1,0 +1,344 @@
+//! A request with options, from its words to its last line: it becomes one run or several, each lives its own life, and whoever
+//! asked is told. It never knows how a line is written.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tracing::warn;
+use uuid::Uuid;
+use ws_daemon_protocol::event::Event;
+use ws_daemon_protocol::id::RunId;
+use ws_daemon_protocol::message::{Message, Request};
+use ws_daemon_protocol::options::{NotBefore, OutputMode, Queue};
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
+
+use super::direct::Direct;
+use super::follow::Follow;
+use super::ledger::{Seat, wall_ms};
+use super::queued::Queued;
+use super::whom::{NoWay, Whom, unknown, whole_ms};
+use super::{Origin, Said};
+use crate::spool::{Accepted, NewRequest, NewRun, RunRecord, RunState, Spool, SpoolError, StoredRequest};
+
+/// Lines of one request that wait to be written; when full, whoever tells waits, and a script's output with it.
+const SAID: usize = 64;
+
+/// Runs of one fan-out; a request that matches more is refused.
+const FAN_OUT: usize = 65_536;
+
+/// One run of a request, and whom it is for.
+struct Part {
+    run: RunId,
+    whom: Whom,
+}
+
+/// Who asked, as far as anybody still listens.
+#[derive(Clone)]
+struct Caller(mpsc::Sender<Said>);
+
+impl Caller {
+    /// Tells something. Whoever is gone need not be told.
+    async fn tell(&self, said: Said) {
+        drop(self.0.send(said).await);
+    }
+}
+
+impl Origin {
+    /// Puts a request of `user` with options on the way. What is told of it ends with the channel.
+    pub fn order(&self, request: Request, user: &str) -> mpsc::Receiver<Said> {
+        let (say, said) = mpsc::channel(SAID);
+        let (origin, user) = (self.clone(), Box::from(user));
+        let caller = Caller(say);
+        let life = async move {
+            if origin.stop().drain.is_cancelled() {
+                return caller.tell(Said::refused(ErrorCode::Busy, "the daemon is stopping and takes nothing more")).await;
+            }
+            match request.options.queue.clone() {
+                Some(queue) => origin.queue(request, &queue, user, caller).await,
+                None => origin.direct(request, caller).await,
+            }
+        };
+        self.requests().spawn(life);
+        said
+    }
+
+    /// The parts of a request: one, or one for each peer that matches.
+    fn parts(&self, request: &Request) -> Result<Vec<Part>, Outcome> {
+        let part = |whom| Part { run: new_run(), whom };
+        if !request.options.each {
+            return Ok(vec![part(Whom::of(request))]);
+        }
+        let queued = request.options.queue.is_some();
+        let found = self.peers().all_matching(request.options.to.as_ref());
+        let parts: Vec<Part> = found
+            .into_iter()
+            .filter(|peer| queued || peer.connected)
+            .filter_map(|peer| peer.instance)
+            .map(|instance| part(Whom { instance: Some(instance), ..Whom::default() }))
+            .collect();
+        match parts.len() {
+            0 => match self.look(&Whom::of(request)) {
+                Err(NoWay::Unknown(nearest)) => Err(unknown(&Whom::of(request), nearest.as_deref())),
+                _ => Err(Outcome::failed(ErrorCode::NoPeer, "nobody who matches \"to\" is connected")),
+            },
+            1..=FAN_OUT => Ok(parts),
+            many => Err(Outcome::Failed(ErrorCode::TooLarge, format!("{many} peers match; a fan-out has at most {FAN_OUT}"))),
+        }
+    }
+
+    async fn direct(&self, request: Request, caller: Caller) {
+        let parts = match self.parts(&request) {
+            Ok(parts) => parts,
+            Err(outcome) => return self.nobody(&request, outcome, &caller).await,
+        };
+        let enter = |part: &Part| self.ledger().enter(part.run.clone(), &request.name, request.id.clone(), false);
+        let seats: Vec<(Seat, Whom)> = parts.into_iter().map(|part| (enter(&part), part.whom)).collect();
+        let one = |(seat, whom): (Seat, Whom)| async {
+            let listener = caller.0.clone();
+            let mut report = Direct { origin: self, request: &request, live: seat.live(), whom, caller: Some(listener) }.run().await;
+            report.more_mut().run = Some(seat.live().run.clone());
+            seat.live().settle(&report);
+            self.news().tell(ws_daemon_protocol::command::Topic::Runs, || super::settled_line(seat.live(), &report));
+            report
+        };
+        let reports = self.brake(&request, seats, one, &caller).await;
+        if let Some(then) = &request.options.then {
+            self.then(then, request.id.as_ref(), request.options.each, reports);
+        }
+    }
+
+    /// Lets the parts of a request live, as many at once as it says, until too many have failed; tells each report as it comes.
+    async fn brake<P, F>(&self, request: &Request, parts: Vec<P>, one: impl Fn(P) -> F, caller: &Caller) -> Vec<Report>
+    where
+        F: Future<Output = Report>,
+    {
+        let options = &request.options;
+        let (batch, max_failures) = (options.batch.unwrap_or(usize::MAX), options.max_failures.unwrap_or(usize::MAX));
+        let (mut left, mut going, mut reports) = (parts.into_iter(), FuturesUnordered::new(), Vec::new());
+        let mut failed = 0;
+        loop {
+            while going.len() < batch && failed < max_failures {
+                let Some(part) = left.next() else { break };
+                going.push(one(part));
+            }
+            let Some(report) = going.next().await else { break };
+            failed += usize::from(report.status != Some(0));
+            caller.tell(Said::Final(report.clone())).await;
+            reports.push(report);
+        }
+        for _ in left {
+            let why = format!("{failed} runs have failed, and max_failures is {max_failures}; this one was not started");
+            let report = Report::from(Outcome::Failed(ErrorCode::Cancelled, why));
+            caller.tell(Said::Final(report.clone())).await;
+            failed += 1;
+            reports.push(report);
+        }
+        if options.each {
+            caller.tell(Said::Event(Event::Done { runs: reports.len(), failed })).await;
+        }
+        reports
+    }
+
+    /// A request that nobody can run.
+    async fn nobody(&self, request: &Request, outcome: Outcome, caller: &Caller) {
+        let report = Report::from(outcome);
+        caller.tell(Said::Final(report.clone())).await;
+        if request.options.each {
+            caller.tell(Said::Event(Event::Done { runs: 0, failed: 0 })).await;
+        }
+        if let Some(then) = &request.options.then {
+            self.then(then, request.id.as_ref(), false, vec![report]);
+        }
+    }
+
+    async fn queue(&self, request: Request, queue: &Queue, user: Box<str>, caller: Caller) {
+        let Some(spool) = self.spool().cloned() else {
+            return caller.tell(Said::refused(ErrorCode::SpoolFailed, "this daemon runs without a spool; its log says why")).await;
+        };
+        let parts = match self.parts(&request) {
+            Ok(parts) => parts,
+            Err(outcome) => return caller.tell(Said::Final(outcome.into())).await,
+        };
+        let nearest = self.nearest(&request);
+        let new = new_request(&request, queue, user, &parts, spool.now_ms());
+        let (expires_ms, not_before_ms) = (new.expires_ms, new.not_before_ms);
+        let accepted = match spool.accept(new).await {
+            Ok(accepted) => accepted,
+            Err(SpoolError::Full) => return caller.tell(Said::refused(ErrorCode::QueueFull, "the spool is full; try again later")).await,
+            Err(error) => return caller.tell(Said::refused(ErrorCode::SpoolFailed, &error.to_string())).await,
+        };
+        let request = Arc::new(request);
+        match accepted {
+            Accepted::Conflict => {
+                let why = "this id stands for another request that was queued before; use a new id";
+                caller.tell(Said::refused(ErrorCode::IdConflict, why)).await;
+            }
+            Accepted::Fresh => {
+                let lives = parts.into_iter().map(|Part { run, whom }| {
+                    let seat = self.ledger().enter(run, &request.name, request.id.clone(), true);
+                    let (request, spool) = (Arc::clone(&request), spool.clone());
+                    let origin = self.clone();
+                    Queued { origin, spool, request, seat, whom, bound: None, attempt: 1, ever_bound: false, expires_ms, not_before_ms }
+                });
+                let lives: Vec<Queued> = lives.collect();
+                let follows = lives.iter().map(|life| Follow::live(self, life.seat.live())).collect();
+                self.start(&request, lives);
+                self.tell_queued(&request, follows, nearest, &caller).await;
+            }
+            Accepted::Known(records) => {
+                let follows = records.iter().map(|record| Follow::known(self, record)).collect();
+                self.tell_queued(&request, follows, None, &caller).await;
+            }
+        }
+    }
+
+    /// The name nearest to one that was never seen.
+    fn nearest(&self, request: &Request) -> Option<Box<str>> {
+        match self.look(&Whom::of(request)) {
+            Err(NoWay::Unknown(nearest)) => nearest.map(Into::into),
+            _ => None,
+        }
+    }
+
+    /// Starts the lives of a queued request's runs, braked as it says. They are nobody's: no caller and no stop waits for them.
+    fn start(&self, request: &Arc<Request>, lives: Vec<Queued>) {
+        let options = &request.options;
+        if !options.each || (options.batch.is_none() && options.max_failures.is_none()) {
+            for life in lives {
+                self.lives().spawn(life.run());
+            }
+            return;
+        }
+        let (origin, request) = (self.clone(), Arc::clone(request));
+        self.lives().spawn(async move {
+            let (nobody, _) = mpsc::channel(1);
+            let one = |life: Queued| async {
+                let live = Arc::clone(life.seat.live());
+                life.run().await;
+                let report = live.progress.borrow().report.clone();
+                report.map_or_else(|| Outcome::failed(ErrorCode::Interrupted, "the daemon stops").into(), |report| (*report).clone())
+            };
+            let stopping = origin.stop().close_links.clone();
+            tokio::select! {
+                _ = origin.brake_queued(&request, lives, one, &Caller(nobody)) => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+
+    /// As [`brake`](Self::brake), but what is not started is cancelled in its own life, so that the disk knows.
+    async fn brake_queued<F>(&self, request: &Request, lives: Vec<Queued>, one: impl Fn(Queued) -> F, _nobody: &Caller)
+    where
+        F: Future<Output = Report>,
+    {
+        let options = &request.options;
+        let (batch, max_failures) = (options.batch.unwrap_or(usize::MAX), options.max_failures.unwrap_or(usize::MAX));
+        let (mut left, mut going, mut failed) = (lives.into_iter(), FuturesUnordered::new(), 0);
+        loop {
+            while going.len() < batch {
+                let Some(life) = left.next() else { break };
+                if failed >= max_failures {
+                    life.seat.live().cancel.cancel();
+                }
+                going.push(one(life));
+            }
+            let Some(report) = going.next().await else { return };
+            failed += usize::from(report.status != Some(0));
+        }
+    }
+
+    async fn tell_queued(&self, request: &Request, follows: Vec<Follow>, nearest: Option<Box<str>>, caller: &Caller) {
+        for follow in &follows {
+            caller.tell(Said::Event(Event::Accepted { run: follow.run().clone(), nearest: nearest.clone() })).await;
+        }
+        let (events, streams) = (request.options.events, request.options.output == OutputMode::Stream);
+        let mut going: FuturesUnordered<_> =
+            follows.into_iter().map(|follow| follow.to_its_end(caller.0.clone(), events, streams)).collect();
+        let (mut runs, mut failed) = (0, 0);
+        let stopping = self.stop().close_links.clone();
+        loop {
+            let ended = tokio::select! {
+                ended = going.next() => ended,
+                // It stays on disk; there is nothing to say of it yet.
+                () = stopping.cancelled() => return,
+                // Nobody listens any more: the runs go on without this.
+                () = caller.0.closed() => return,
+            };
+            match ended {
+                Some(Some(report)) => {
+                    runs += 1;
+                    failed += usize::from(report.status != Some(0));
+                    caller.tell(Said::Final(report)).await;
+                }
+                Some(None) => return,
+                None => break,
+            }
+        }
+        if request.options.each {
+            caller.tell(Said::Event(Event::Done { runs, failed })).await;
+        }
+    }
+
+    /// Takes up what was found on disk: the same lives as of fresh requests.
+    pub async fn recover(&self) {
+        let Some(spool) = self.spool() else { return };
+        match spool.unsettled().await {
+            Ok(stored) => stored.into_iter().for_each(|stored| self.take_up(spool, stored)),
+            Err(error) => warn!(%error, "what was queued cannot be read"),
+        }
+        match spool.then_due().await {
+            Ok(due) => due.into_iter().for_each(|due| self.aftermath(due)),
+            Err(error) => warn!(%error, "what is due after queued requests cannot be read"),
+        }
+    }
+
+    fn take_up(&self, spool: &Spool, stored: StoredRequest) {
+        let StoredRequest { body, runs, expires_ms, not_before_ms, .. } = stored;
+        let request = match Message::parse(&body) {
+            Ok(Message::Run(request)) => Arc::new(request),
+            _ => return warn!(request = stored.request, "a queued request is not understood; it stays where it is"),
+        };
+        let life = |record: RunRecord| {
+            let seat = self.ledger().enter(record.run, &request.name, request.id.clone(), true);
+            let whom = record.target.map_or_else(
+                || Whom::of(&request),
+                |instance| Whom { instance: Some(instance), ..Whom::default() },
+            );
+            let bound = record.bound.filter(|_| record.state == RunState::Bound);
+            let ever_bound = bound.is_some() || record.attempt > 1;
+            let (origin, spool, request, attempt) = (self.clone(), spool.clone(), Arc::clone(&request), record.attempt);
+            Queued { origin, spool, request, seat, whom, bound, attempt, ever_bound, expires_ms, not_before_ms }
+        };
+        let lives = runs.into_iter().map(life).collect();
+        self.start(&request, lives);
+    }
+}
+
+fn new_run() -> RunId {
+    RunId::new(Uuid::now_v7().to_string())
+}
+
+fn new_request(request: &Request, queue: &Queue, user: Box<str>, parts: &[Part], now_ms: i64) -> NewRequest {
+    let body = request.to_json();
+    let later = |ms: u64| now_ms.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX));
+    let not_before_ms = match queue.not_before {
+        NotBefore::Now => None,
+        NotBefore::After(delay) => Some(later(whole_ms(delay))),
+        NotBefore::At(at_ms) => Some(later(at_ms.saturating_sub(wall_ms()))),
+    };
+    let run = |part: &Part| NewRun { run: part.run.clone(), name: request.name.as_str().into(), target: part.whom.instance.clone() };
+    NewRequest {
+        user,
+        key: request.id.as_ref().map(|id| id.key().as_text().into()),
+        caller_id: request.id.as_ref().map(|id| id.as_json().into()),
+        hash: Sha256::digest(body.as_bytes()).into(),
+        runs: parts.iter().map(run).collect(),
+        expires_ms: later(whole_ms(queue.ttl)),
+        not_before_ms,
+        then: request.options.then.clone(),
+        body: body.into(),
+    }
+}

@@ -1,0 +1,425 @@
+//! The life of one queued run: one function, the same for a fresh run and for one that was found on disk. What it is bound to, and
+//! how it ended, is on disk before anybody else is told; the end of a link, of a caller or of this daemon settles nothing.
+//!
+//! ```text
+//!   waiting ── bind, COMMIT ──► bound ── offered ──► report ── settle, COMMIT ──► ACK, the final line
+//!      ▲                          │  ▲       │
+//!      │ refused for ever, or -5  │  └───────┘ link lost, or the doer's disk or line is full: offered again, to the same instance
+//!      └── and retry: unbind ─────┘
+//!   ttl over: -5 if ever bound, else -2 expired
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+use ws_daemon_protocol::codec::v2::{Have, Order, Verdict};
+use ws_daemon_protocol::command::{StreamName, Topic};
+use ws_daemon_protocol::event::Chunk;
+use ws_daemon_protocol::id::RunId;
+use ws_daemon_protocol::message::Request;
+use ws_daemon_protocol::options::OutputMode;
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
+
+use super::Origin;
+use super::direct::with_peer;
+use super::ledger::{Live, Seat};
+use super::whom::{NoWay, Way, Whom, whole_ms};
+use crate::link::{Ask, AskBody, Backoff, Closed, Departure, Link, RunEvent, RunStream, STREAM_CREDIT_BYTES, Sink, run_stream};
+use crate::spool::Spool;
+
+/// How long a run that may be run again waits for the instance it is bound to before it goes to another.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The waits before a refused or failed step is tried again.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// What stands for the instance of a seed peer, which has none.
+const SEED_INSTANCE: &str = "seed:";
+
+/// A queued run.
+pub struct Queued {
+    pub origin: Origin,
+    pub spool: Spool,
+    pub request: Arc<Request>,
+    pub seat: Seat,
+    pub whom: Whom,
+    /// The instance that may have it.
+    pub bound: Option<Box<str>>,
+    /// From 1.
+    pub attempt: u32,
+    /// Whether any attempt was ever bound.
+    pub ever_bound: bool,
+    /// On the spool's clock.
+    pub expires_ms: i64,
+    /// On the spool's clock.
+    pub not_before_ms: Option<i64>,
+}
+
+/// What came of one offer.
+enum Offered {
+    /// The end.
+    Settled(Report),
+    /// Nobody knows yet: to be offered again to the same instance, after a while or at its next link.
+    Again {
+        /// Whether the link is there still, so that a wait is called for.
+        wait: bool,
+    },
+    /// This attempt will never run, or may have ended unknown: the next one may go to anyone.
+    Next,
+}
+
+impl Queued {
+    /// Has the whole life of the run; what is not over when the daemon stops stays on disk.
+    pub async fn run(mut self) {
+        let stopping = self.origin.stop().close_links.clone();
+        let report = tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            report = self.outcome() => report,
+        };
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => {}
+            () = self.settle(report) => {}
+        }
+    }
+
+    fn live(&self) -> &Arc<Live> {
+        self.seat.live()
+    }
+
+    fn id(&self) -> RunId {
+        self.live().run.clone()
+    }
+
+    async fn outcome(&mut self) -> Report {
+        let cancel = self.live().cancel.clone();
+        let (spool, expires_ms) = (self.spool.clone(), self.expires_ms);
+        let waiting = self.not_before_ms;
+        let expiry = until(&spool, expires_ms);
+        let begin = async {
+            if let Some(not_before_ms) = waiting {
+                until(&spool, not_before_ms).await;
+            }
+        };
+        tokio::pin!(expiry);
+        tokio::select! {
+            biased;
+            () = &mut expiry => return self.overdue(),
+            () = cancel.cancelled(), if self.bound.is_none() => return never_started(),
+            () = begin => {}
+        }
+        let report = tokio::select! {
+            biased;
+            report = self.deliver() => Some(report),
+            () = &mut expiry => None,
+        };
+        report.unwrap_or_else(|| self.overdue())
+    }
+
+    fn overdue(&self) -> Report {
+        let outcome = if self.ever_bound {
+            Outcome::failed(ErrorCode::Interrupted, "its ttl is over and its peer has not said how it ended; it may have run")
+        } else {
+            Outcome::failed(ErrorCode::Expired, "its ttl is over and nobody was there to run it; it did not run")
+        };
+        outcome.into()
+    }
+
+    /// Offers the run until it is over.
+    async fn deliver(&mut self) -> Report {
+        let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+        let mut retries = self.attempt;
+        loop {
+            let way = match self.way().await {
+                Ok(way) => way,
+                Err(report) => return report,
+            };
+            self.bind(&way).await;
+            match self.offer(way).await {
+                Offered::Settled(report) if self.may_retry(&report, retries) => {
+                    info!(run = %self.live().run, attempt = self.attempt, "it may have run, and may run again");
+                    retries += 1;
+                    self.next_attempt().await;
+                }
+                Offered::Settled(report) => return report,
+                Offered::Again { wait: false } => backoff.reset(),
+                Offered::Again { wait: true } => sleep(backoff.next(fastrand::f64())).await,
+                Offered::Next => {
+                    self.next_attempt().await;
+                    sleep(backoff.next(fastrand::f64())).await;
+                }
+            }
+        }
+    }
+
+    fn may_retry(&self, report: &Report, tries: u32) -> bool {
+        report.error_code() == Some(ErrorCode::Interrupted)
+            && tries <= self.request.options.retry
+            && !self.live().cancel.is_cancelled()
+    }
+
+    /// The way to whom the run is bound, or to anyone who may have it; waits until there is one.
+    async fn way(&mut self) -> Result<Way, Report> {
+        let since = Instant::now();
+        loop {
+            let changed = self.origin.peers().changed();
+            let whom = match &self.bound {
+                // A seed peer's link was its only one.
+                Some(instance) if instance.starts_with(SEED_INSTANCE) => {
+                    return Err(Outcome::failed(ErrorCode::Interrupted, "the link was lost while a seed peer had it; it may have run").into());
+                }
+                Some(instance) => Whom { instance: Some(instance.clone()), ..Whom::default() },
+                None => self.whom.clone(),
+            };
+            match self.origin.look(&whom) {
+                Ok(way) => return Ok(self.by_hop(way)),
+                Err(NoWay::Yet(_) | NoWay::Unknown(_)) => {}
+            }
+            if let Some(instance) = self.bound.as_deref().filter(|instance| self.origin.is_lost(instance)) {
+                let why = format!("the spool of the instance {instance} that had it was lost; it may have run");
+                return Err(Outcome::Failed(ErrorCode::Interrupted, why).into());
+            }
+            let retries_left = self.bound.is_some() && self.attempt <= self.request.options.retry;
+            tokio::select! {
+                () = changed => {}
+                () = self.live().cancel.cancelled(), if self.bound.is_none() => return Err(never_started()),
+                () = tokio::time::sleep_until(since + PATIENCE), if retries_left => self.next_attempt().await,
+            }
+        }
+    }
+
+    /// A bound run whose target lies behind the server is passed on by it at each offer.
+    fn by_hop(&self, mut way: Way) -> Way {
+        if way.hop.is_none() && self.bound.is_some() && self.whom.instance.is_none() {
+            if let Ok(fresh) = self.origin.look(&self.whom) {
+                way.hop = fresh.hop;
+            }
+        }
+        way
+    }
+
+    /// On disk before the first frame leaves.
+    async fn bind(&mut self, way: &Way) {
+        if self.bound.is_some() {
+            return;
+        }
+        let instance = way.link.instance().map_or_else(|| format!("{SEED_INSTANCE}{}", way.link.peer()), str::to_owned);
+        self.ever_bound = true;
+        self.bound = Some(instance.clone().into());
+        let (spool, attempt) = (self.spool.clone(), self.attempt);
+        self.persist("bound", || {
+            let (spool, run, instance) = (spool.clone(), self.id(), instance.clone());
+            async move { spool.bind(run, &instance, attempt).await }
+        })
+        .await;
+    }
+
+    async fn next_attempt(&mut self) {
+        let (spool, next) = (self.spool.clone(), self.attempt + 1);
+        let old = (self.bound.take(), self.attempt);
+        self.persist("unbound", || {
+            let (spool, run) = (spool.clone(), self.id());
+            async move { spool.unbind(run, next).await }
+        })
+        .await;
+        self.attempt = next;
+        self.live().note(|progress| {
+            progress.peer = None;
+            progress.delivered = false;
+            progress.started = false;
+        });
+        if let (Some(instance), attempt) = old {
+            self.acknowledge(&instance, attempt);
+        }
+    }
+
+    /// Does something on disk, again and again until it is done.
+    async fn persist<T, F>(&self, what: &str, verb: impl Fn() -> F) -> T
+    where
+        F: Future<Output = Result<T, crate::spool::SpoolError>>,
+    {
+        let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+        loop {
+            match verb().await {
+                Ok(done) => return done,
+                Err(error) => {
+                    warn!(run = %self.live().run, what, %error, "the spool failed; tried again in a while");
+                    sleep(backoff.next(fastrand::f64())).await;
+                }
+            }
+        }
+    }
+
+    async fn offer(&mut self, way: Way) -> Offered {
+        let Way { link, hop } = way;
+        let order = match self.order(&link, hop).await {
+            Ok(order) => order,
+            Err(outcome) => return Offered::Settled(outcome.into()),
+        };
+        link.has_room().await;
+        if self.live().cancel.is_cancelled() {
+            // Before the offer, so that what was not claimed never is.
+            link.send_cancel(&self.live().run, Some(self.attempt));
+        }
+        let (sink, stream) = run_stream(order.credit);
+        let body = AskBody::Run(self.request.name.clone(), self.request.params.clone(), order);
+        let ask = Ask {
+            body,
+            id: self.request.id.clone(),
+            run: self.id(),
+            departure: Departure::default(),
+            sink: Sink::Stream(sink),
+        };
+        match link.ask(ask) {
+            Ok(()) => {
+                self.live().note(|progress| progress.peer = Some(link.peer().into()));
+                self.attend(&link, stream).await
+            }
+            Err(Closed(_)) => Offered::Again { wait: false },
+        }
+    }
+
+    async fn order(&self, link: &Link, hop: Option<Box<ws_daemon_protocol::codec::v2::Hop>>) -> Result<Order, Outcome> {
+        let options = &self.request.options;
+        let streams = options.output == OutputMode::Stream;
+        let is_v2 = link.is_v2();
+        let have = if streams { self.have().await } else { None };
+        let order = Order {
+            caller: self.request.id.clone(),
+            timeout_ms: options.timeout.filter(|_| is_v2).map(whole_ms),
+            output: options.output,
+            events: is_v2,
+            credit: if streams { STREAM_CREDIT_BYTES } else { 0 },
+            queue: is_v2,
+            attempt: if is_v2 { self.attempt } else { 0 },
+            have,
+            hop,
+        };
+        link.supports(&order)?;
+        Ok(order)
+    }
+
+    /// What is here of its output already.
+    async fn have(&self) -> Option<Have> {
+        let ranges = self.spool.output_range(self.id()).await.ok()?;
+        let end = |stream: StreamName| ranges.iter().find(|range| range.stream == number(stream)).map_or(0, |range| range.to);
+        Some(Have { stdout: end(StreamName::Stdout), stderr: end(StreamName::Stderr) })
+    }
+
+    /// From offered to what came of it.
+    async fn attend(&self, link: &Link, mut stream: RunStream) -> Offered {
+        let is_v2 = link.is_v2();
+        let timeout = self.request.options.timeout.filter(|_| !is_v2).map(|timeout| Instant::now() + timeout);
+        let mut cancelled = self.live().cancel.is_cancelled();
+        loop {
+            tokio::select! {
+                event = stream.next() => match event {
+                    RunEvent::Delivered => self.live().note(|progress| progress.delivered = true),
+                    RunEvent::Started => self.live().note(|progress| {
+                        progress.delivered = true;
+                        progress.started = true;
+                    }),
+                    RunEvent::Output(chunk) => {
+                        let cost = chunk.cost();
+                        self.keep(chunk).await;
+                        stream.credit(cost);
+                    }
+                    RunEvent::Report(report, verdict) => return self.judge(link, report, verdict),
+                    RunEvent::Lost { left } if !is_v2 && left => {
+                        let why = "the link was lost while a seed peer had it; it may have run";
+                        return Offered::Settled(Outcome::failed(ErrorCode::Interrupted, why).into());
+                    }
+                    RunEvent::Lost { .. } if !is_v2 => return Offered::Next,
+                    RunEvent::Lost { .. } => return Offered::Again { wait: false },
+                },
+                () = self.live().cancel.cancelled(), if !cancelled => {
+                    cancelled = true;
+                    if !is_v2 {
+                        let why = "it was cancelled, but its peer is a seed daemon, which cannot be told to stop it; it may still run";
+                        return Offered::Settled(Outcome::failed(ErrorCode::Interrupted, why).into());
+                    }
+                    link.send_cancel(&self.live().run, Some(self.attempt));
+                }
+                () = super::direct::at(timeout), if timeout.is_some() => {
+                    let why = "its time is over, but its peer is a seed daemon, which cannot be told to stop it; it may still run";
+                    return Offered::Settled(Outcome::failed(ErrorCode::Interrupted, why).into());
+                }
+            }
+        }
+    }
+
+    fn judge(&self, link: &Link, report: Report, verdict: Verdict) -> Offered {
+        let code = report.error_code();
+        match code {
+            // Never claimed, and refused from now on; a cancelled one is over by that.
+            Some(ErrorCode::Busy) if verdict.refused => Offered::Next,
+            // Not claimed, but not refused for ever either: it stays bound.
+            Some(ErrorCode::Busy | ErrorCode::SpoolFailed | ErrorCode::QueueFull) if link.is_v2() => Offered::Again { wait: true },
+            _ => Offered::Settled(with_peer(report, link.peer())),
+        }
+    }
+
+    /// Output is kept before more is asked for. What the disk does not take is a gap.
+    async fn keep(&self, chunk: Chunk) {
+        let bytes = if chunk.is_base64 { BASE64_STANDARD.decode(&chunk.data).unwrap_or_default() } else { chunk.data.into_bytes() };
+        match self.spool.keep_output(self.id(), number(chunk.stream), chunk.offset, bytes).await {
+            Ok(()) => self.live().note(|progress| progress.output += 1),
+            Err(error) => warn!(run = %self.live().run, %error, "output was not kept"),
+        }
+    }
+
+    /// The outcome is on disk before anybody is told.
+    async fn settle(&self, mut report: Report) {
+        report.more_mut().run = Some(self.id());
+        let text: Box<str> = report.to_json(None).into();
+        let settled = self
+            .persist("settled", || {
+                let (spool, run, text) = (self.spool.clone(), self.id(), text.clone());
+                async move { spool.settle(run, text).await }
+            })
+            .await;
+        if let Some(instance) = &self.bound {
+            self.acknowledge(instance, self.attempt);
+        }
+        self.live().settle(&report);
+        self.origin.news().tell(Topic::Runs, || super::settled_line(self.live(), &report));
+        if let Some(due) = settled.then {
+            self.origin.aftermath(due);
+        }
+    }
+
+    /// The doer may forget; if it is not there, it says its outcome again and is told then.
+    fn acknowledge(&self, instance: &str, attempt: u32) {
+        if let Some(link) = self.origin.peers().link_of(instance) {
+            link.send_ack(&self.live().run, attempt);
+        }
+    }
+}
+
+fn never_started() -> Report {
+    Outcome::failed(ErrorCode::Cancelled, "cancelled before it was given to anyone; it did not run").into()
+}
+
+/// Ends when the spool's clock shows `at_ms`.
+async fn until(spool: &Spool, at_ms: i64) {
+    loop {
+        let left = u64::try_from(at_ms - spool.now_ms()).unwrap_or(0);
+        if left == 0 {
+            return;
+        }
+        sleep(Duration::from_millis(left)).await;
+    }
+}
+
+/// A stream's number in the spool.
+pub fn number(stream: StreamName) -> u8 {
+    match stream {
+        StreamName::Stdout => 1,
+        StreamName::Stderr => 2,
+    }
+}

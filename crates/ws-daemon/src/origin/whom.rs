@@ -1,0 +1,108 @@
+//! Whom a run is for, and the way there: a link, and whether the daemon at its end is to pass it on. It only looks; what is bound
+//! to whom is for others to decide.
+
+use std::time::Duration;
+
+use ws_daemon_protocol::codec::v2::Hop;
+use ws_daemon_protocol::message::Request;
+use ws_daemon_protocol::options::Route;
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
+use ws_daemon_protocol::target::Target;
+
+use super::Origin;
+use crate::link::Link;
+use crate::peers::{Choice, Pick};
+
+/// Whom a run is for.
+#[derive(Debug, Clone, Default)]
+pub struct Whom {
+    /// This instance and no other: one of a fan-out, or one that it is bound to.
+    pub instance: Option<Box<str>>,
+    /// Else who matches this.
+    pub to: Option<Target>,
+    /// And of these, which.
+    pub route: Route,
+}
+
+/// A way to whom a run is for.
+#[derive(Debug)]
+pub struct Way {
+    /// The link.
+    pub link: Link,
+    /// Whom the daemon at its end is to pass it on to, if it is not for that daemon itself.
+    pub hop: Option<Box<Hop>>,
+}
+
+/// Why there is no way now.
+#[derive(Debug)]
+pub enum NoWay {
+    /// There may be one later.
+    Yet(Outcome),
+    /// Nobody of that name was ever seen; the nearest known name.
+    Unknown(Option<String>),
+}
+
+impl Whom {
+    /// Whom a request is for.
+    #[must_use]
+    pub fn of(request: &Request) -> Self {
+        Self { instance: None, to: request.options.to.clone(), route: request.options.route.clone() }
+    }
+}
+
+impl Origin {
+    /// The way to whom a run is for, as things stand.
+    pub fn look(&self, whom: &Whom) -> Result<Way, NoWay> {
+        let absent = |message: &str| NoWay::Yet(Outcome::failed(ErrorCode::NoPeer, message));
+        if let Some(instance) = &whom.instance {
+            let link = self.peers().link_of(instance).ok_or_else(|| absent("the peer is not connected"))?;
+            return Ok(Way { link, hop: None });
+        }
+        let pick = self.peers().pick(&Choice { target: whom.to.as_ref(), route: &whom.route, not: None });
+        match pick {
+            Pick::Link(link) => Ok(Way { link, hop: None }),
+            Pick::NobodyConnected => Err(absent("nobody is connected; start a client with this server as its proxy")),
+            Pick::KnownButAbsent => Err(absent("whoever matches \"to\" is not connected now")),
+            Pick::UnknownTarget(nearest) => self.hop(whom).ok_or(NoWay::Unknown(nearest)),
+        }
+    }
+
+    /// A client's way to another client leads through its server.
+    fn hop(&self, whom: &Whom) -> Option<Way> {
+        if !self.is_client() {
+            return None;
+        }
+        let route = Route::default();
+        let Pick::Link(link) = self.peers().pick(&Choice { target: None, route: &route, not: None }) else { return None };
+        let hop = Hop { to: whom.to.clone(), route: (whom.route != Route::RoundRobin).then(|| whom.route.clone()) };
+        link.has_feature("relay").then(|| Way { link, hop: Some(Box::new(hop)) })
+    }
+
+    /// The way for a direct run: a server says at once when there is none, a client waits for its server.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn way(&self, whom: &Whom) -> Result<Way, Outcome> {
+        loop {
+            let changed = self.peers().changed();
+            match self.look(whom) {
+                Ok(way) => return Ok(way),
+                Err(NoWay::Unknown(nearest)) => return Err(unknown(whom, nearest.as_deref())),
+                Err(NoWay::Yet(outcome)) if !self.is_client() || self.peers().is_somebody_there() => return Err(outcome),
+                Err(NoWay::Yet(_)) => changed.await,
+            }
+        }
+    }
+}
+
+/// What is said of a target that nobody ever was.
+pub fn unknown(whom: &Whom, nearest: Option<&str>) -> Outcome {
+    let hint = nearest.map_or(String::new(), |nearest| format!("; did you mean {nearest:?}?"));
+    let name = whom.to.as_ref().map(ToString::to_string).unwrap_or_default();
+    Outcome::Failed(ErrorCode::UnknownTarget, format!("no peer {name:?} was ever seen here{hint}"))
+}
+
+/// A duration in whole milliseconds, at most what JSON's readers hold.
+pub fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
