@@ -9,12 +9,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use uuid::Uuid;
+use ws_daemon_protocol::codec::v2::{Order, Verdict};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{CommandMessage, Request};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
-use crate::link::{Ask, AskBody, Closed, Departure};
-use crate::peers::Peers;
+use crate::link::{Ask, AskBody, Closed, Departure, Sink};
+use crate::peers::{Choice, Peers, Pick};
 use crate::tasks::{Stop, Tasks};
 use held::Held;
 
@@ -64,7 +65,7 @@ impl Origin {
     /// other leave in that order.
     pub async fn submit(&self, request: Request) -> Submitted {
         let Request { name, id, params, timeout } = request;
-        self.put(AskBody::Run(name, params), id, timeout).await
+        self.put(AskBody::Run(name, params, Order::default()), id, timeout).await
     }
 
     /// Puts a command for a peer on the way.
@@ -76,7 +77,7 @@ impl Origin {
         let (settle, settled) = oneshot::channel();
         let run = RunId::new(Uuid::now_v7().to_string());
         let departure = Departure::default();
-        let ask = Ask { body, id, run, departure: departure.clone(), settle };
+        let ask = Ask { body, id, run, departure: departure.clone(), sink: Sink::Once(settle) };
         let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit, departure });
         if self.stop.drain.is_cancelled() {
             refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
@@ -92,7 +93,7 @@ impl Origin {
             match &self.held {
                 Some(held) => held.keep(ask),
                 // Nobody waits any more: then nobody need be told.
-                None => drop(ask.settle.send(nobody(timeout))),
+                None => drop(ask.sink.settle(nobody(timeout), Verdict::default())),
             }
         }
         Submitted { settled, deadline }
@@ -104,7 +105,7 @@ impl Origin {
             if self.held.as_ref().is_some_and(|held| !held.is_empty()) {
                 return Err(ask);
             }
-            let Some(link) = self.peers.pick() else { return Err(ask) };
+            let Pick::Link(link) = self.peers.pick(&Choice::ANYONE) else { return Err(ask) };
             link.has_room().await;
             match link.ask(ask) {
                 Ok(()) => return Ok(()),
@@ -162,6 +163,5 @@ fn nobody(timeout: Option<Duration>) -> Report {
 }
 
 fn refuse(ask: Ask, code: ErrorCode, message: &str) {
-    // Nobody waits any more: then nobody need be told.
-    drop(ask.settle.send(Outcome::failed(code, message).into()));
+    ask.sink.fail(Outcome::failed(code, message));
 }
