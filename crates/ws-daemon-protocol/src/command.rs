@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::codec::compact::compact;
+use crate::id::{CallerId, RunId};
 use crate::outcome::{ErrorCode, Outcome};
+use crate::target::Target;
 
 /// The longest pause, 24 hours; a longer one is refused, so that a slip of the pen does not lose a client for years.
 pub const LONGEST_PAUSE: Duration = Duration::from_hours(24);
@@ -39,6 +41,120 @@ pub enum Command {
     Pause(Duration),
     /// A status, said: a compact JSON object.
     Status(Box<str>),
+    /// Who is, and was, connected.
+    Peers,
+    /// A round trip to whoever matches; `None`: to everyone.
+    Ping(Option<Target>),
+    /// What runs and ran.
+    Runs(RunsQuery),
+    /// All about one run, or what it printed.
+    Run(RunQuery),
+    /// Stop a run.
+    Cancel(Which),
+    /// The scripts there are.
+    Scripts,
+    /// Counters.
+    Stats,
+    /// Tell from now on what happens, of these kinds.
+    Subscribe(Vec<Topic>),
+    /// Read the settings again.
+    Reload,
+}
+
+/// What a subscriber may be told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Topic {
+    /// Runs that begin and end.
+    Runs,
+    /// Peers that come and go.
+    Peers,
+    /// Statuses that are said.
+    Statuses,
+}
+
+impl Topic {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Runs, Self::Peers, Self::Statuses];
+}
+
+/// Which run is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// By its own id.
+    Run(RunId),
+    /// By the id that its caller gave.
+    Id(CallerId),
+}
+
+/// Which runs are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunsQuery {
+    /// Those in this state.
+    #[serde(default)]
+    pub state: Option<RunState>,
+    /// Those of this peer, by name.
+    #[serde(default)]
+    pub peer: Option<String>,
+    /// So many at most, the newest first.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// It waits for its peer, or its turn.
+    Waiting,
+    /// A peer has it.
+    Running,
+    /// It is over.
+    Settled,
+}
+
+/// What is wanted of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunQuery {
+    /// The run.
+    pub which: Which,
+    /// What it printed, if that is wanted.
+    pub output: Option<OutputQuery>,
+}
+
+/// What is wanted of a run's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputQuery {
+    /// The stream; `None`: both.
+    pub stream: Option<StreamName>,
+    /// From this byte of it.
+    pub offset: u64,
+    /// So many bytes at most.
+    pub limit: Option<usize>,
+    /// Whether to go on as it is printed, to the final line.
+    pub follow: bool,
+}
+
+/// One of a script's two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamName {
+    /// What it says.
+    Stdout,
+    /// What it says of trouble.
+    Stderr,
+}
+
+impl StreamName {
+    /// The name as it is written.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -49,25 +165,135 @@ struct Written<'a> {
 }
 
 impl Command {
-    /// The codes there are.
-    pub const CODES: [&'static str; 2] = ["PAUSE", "STATUS"];
+    /// The codes that local processes may use.
+    pub const CODES: [&'static str; 11] =
+        ["PAUSE", "STATUS", "PEERS", "PING", "RUNS", "RUN", "CANCEL", "SCRIPTS", "STATS", "SUBSCRIBE", "RELOAD"];
 
-    /// Reads the `params` of a command message.
+    /// The codes that only daemons use among themselves.
+    pub const DAEMON_CODES: [&'static str; 7] = ["HELLO", "ACK", "OUTPUT", "CREDIT", "CANCEL", "DRAIN", "EVENT"];
+
+    /// Reads the `params` of a local process's command message.
     ///
     /// # Errors
     /// A failed outcome that says what is wrong with the code or its data.
-    pub fn parse(params: &str) -> Result<Self, Outcome> {
-        let bad = |message: String| Outcome::Failed(ErrorCode::BadMessage, message);
-        let written: Written = serde_json::from_str(params)
-            .map_err(|error| bad(format!("a command's params must be {{\"code\":\"…\",\"data\":…}}: {}", fault(&error))))?;
-        let data = written.data.map_or("null", RawValue::get);
-        match written.code.to_ascii_uppercase().as_str() {
-            "PAUSE" => pause(data).map(Self::Pause).map_err(bad),
-            "STATUS" if data.starts_with('{') => Ok(Self::Status(compact(data).into())),
-            "STATUS" => Err(bad("STATUS takes an object as data: {\"status\":0,\"id\":\"…\"}".into())),
+    pub fn parse(place: Place, params: &str) -> Result<Self, Outcome> {
+        let written = Written::parse(params)?;
+        let code = written.code.to_ascii_uppercase();
+        match (place, &*code) {
+            (Place::There, code) if Self::DAEMON_CODES.contains(&code) => {
+                let hint = if code == "CANCEL" { "; to stop a run, say +cmd CANCEL" } else { "" };
+                Err(Outcome::failed(ErrorCode::Denied, format!("&cmd {code} comes from daemons only{hint}")))
+            }
+            (Place::There, code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS")) => {
+                Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd")))
+            }
+            (_, code) => Self::of_code(code, written.data()),
+        }
+    }
+
+    /// Reads the `params` of a seed peer's command, which knows PAUSE and STATUS.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_seed(params: &str) -> Result<Self, Outcome> {
+        let written = Written::parse(params)?;
+        match &*written.code.to_ascii_uppercase() {
+            code @ ("PAUSE" | "STATUS") => Self::of_code(code, written.data()),
             code => Err(unknown(code)),
         }
     }
+
+    fn of_code(code: &str, data: &str) -> Result<Self, Outcome> {
+        let bad = |message: String| Outcome::Failed(ErrorCode::BadMessage, message);
+        let wrong = |error: serde_json::Error| bad(format!("the data of {code}: {}", fault(&error)));
+        match code {
+            "PAUSE" => pause(data).map(Self::Pause).map_err(bad),
+            "STATUS" if data.starts_with('{') => Ok(Self::Status(compact(data).into())),
+            "STATUS" => Err(bad("STATUS takes an object as data: {\"status\":0,\"id\":\"…\"}".into())),
+            "PEERS" => Ok(Self::Peers),
+            "PING" => Ok(Self::Ping(serde_json::from_str(data).map_err(wrong)?)),
+            "RUNS" => Ok(Self::Runs(serde_json::from_str::<Option<RunsQuery>>(data).map_err(wrong)?.unwrap_or_default())),
+            "RUN" => {
+                let query = WrittenRun::parse(data).map_err(wrong)?;
+                query.map(Self::Run).ok_or_else(|| bad(which_run(code)))
+            }
+            "CANCEL" => match WrittenRun::parse(data).map_err(wrong)? {
+                Some(RunQuery { which, output: None }) => Ok(Self::Cancel(which)),
+                _ => Err(bad(which_run(code))),
+            },
+            "SCRIPTS" => Ok(Self::Scripts),
+            "STATS" => Ok(Self::Stats),
+            "SUBSCRIBE" => {
+                let topics = serde_json::from_str::<Option<Vec<Topic>>>(data).map_err(wrong)?;
+                Ok(Self::Subscribe(topics.unwrap_or_else(|| Topic::ALL.into())))
+            }
+            "RELOAD" => Ok(Self::Reload),
+            code => Err(unknown(code)),
+        }
+    }
+}
+
+impl<'a> Written<'a> {
+    fn parse(params: &'a str) -> Result<Self, Outcome> {
+        serde_json::from_str(params).map_err(|error| {
+            let wanted = "a command's params must be {\"code\":\"…\",\"data\":…}";
+            Outcome::failed(ErrorCode::BadMessage, format!("{wanted}: {}", fault(&error)))
+        })
+    }
+
+    fn data(&self) -> &'a str {
+        self.data.map_or("null", RawValue::get)
+    }
+}
+
+/// A run, as the data of RUN and CANCEL names it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRun<'a> {
+    run: Option<Box<str>>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    output: Option<WrittenStream>,
+    offset: Option<u64>,
+    limit: Option<usize>,
+    #[serde(default)]
+    follow: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WrittenStream {
+    Stdout,
+    Stderr,
+    Both,
+}
+
+impl WrittenRun<'_> {
+    /// `None` if it does not say which run.
+    fn parse(data: &str) -> Result<Option<RunQuery>, serde_json::Error> {
+        if data.starts_with('"') {
+            let run: Box<str> = serde_json::from_str(data)?;
+            return Ok(Some(RunQuery { which: Which::Run(RunId::new(run)), output: None }));
+        }
+        let Some(written) = serde_json::from_str::<Option<WrittenRun>>(data)? else { return Ok(None) };
+        let which = match (written.run, written.id.and_then(CallerId::new)) {
+            (Some(run), None) => Which::Run(RunId::new(run)),
+            (None, Some(id)) => Which::Id(id),
+            _ => return Ok(None),
+        };
+        let (offset, limit, follow) = (written.offset.unwrap_or(0), written.limit, written.follow);
+        let query = |stream| OutputQuery { stream, offset, limit, follow };
+        let output = written.output.map(|stream| match stream {
+            WrittenStream::Stdout => query(Some(StreamName::Stdout)),
+            WrittenStream::Stderr => query(Some(StreamName::Stderr)),
+            WrittenStream::Both => query(None),
+        });
+        Ok(Some(RunQuery { which, output }))
+    }
+}
+
+fn which_run(code: &str) -> String {
+    format!("{code} takes a run: its id as text, {{\"run\":\"…\"}}, or {{\"id\":…}} with the id its caller gave")
 }
 
 fn pause(data: &str) -> Result<Duration, String> {
@@ -109,10 +335,21 @@ mod tests {
             (r#"{"code":"STATUS","data":[1]}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":5}"#, Err(ErrorCode::BadMessage)),
             ("null", Err(ErrorCode::BadMessage)),
+            (r#"{"code":"peers"}"#, Ok(Command::Peers)),
+            (r#"{"code":"PING","data":"web-*"}"#, Ok(Command::Ping(Some(Target::parse("web-*").expect("a target"))))),
+            (r#"{"code":"PING"}"#, Ok(Command::Ping(None))),
+            (r#"{"code":"RUNS","data":{"lmit":1}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"CANCEL","data":"r"}"#, Ok(Command::Cancel(Which::Run(RunId::new("r"))))),
+            (r#"{"code":"CANCEL","data":{"run":"r","output":"stdout"}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"RUN"}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"RUN","data":{"run":"r","id":1}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"SUBSCRIBE","data":["runs"]}"#, Ok(Command::Subscribe(vec![Topic::Runs]))),
+            (r#"{"code":"SUBSCRIBE","data":["sun"]}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"HELLO"}"#, Err(ErrorCode::UnknownCommand)),
             (r#"{"code":"PUASE"}"#, Err(ErrorCode::UnknownCommand)),
         ];
         for (params, expected) in table {
-            let found = Command::parse(params).map_err(|outcome| match outcome {
+            let found = Command::parse(Place::Here, params).map_err(|outcome| match outcome {
                 Outcome::Failed(error, _) => error,
                 other => panic!("{other:?}"),
             });
@@ -121,8 +358,19 @@ mod tests {
     }
 
     #[test]
+    fn what_daemons_say_among_themselves_is_refused_from_a_local_process() {
+        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD"]) {
+            let found = Command::parse(Place::There, &format!("{{\"code\":\"{code}\"}}"));
+            assert!(matches!(found, Err(Outcome::Failed(ErrorCode::Denied, _))), "{code}: {found:?}");
+        }
+        for code in ["HELLO", "CANCEL", "RELOAD", "PEERS"] {
+            assert!(Command::parse_seed(&format!("{{\"code\":\"{code}\"}}")).is_err(), "{code}");
+        }
+    }
+
+    #[test]
     fn a_slip_is_answered_with_the_nearest_code() {
-        let Err(Outcome::Failed(_, message)) = Command::parse(r#"{"code":"PUASE"}"#) else { panic!("taken") };
+        let Err(Outcome::Failed(_, message)) = Command::parse(Place::Here, r#"{"code":"PUASE"}"#) else { panic!("taken") };
         assert_eq!(message, "no command has the code \"PUASE\"; did you mean PAUSE?");
     }
 }

@@ -8,13 +8,21 @@
 //! | [`codec`] | bytes to messages and back: the incremental framer, compaction, the seed's frames |
 //! | [`message`] | what a local process asks: [`Request`](message::Request) |
 //! | [`command`] | the built-in commands, their codes and data |
+//! | [`more`] | what a final line holds beyond the seed's keys |
+//! | [`options`] | what a request may ask for beside its script and params |
+//! | [`target`] | who may run a request |
+//! | [`event`] | the lines between a request and its final line |
 //! | [`outcome`] | how a run ended: [`Outcome`](outcome::Outcome), and the line that tells it |
 //! | [`id`] | the caller's id and the run's |
 //! | [`time`] | durations as people write them |
 
 pub mod codec;
 pub mod command;
+pub mod event;
 pub mod id;
 pub mod message;
+pub mod more;
+pub mod options;
 pub mod outcome;
+pub mod target;
 pub mod time;

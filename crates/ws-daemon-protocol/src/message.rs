@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
@@ -12,6 +11,7 @@ use serde_json::value::RawValue;
 use crate::codec::compact::compact;
 use crate::command::{Command, Place, fault};
 use crate::id::{CALLER_ID_BYTES, CallerId};
+use crate::options::Options;
 use crate::outcome::{ErrorCode, Outcome};
 
 /// The params of a request: JSON text, byte for byte as it was written.
@@ -47,8 +47,8 @@ pub struct Request {
     pub id: Option<CallerId>,
     /// What the script gets.
     pub params: Params,
-    /// How long the asker waits for the outcome.
-    pub timeout: Option<Duration>,
+    /// What else is asked for.
+    pub options: Options,
 }
 
 /// A command, as a local process or a peer sends it.
@@ -82,12 +82,8 @@ pub struct Rejection {
     pub outcome: Outcome,
 }
 
-/// The keys of the grammar that this version does not honour. They are refused by name rather than passed over: a request
-/// whose `queue` was quietly dropped would be a lie.
-const NOT_YET: [&str; 9] = ["to", "route", "each", "batch", "max_failures", "output", "queue", "retry", "then"];
-
-/// The keys that a local message may have.
-const KEYS: [&str; 4] = ["name", "id", "params", "timeout"];
+/// The keys that every local message may have; a request may have those of [`Options::KEYS`] too.
+const KEYS: [&str; 3] = ["name", "id", "params"];
 
 impl Message {
     /// Reads one message of a local process. `text` must be one JSON object, as the framer yields it.
@@ -101,20 +97,52 @@ impl Message {
         if fields.id.is_some() && id.is_none() {
             return Err(reject(bad(format!("the id is longer than {CALLER_ID_BYTES} bytes"))));
         }
-        if let Some(key) = fields.refused {
-            return Err(reject(refused_key(&key)));
-        }
         let name = fields.name.ok_or_else(|| reject(bad("there is no \"name\"")))?;
         let name: String = serde_json::from_str(name.get()).map_err(|_| reject(bad("\"name\" must be text")))?;
         let params = Params::new(fields.params);
+        let others = fields.others;
         if let Some(place) = Place::of_name(&name) {
-            let command = Command::parse(params.as_written()).map_err(reject)?;
+            if let Some((key, _)) = others.first() {
+                return Err(reject(refused_key(key)));
+            }
+            let command = Command::parse(place, params.as_written()).map_err(reject)?;
             return Ok(Self::Command(CommandMessage { place, command, id, params }));
         }
-        let timeout = fields.timeout.map(crate::time::deserialize).transpose();
-        let timeout = timeout.map_err(|error| reject(bad(format!("\"timeout\": {}", fault(&error)))))?;
-        Ok(Self::Run(Request { name, id, params, timeout }))
+        let options = options(&others).map_err(reject)?;
+        Ok(Self::Run(Request { name, id, params, options }))
     }
+}
+
+impl Request {
+    /// The request as a message: the same request gives the same text, which [`Message::parse`] takes back.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut json = format!("{{\"name\":{}", serde_json::Value::from(self.name.as_str()));
+        if let Some(id) = &self.id {
+            json.push_str(",\"id\":");
+            json.push_str(id.as_json());
+        }
+        json.push_str(",\"params\":");
+        json.push_str(&self.params.compact());
+        self.options.write(&mut json);
+        json.push('}');
+        json
+    }
+}
+
+/// The options among the keys of a request.
+fn options(others: &[(Cow<'_, str>, &RawValue)]) -> Result<Options, Outcome> {
+    let mut options = Options::default();
+    for (index, (key, value)) in others.iter().enumerate() {
+        if others[..index].iter().any(|(before, _)| before == key) {
+            return Err(bad(format!("the key \"{key}\" stands there twice")));
+        }
+        if !options.take(key, value).map_err(bad)? {
+            return Err(refused_key(key));
+        }
+    }
+    options.check().map_err(bad)?;
+    Ok(options)
 }
 
 fn bad(message: impl Into<String>) -> Outcome {
@@ -122,14 +150,18 @@ fn bad(message: impl Into<String>) -> Outcome {
 }
 
 fn refused_key(key: &str) -> Outcome {
-    if NOT_YET.contains(&key) || key == "events" {
-        return Outcome::failed(ErrorCode::Unsupported, format!("\"{key}\" cannot be honoured on this link"));
+    if Options::KEYS.contains(&key) {
+        return Outcome::failed(ErrorCode::Unsupported, format!("a command has no \"{key}\""));
     }
     let shown: String = key.chars().take(40).collect();
-    let near = KEYS.into_iter().chain(NOT_YET).find(|known| strsim::damerau_levenshtein(known, key) <= 2);
+    let near = KEYS.into_iter().chain(Options::KEYS).find(|known| strsim::damerau_levenshtein(known, key) <= 2);
     let hint = near.map_or(String::new(), |near| format!("; did you mean \"{near}\"?"));
     Outcome::failed(ErrorCode::Unsupported, format!("unknown key {shown:?}{hint}"))
 }
+
+/// How many keys are looked at beside `name`, `id` and `params`: more than there are options, so that one unknown key is always
+/// among them.
+const OTHERS: usize = 32;
 
 /// The keys of a message, undecoded.
 #[derive(Default)]
@@ -137,9 +169,8 @@ pub(crate) struct Fields<'a> {
     pub(crate) name: Option<&'a RawValue>,
     pub(crate) id: Option<&'a RawValue>,
     pub(crate) params: Option<&'a RawValue>,
-    timeout: Option<&'a RawValue>,
-    /// The first key that is none of these.
-    refused: Option<String>,
+    /// What stands under other keys, at most [`OTHERS`] of them: further ones are passed over.
+    pub(crate) others: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
 #[derive(Deserialize)]
@@ -163,11 +194,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
                         "name" => &mut fields.name,
                         "id" => &mut fields.id,
                         "params" => &mut fields.params,
-                        "timeout" => &mut fields.timeout,
-                        _ => {
-                            fields.refused.get_or_insert_with(|| key.into_owned());
+                        _ if fields.others.len() < OTHERS => {
+                            fields.others.push((key, value));
                             continue;
                         }
+                        _ => continue,
                     };
                     if field.replace(value).is_some() {
                         return Err(serde::de::Error::custom(format!("the key \"{key}\" stands there twice")));
@@ -209,7 +240,11 @@ mod tests {
         assert_eq!(found.params.compact(), r#"{"a":1.0}"#);
         assert_eq!(request(r#"{"name":"t"}"#).params.as_written(), "null");
         assert_eq!(request(r#"{"name":"t","id":null}"#).id.expect("given").as_json(), "null");
-        assert_eq!(request(r#"{"name":"t","timeout":"2s"}"#).timeout, Some(Duration::from_secs(2)));
+        let full = request(r#"{"timeout":"2s","name":"t","params":{ "a" : 1.0 },"id":"x","to":"tag:sms","queue":true}"#);
+        assert_eq!(full.options.timeout, Some(std::time::Duration::from_secs(2)));
+        let json = r#"{"name":"t","id":"x","params":{"a":1.0},"to":"tag:sms","timeout":2000,"queue":{"ttl":86400000}}"#;
+        assert_eq!(full.to_json(), json);
+        assert_eq!(request(json).to_json(), json);
     }
 
     #[test]
@@ -218,7 +253,8 @@ mod tests {
         let table = [
             (r#"{"id":"x"}"#, BadMessage, "there is no \"name\""),
             (r#"{"id":"x","name":5}"#, BadMessage, "\"name\" must be text"),
-            (r#"{"id":"x","name":"a","queue":true}"#, Unsupported, "\"queue\" cannot be honoured on this link"),
+            (r#"{"id":"x","name":"+cmd","params":{"code":"PAUSE"},"queue":true}"#, Unsupported, "a command has no \"queue\""),
+            (r#"{"id":"x","name":"a","queue":true,"queue":true}"#, BadMessage, "the key \"queue\" stands there twice"),
             (r#"{"id":"x","name":"a","tiemout":1}"#, Unsupported, "unknown key \"tiemout\"; did you mean \"timeout\"?"),
             (r#"{"id":"x","name":"a","zzzzzzzz":1}"#, Unsupported, "unknown key \"zzzzzzzz\""),
             (r#"{"id":"x","name":"+cmd","params":{"code":"HELLO"}}"#, UnknownCommand, "no command has the code"),

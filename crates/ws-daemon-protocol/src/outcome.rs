@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::id::CallerId;
+use crate::more::More;
 
 /// Why there is no exit status of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +159,9 @@ pub struct Report {
     /// The name of the signal that ended the script.
     #[serde(default, deserialize_with = "text_or_none")]
     pub signal: Option<String>,
+    /// What applies of the rest; a seed peer has none.
+    #[serde(skip)]
+    pub more: Option<Box<More>>,
 }
 
 /// A peer that says something else under these keys still says a status: that must not be lost.
@@ -181,13 +185,20 @@ impl From<Outcome> for Report {
             error: error.map(|error| error.word().to_owned()),
             message,
             signal: signal.map(|signal| signal.to_string()),
+            more: None,
         }
     }
 }
 
 impl Report {
     /// What the seed says when nobody is connected: the status alone. It goes to callers that asked in the seed's own grammar.
-    pub const SEED_NOBODY: Self = Self { status: Some(-2), error: None, message: None, signal: None };
+    pub const SEED_NOBODY: Self = Self { status: Some(-2), error: None, message: None, signal: None, more: None };
+
+    /// The code of the failure, if it is one that this version knows.
+    #[must_use]
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        self.error.as_deref().and_then(ErrorCode::from_word)
+    }
 
     /// The report as a compact JSON object: `status`, `id` if there is one, then what applies of the rest.
     #[must_use]
@@ -202,10 +213,16 @@ impl Report {
             json.push_str(",\"id\":");
             json.push_str(id.as_json());
         }
+        if let Some(more) = &self.more {
+            more.write_who(&mut json);
+        }
         for (key, text) in [("error", &self.error), ("message", &self.message), ("signal", &self.signal)] {
             if let Some(text) = text {
                 json.push_str(&format!(",\"{key}\":{}", Value::from(text.as_str())));
             }
+        }
+        if let Some(more) = &self.more {
+            more.write_rest(&mut json);
         }
         json.push('}');
         json

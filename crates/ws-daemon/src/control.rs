@@ -36,6 +36,7 @@ impl Control {
                 let why = "PAUSE works on a client; this daemon is a server and dials nobody";
                 Err(Outcome::failed(ErrorCode::Unsupported, why))
             }
+            _ => Err(Outcome::failed(ErrorCode::Unsupported, "this daemon cannot do that yet")),
         }
     }
 
@@ -56,11 +57,7 @@ impl Control {
                 Inbound::Run(run) => worker.claim(run),
                 Inbound::Command(command) => self.incoming(command),
                 Inbound::LateStatus { run, .. } => debug!(%run, "a status that nobody waits for any more was dropped"),
-                Inbound::Up(_)
-                | Inbound::Down(_)
-                | Inbound::Credit { .. }
-                | Inbound::Cancel { .. }
-                | Inbound::Ack { .. } => {}
+                Inbound::Up(_) | Inbound::Down(_) | Inbound::Credit { .. } | Inbound::Cancel { .. } | Inbound::Ack { .. } => {}
                 Inbound::UnclaimedStatus(data) => {
                     if unclaimed.try_send(data).is_err() {
                         debug!("a status that nobody waits for was dropped: too many of them");

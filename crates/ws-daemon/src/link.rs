@@ -33,10 +33,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ws_daemon_protocol::codec::seed;
-use ws_daemon_protocol::codec::v2::{self, Hello, Order, OutputFrame, OutputMode, Progress, Verdict};
+use ws_daemon_protocol::codec::v2::{self, Hello, Order, Progress, Verdict};
 use ws_daemon_protocol::command::Command;
+use ws_daemon_protocol::event::Chunk;
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::Params;
+use ws_daemon_protocol::options::OutputMode;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use crate::config::{Limits, Times};
@@ -195,7 +197,7 @@ impl Replier {
     }
 
     /// Sends output home. Whoever calls it keeps to the credit that was given, and waits for [`Link::output_room`].
-    pub fn output(&self, frame: &OutputFrame) {
+    pub fn output(&self, frame: &Chunk) {
         self.link.send_output(frame);
     }
 
@@ -341,15 +343,12 @@ impl Link {
         if self.is_v2() {
             return Ok(());
         }
-        let cannot = [
-            ("output", order.output != OutputMode::None),
-            ("events", order.events),
-            ("to", order.hop.is_some()),
-        ];
+        let cannot = [("output", order.output != OutputMode::None), ("events", order.events), ("to", order.hop.is_some())];
         match cannot.into_iter().find(|(_, wanted)| *wanted) {
             None => Ok(()),
             Some((key, _)) => {
-                let why = format!(""{key}" cannot be honoured: the peer {} speaks the seed's version of the link", self.peer());
+                let why =
+                    format!("\"{key}\" cannot be honoured: the peer {} speaks the seed's version of the link", self.peer());
                 Err(Outcome::Failed(ErrorCode::Unsupported, why))
             }
         }
@@ -406,7 +405,7 @@ impl Link {
     }
 
     /// Sends output, to a version 2 peer.
-    pub fn send_output(&self, frame: &OutputFrame) {
+    pub fn send_output(&self, frame: &Chunk) {
         self.say(|| v2::output(frame));
     }
 

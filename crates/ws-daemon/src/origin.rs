@@ -64,8 +64,8 @@ impl Origin {
     /// Puts a request on the way. Waits only while the chosen link has too much to write; requests submitted one after the
     /// other leave in that order.
     pub async fn submit(&self, request: Request) -> Submitted {
-        let Request { name, id, params, timeout } = request;
-        self.put(AskBody::Run(name, params, Order::default()), id, timeout).await
+        let Request { name, id, params, options } = request;
+        self.put(AskBody::Run(name, params, Order::default()), id, options.timeout).await
     }
 
     /// Puts a command for a peer on the way.

@@ -17,10 +17,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 use ws_daemon_protocol::codec::v2::Hello;
+use ws_daemon_protocol::options::Route;
 use ws_daemon_protocol::target::Target;
 
 use crate::link::{self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link, Terms, Wire};
-use crate::route::{self, Route};
+use crate::route;
 use registry::{Registry, name_for};
 
 /// The table. Clones are the same table.

@@ -1,17 +1,5 @@
 //! Which peer gets the next request. Pure: the candidates and the cursor come in, the choice goes out.
 
-/// Which of the peers that may run a request does.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Route {
-    /// Each in turn.
-    #[default]
-    RoundRobin,
-    /// The one with the least in flight, by what it can do at once.
-    LeastBusy,
-    /// Always the same one for this key, as long as it is there.
-    Sticky(String),
-}
-
 /// What a peer can do at once if it has not said: the default of ours.
 pub const USUAL_CAPACITY: u64 = 256;
 

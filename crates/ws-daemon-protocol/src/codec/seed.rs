@@ -54,7 +54,7 @@ pub fn decode(text: &str, nesting: usize) -> Result<Frame, BadFrame> {
     Ok(match Place::of_name(&name) {
         None => Frame::Run { name, id, params },
         Some(place) => {
-            let command = Command::parse(params.as_written()).map_err(BadFrame::Command)?;
+            let command = Command::parse_seed(params.as_written()).map_err(BadFrame::Command)?;
             Frame::Command(CommandMessage { place, command, id, params })
         }
     })

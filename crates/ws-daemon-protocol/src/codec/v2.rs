@@ -8,9 +8,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::framer::check_whole;
-use crate::command::{Command, Place, fault};
+use crate::command::{Command, Place, StreamName, fault};
+use crate::event::Chunk;
 use crate::id::{CALLER_ID_BYTES, CallerId, RunId};
 use crate::message::{CommandMessage, Params};
+use crate::options::{OutputMode, Route};
 use crate::outcome::{ErrorCode, Outcome, Report};
 use crate::target::Target;
 
@@ -53,7 +55,7 @@ pub enum Frame {
     /// How far a run has come.
     Event(RunId, Progress),
     /// Part of what a script printed.
-    Output(Box<OutputFrame>),
+    Output(Box<Chunk>),
     /// That many more bytes of output of a run may be sent.
     Credit(RunId, u64),
     /// A run is to be stopped, or, unless its attempt was claimed, never to be started.
@@ -114,21 +116,6 @@ impl Order {
     }
 }
 
-/// What becomes of a script's output.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OutputMode {
-    /// It is not wanted.
-    #[default]
-    None,
-    /// Head and tail, with the outcome.
-    Tail,
-    /// Standard output is a JSON value, with the outcome.
-    Json,
-    /// All of it, as it comes.
-    Stream,
-}
-
 /// The offsets up to which the asker has the output of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Have {
@@ -146,9 +133,13 @@ pub struct Hop {
     /// Who may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Target>,
-    /// Which of them, as it was written; absent is in turn.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub route: Option<serde_json::Value>,
+    /// Which of them.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub route: Route,
+}
+
+fn is_usual(route: &Route) -> bool {
+    *route == Route::default()
 }
 
 /// Who a daemon is.
@@ -209,45 +200,7 @@ pub enum Progress {
     Started,
 }
 
-/// One of a script's streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StreamName {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-impl StreamName {
-    /// The name as it is written.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-        }
-    }
-}
-
-/// Part of what a script printed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutputFrame {
-    /// Of which run.
-    pub run: RunId,
-    /// On which stream.
-    pub stream: StreamName,
-    /// Where in the stream it begins, in bytes.
-    pub offset: u64,
-    /// The text, or the bytes in base 64.
-    pub data: String,
-    /// Whether `data` is base 64.
-    pub is_base64: bool,
-    /// How many bytes right before it are lost.
-    pub gap: u64,
-}
-
-impl OutputFrame {
+impl Chunk {
     /// What it takes of the credit, in bytes.
     #[must_use]
     pub fn cost(&self) -> u64 {
@@ -386,8 +339,11 @@ pub fn decode(text: &str, nesting: usize) -> Result<Frame, Refused> {
             let params = written.params.map_or("null", RawValue::get);
             let code: Code = serde_json::from_str(params).map_err(|error| Refused::bad(fault(&error)).under(id.as_ref()))?;
             let data = code.data.map_or("null", RawValue::get);
-            let frame = if written.local { None } else { between_daemons(&code.code, data, id.as_ref()) };
-            frame.unwrap_or_else(|| command_frame(written.params, id.as_ref()))
+            let code = code.code.to_ascii_uppercase();
+            // What a local process says is no word of its daemon, except that anyone may ask for a sign of life.
+            let is_daemons = !written.local || code == "PING";
+            let frame = if is_daemons { between_daemons(&code, data, id.as_ref()) } else { None };
+            frame.unwrap_or_else(|| command_frame(&code, written.params, id.as_ref()))
         }
     }
 }
@@ -424,13 +380,14 @@ fn run_frame(written: Written<'_>, id: Option<&CallerId>) -> Result<Frame, Refus
 
 /// A run's id goes back as it came, unescaped: it may hold nothing that would need to be.
 fn run_id(text: &str) -> Result<RunId, Refused> {
-    let plain = !text.is_empty() && text.len() <= ID_BYTES && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let plain =
+        !text.is_empty() && text.len() <= ID_BYTES && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if plain { Ok(RunId::new(text)) } else { Err(Refused::bad("a run's id is a UUID")) }
 }
 
 /// The codes that only daemons say; `None` if it is none of them.
 fn between_daemons(code: &str, data: &str, id: Option<&CallerId>) -> Option<Result<Frame, Refused>> {
-    let frame = match code.to_ascii_uppercase().as_str() {
+    let frame = match code {
         "HELLO" => hello_frame(data),
         "STATUS" => status_frame(data),
         "EVENT" => event_frame(data),
@@ -473,7 +430,7 @@ fn hello_frame(data: &str) -> Result<Frame, Refused> {
 
 fn status_frame(data: &str) -> Result<Frame, Refused> {
     let (run, head) = of_run(data)?;
-    let report: Report = parse(data)?;
+    let report = Report::parse(data).map_err(|error| Refused::bad(fault(&error)))?;
     let verdict = Verdict { attempt: head.attempt, refused: head.refused };
     Ok(Frame::Status(Box::new(StatusFrame { run, verdict, report })))
 }
@@ -494,13 +451,17 @@ fn output_frame(data: &str) -> Result<Frame, Refused> {
         Some("base64") => true,
         Some(_) => return Err(Refused::of(ErrorCode::Unsupported, "this daemon does not know this encoding")),
     };
-    Ok(Frame::Output(Box::new(OutputFrame { run: run_id(&id)?, stream, offset, data, is_base64, gap })))
+    Ok(Frame::Output(Box::new(Chunk { run: run_id(&id)?, stream, offset, data, is_base64, gap })))
 }
 
 /// A command that local processes may give as well.
-fn command_frame(params: Option<&RawValue>, id: Option<&CallerId>) -> Result<Frame, Refused> {
+fn command_frame(code: &str, params: Option<&RawValue>, id: Option<&CallerId>) -> Result<Frame, Refused> {
     let params = Params::new(params);
-    match Command::parse(params.as_written()) {
+    let command = match code {
+        "PEERS" => Ok(Command::Peers),
+        _ => Command::parse_seed(params.as_written()),
+    };
+    match command {
         Ok(Command::Status(data)) => Ok(Frame::LocalStatus(data)),
         Ok(command) => Ok(Frame::Command(CommandMessage { place: Place::There, command, id: id.cloned(), params })),
         Err(outcome) => Err(Refused { id: id.cloned(), outcome }),
@@ -592,8 +553,8 @@ pub fn event(run: &RunId, progress: Progress) -> String {
 
 /// The frame that brings output.
 #[must_use]
-pub fn output(frame: &OutputFrame) -> String {
-    let OutputFrame { run, stream, offset, data, is_base64, gap } = frame;
+pub fn output(frame: &Chunk) -> String {
+    let Chunk { run, stream, offset, data, is_base64, gap } = frame;
     let encoding = if *is_base64 { ",\"encoding\":\"base64\"" } else { "" };
     let gap = if *gap > 0 { format!(",\"gap\":{gap}") } else { String::new() };
     let (stream, data) = (stream.word(), json(data));

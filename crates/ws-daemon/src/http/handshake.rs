@@ -112,7 +112,9 @@ fn answer<B>(request: &Request<B>, address: IpAddr, open: &Open) -> Result<(Answ
             let version = v2::VERSION;
             return refuse(
                 StatusCode::BAD_REQUEST,
-                &format!("this server speaks version {version} of the link, and that of the seed without the header Ws-Daemon; offered was {offered:?}"),
+                &format!(
+                    "this server speaks version {version} of the link, and that of the seed without the header Ws-Daemon; offered was {offered:?}"
+                ),
             );
         }
     };

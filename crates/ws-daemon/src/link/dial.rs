@@ -195,6 +195,9 @@ mod tests {
         assert!(matches!(answer(None), Ok(Dialect::Seed)));
         assert!(matches!(answer(Some(" 2")), Ok(Dialect::Version2)));
         let Err(fault) = answer(Some("3")) else { panic!("taken") };
-        assert_eq!(fault.to_string(), "the server speaks version 3 of the link; this daemon speaks version 2, and that of the seed");
+        assert_eq!(
+            fault.to_string(),
+            "the server speaks version 3 of the link; this daemon speaks version 2, and that of the seed"
+        );
     }
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 use ws_daemon_protocol::codec::seed;
-use ws_daemon_protocol::codec::v2::{self, Order, OutputFrame, Progress, Verdict};
+use ws_daemon_protocol::codec::v2::{self, Order, Progress, Verdict};
+use ws_daemon_protocol::event::Chunk;
 use ws_daemon_protocol::id::{CallerId, IdKey, RunId};
 use ws_daemon_protocol::message::Params;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
@@ -290,7 +291,7 @@ impl Mux {
     }
 
     /// A run's script has printed something. If nobody wants it, it is dropped.
-    pub fn output(&self, frame: OutputFrame) {
+    pub fn output(&self, frame: Chunk) {
         let run = frame.run.clone();
         self.state().with_stream(&run, |sink| sink.output(frame));
     }
@@ -512,7 +513,13 @@ mod tests {
     fn ask(mux: &Arc<Mux>, id: Option<&str>, run: &str) -> oneshot::Receiver<Report> {
         let (settle, settled) = oneshot::channel();
         let body = run_of("t");
-        let ask = Ask { body, id: id.map(caller_id), run: RunId::new(run), departure: Departure::default(), sink: Sink::Once(settle) };
+        let ask = Ask {
+            body,
+            id: id.map(caller_id),
+            run: RunId::new(run),
+            departure: Departure::default(),
+            sink: Sink::Once(settle),
+        };
         mux.ask(ask).expect("open");
         settled
     }
@@ -633,7 +640,8 @@ mod tests {
         mux.has_room().await;
         let (settle, _settled) = oneshot::channel();
         let body = run_of(&"x".repeat(ASK_QUEUE_BYTES));
-        mux.ask(Ask { body, id: None, run: RunId::new("r"), departure: Departure::default(), sink: Sink::Once(settle) }).expect("open");
+        mux.ask(Ask { body, id: None, run: RunId::new("r"), departure: Departure::default(), sink: Sink::Once(settle) })
+            .expect("open");
         let mut room = std::pin::pin!(mux.has_room());
         assert!(futures_util::poll!(&mut room).is_pending());
         mux.take().expect("queued");

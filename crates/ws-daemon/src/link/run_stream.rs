@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
-use ws_daemon_protocol::codec::v2::{self, OutputFrame, Progress, StreamName, Verdict};
+use ws_daemon_protocol::codec::v2::{self, Progress, Verdict};
+use ws_daemon_protocol::command::StreamName;
+use ws_daemon_protocol::event::Chunk;
 use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::outcome::Report;
 
@@ -23,7 +25,7 @@ pub enum RunEvent {
     /// Its script has been started.
     Started,
     /// Its script printed something.
-    Output(OutputFrame),
+    Output(Chunk),
     /// It has ended, which is the last event.
     Report(Report, Verdict),
     /// Its link was lost, which is the last event here: `left` says whether the peer may have it.
@@ -111,7 +113,7 @@ impl RunSink {
     }
 
     /// Takes output as far as there is credit; what is beyond it is lost, and the next chunk says so.
-    pub(super) fn output(&self, mut frame: OutputFrame) {
+    pub(super) fn output(&self, mut frame: Chunk) {
         let mut state = self.0.state();
         let stream = match frame.stream {
             StreamName::Stdout => 0,
@@ -195,9 +197,9 @@ mod tests {
     use super::*;
     use ws_daemon_protocol::outcome::Outcome;
 
-    fn chunk(offset: u64, data: &str) -> OutputFrame {
+    fn chunk(offset: u64, data: &str) -> Chunk {
         let run = RunId::new("r");
-        OutputFrame { run, stream: StreamName::Stdout, offset, data: data.into(), is_base64: false, gap: 0 }
+        Chunk { run, stream: StreamName::Stdout, offset, data: data.into(), is_base64: false, gap: 0 }
     }
 
     #[tokio::test]
@@ -224,8 +226,8 @@ mod tests {
         stream.credit(v2::OUTPUT_COST_BYTES);
         sink.output(chunk(69, "e"));
         assert_eq!(stream.next().await, RunEvent::Output(chunk(0, "a")));
-        assert_eq!(stream.next().await, RunEvent::Output(OutputFrame { gap: 65, ..chunk(66, "c") }));
-        assert_eq!(stream.next().await, RunEvent::Output(OutputFrame { gap: 2, ..chunk(69, "e") }));
+        assert_eq!(stream.next().await, RunEvent::Output(Chunk { gap: 65, ..chunk(66, "c") }));
+        assert_eq!(stream.next().await, RunEvent::Output(Chunk { gap: 2, ..chunk(69, "e") }));
         drop(sink);
         assert_eq!(stream.next().await, RunEvent::Lost { left: false });
     }

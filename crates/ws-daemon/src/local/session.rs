@@ -172,6 +172,10 @@ impl Session {
 
     async fn request(&self, request: Request) {
         let id = request.id.clone();
+        if !request.options.are_plain() {
+            let why = "this daemon cannot honour that option yet";
+            return self.tell(id.as_ref(), Outcome::failed(ErrorCode::Unsupported, why));
+        }
         let Some(pending) = self.begin(id.as_ref(), true) else { return };
         let submitted = self.local.origin.submit(request).await;
         self.local.origin.deliver(deliver(pending, submitted.outcome(), id, Answered::Always));

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{Newcomer, Peers};
 use crate::config::{ServerUrl, Times};
-use crate::link::{Backoff, Dialect, DialFault, GreetingFault, Wire, dial};
+use crate::link::{Backoff, DialFault, Dialect, GreetingFault, Wire, dial};
 
 /// A link that lasted this long ends a series of failures: the next wait is short again.
 const LASTING: Duration = Duration::from_secs(10);

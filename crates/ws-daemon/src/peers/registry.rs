@@ -100,7 +100,14 @@ impl Registry {
     }
 
     /// Remembers a peer that has just come, and forgets who it says it was before, and whoever there is no room for.
-    pub fn see(&mut self, hello: &Hello, name: &str, address: &str, now_ms: u64, is_here: impl Fn(&str) -> bool) -> Vec<PeerChange> {
+    pub fn see(
+        &mut self,
+        hello: &Hello,
+        name: &str,
+        address: &str,
+        now_ms: u64,
+        is_here: impl Fn(&str) -> bool,
+    ) -> Vec<PeerChange> {
         let record = PeerRecord {
             instance: hello.instance.clone(),
             name: name.to_owned(),
@@ -120,7 +127,8 @@ impl Registry {
         if self.0.len() > REGISTERED {
             let absent = self.0.values().filter(|record| !is_here(&record.instance) && record.instance != hello.instance);
             let oldest = absent.min_by_key(|record| record.last_seen_ms).map(|record| record.instance.clone());
-            changes.extend(oldest.and_then(|oldest| self.0.remove(&oldest)).map(|record| PeerChange::Forgotten(record.instance)));
+            changes
+                .extend(oldest.and_then(|oldest| self.0.remove(&oldest)).map(|record| PeerChange::Forgotten(record.instance)));
         }
         changes
     }
