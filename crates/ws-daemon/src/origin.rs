@@ -110,7 +110,7 @@ impl Origin {
             match link.ask(ask) {
                 Ok(()) => return Ok(()),
                 // It died between the choice and now: the next one, since this request has not left.
-                Err(Closed(back)) => ask = back,
+                Err(Closed(back)) => ask = *back,
             }
         }
     }

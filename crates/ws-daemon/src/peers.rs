@@ -481,6 +481,8 @@ impl Table {
     }
 
     fn why_nobody(&self, target: Option<&Target>) -> Pick {
+        /// So many slips of the pen.
+        const NEAR: usize = 2;
         let Some(target) = target else { return Pick::NobodyConnected };
         let known = self.registry.records().any(|record| target.matches(&record.name, &record.tags));
         if known {
@@ -491,7 +493,6 @@ impl Table {
         if self.by_name.contains_key(name) {
             return Pick::KnownButAbsent;
         }
-        const NEAR: usize = 2;
         let names = self.by_name.keys().chain(self.registry.records().map(|record| &record.name));
         let near = names.map(|known| (strsim::damerau_levenshtein(known, name), known)).filter(|(far, _)| *far <= NEAR).min();
         Pick::UnknownTarget(near.map(|(_, name)| name.clone()))

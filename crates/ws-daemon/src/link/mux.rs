@@ -114,7 +114,7 @@ impl Ask {
 
 /// The link is closed; here is the request back.
 #[derive(Debug)]
-pub struct Closed(pub Ask);
+pub struct Closed(pub Box<Ask>);
 
 /// What is spoken on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +194,7 @@ impl Mux {
     pub fn ask(self: &Arc<Self>, ask: Ask) -> Result<(), Closed> {
         let mut state = self.state();
         if state.closed {
-            return Err(Closed(ask));
+            return Err(Closed(Box::new(ask)));
         }
         if let Sink::Stream(sink) = &ask.sink {
             sink.attach(Arc::downgrade(self), ask.run.clone());

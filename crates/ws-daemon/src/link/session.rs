@@ -146,11 +146,8 @@ impl Session {
                         return gone.into();
                     }
                 }
-                () = link.0.closing.cancelled() => return match link.is_replaced() {
-                    // The peer has left this link for another one: nothing that waits here is for it.
-                    true => Ended::Replaced,
-                    false => self.drain(wire).await,
-                },
+                // The peer has left this link for another one: nothing that waits here is for it.
+                () = link.0.closing.cancelled() => return if link.is_replaced() { Ended::Replaced } else { self.drain(wire).await },
             }
         }
     }

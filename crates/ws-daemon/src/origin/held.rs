@@ -101,7 +101,7 @@ impl Held {
                 let Some(ask) = leaving.ask.take() else { break };
                 match link.ask(ask) {
                     Ok(()) => break,
-                    Err(Closed(back)) => leaving.ask = Some(back),
+                    Err(Closed(back)) => leaving.ask = Some(*back),
                 }
             }
         }
