@@ -5,3 +5,4 @@ pub mod compact;
 pub mod framer;
 pub mod scanner;
 pub mod seed;
+pub mod v2;

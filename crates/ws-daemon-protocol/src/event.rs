@@ -79,7 +79,9 @@ impl Event {
         json.push_str(&match self {
             Self::Accepted { run, nearest: None } => format!(",\"run\":\"{run}\""),
             Self::Accepted { run, nearest: Some(nearest) } => format!(",\"run\":\"{run}\",\"nearest\":{}", text(nearest)),
-            Self::Delivered { run, peer } | Self::Started { run, peer } => format!(",\"run\":\"{run}\",\"peer\":{}", text(peer)),
+            Self::Delivered { run, peer } | Self::Started { run, peer } => {
+                format!(",\"run\":\"{run}\",\"peer\":{}", text(peer))
+            }
             Self::Output(chunk) => chunk.members(),
             Self::Done { runs, failed } => format!(",\"runs\":{runs},\"failed\":{failed}"),
         });
@@ -107,11 +109,13 @@ mod tests {
         let run = || RunId::new("r");
         let id: Box<serde_json::value::RawValue> = serde_json::from_str("5").expect("JSON");
         let id = CallerId::new(&id);
-        let chunk =
-            Chunk { run: run(), stream: StreamName::Stderr, offset: 7, data: "a\n".into(), is_base64: false, gap: 0 };
+        let chunk = Chunk { run: run(), stream: StreamName::Stderr, offset: 7, data: "a\n".into(), is_base64: false, gap: 0 };
         let table = [
             (Event::Accepted { run: run(), nearest: None }, r#"{"event":"accepted","id":5,"run":"r"}"#),
-            (Event::Accepted { run: run(), nearest: Some("web".into()) }, r#"{"event":"accepted","id":5,"run":"r","nearest":"web"}"#),
+            (
+                Event::Accepted { run: run(), nearest: Some("web".into()) },
+                r#"{"event":"accepted","id":5,"run":"r","nearest":"web"}"#,
+            ),
             (Event::Started { run: run(), peer: "a\"".into() }, r#"{"event":"started","id":5,"run":"r","peer":"a\""}"#),
             (Event::Output(chunk.clone()), r#"{"event":"output","id":5,"run":"r","stream":"stderr","offset":7,"data":"a\n"}"#),
             (

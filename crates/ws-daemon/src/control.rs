@@ -3,6 +3,7 @@
 
 use tokio::sync::mpsc;
 use tracing::{debug, info};
+use ws_daemon_protocol::codec::v2::Verdict;
 use ws_daemon_protocol::command::Command;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
@@ -55,6 +56,8 @@ impl Control {
             match inbound {
                 Inbound::Run(run) => worker.claim(run),
                 Inbound::Command(command) => self.incoming(command),
+                Inbound::LateStatus { run, .. } => debug!(%run, "a status that nobody waits for any more was dropped"),
+                Inbound::Up(_) | Inbound::Down(_) | Inbound::Credit { .. } | Inbound::Cancel { .. } | Inbound::Ack { .. } => {}
                 Inbound::UnclaimedStatus(data) => {
                     if unclaimed.try_send(data).is_err() {
                         debug!("a status that nobody waits for was dropped: too many of them");
@@ -73,7 +76,7 @@ impl Control {
         }
         // Queued before it is carried out: a pause closes the link behind what is queued.
         if replier.id().is_some() {
-            replier.report(Outcome::Exited(0));
+            replier.report(&Outcome::Exited(0).into(), Verdict::default());
         }
         self.carry_out(&command);
     }

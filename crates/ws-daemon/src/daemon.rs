@@ -6,13 +6,18 @@ mod service_manager;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
+use uuid::Uuid;
+use ws_daemon_protocol::codec::v2::Hello;
 
 use crate::config::{LocalTcp, Role, Settings};
 use crate::control::Control;
@@ -21,7 +26,7 @@ use crate::http::Http;
 use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
 use crate::origin::Origin;
-use crate::peers::{Dialer, Peers};
+use crate::peers::{Dialer, EpochSource, Peers};
 use crate::system;
 use crate::tasks::{Stop, Tasks};
 use crate::worker::Worker;
@@ -162,7 +167,8 @@ impl Daemon {
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
         let terms = Terms::new(&settings.limits, &settings.times);
-        let peers = Peers::new(inbound, terms, stop.close_links.clone());
+        let me = who_i_am(&settings);
+        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, Vec::new(), drop);
         let worker = Worker::new(executor.clone(), counts.runs.clone());
         let (origin, control) = start_role(&settings, port, &peers, &counts, &stop);
         let lobby = Lobby::default();
@@ -226,7 +232,7 @@ fn start_role(
             (Origin::of_server(peers, requests, stop.clone()), Control::new(None))
         }
         Role::Client { server } => {
-            let (handle, dialer) = Dialer::new(peers.clone(), server.clone(), settings.times, stop.drain.clone());
+            let (handle, dialer) = Dialer::new(peers.clone(), server.clone(), settings.times, epochs(), stop.drain.clone());
             counts.links.spawn(dialer.run());
             let (origin, sending) = Origin::of_client(peers, requests, stop.clone(), settings.limits.held_bytes);
             counts.rest.spawn(sending);
@@ -278,6 +284,27 @@ async fn shut_down(stop: &Stop, counts: &Counts, grace: Duration, signals: &mut 
         warn!("some local connections did not take their last answers in time");
     }
     info!(took = ?begun.elapsed(), "stopped");
+}
+
+/// Who this daemon is, for this life of it.
+fn who_i_am(settings: &Settings) -> Hello {
+    Hello {
+        name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        configured: false,
+        instance: Uuid::now_v7().to_string(),
+        epoch: 1,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tags: Vec::new(),
+        capacity: settings.limits.runs as u64,
+        features: Vec::new(),
+        former: Vec::new(),
+    }
+}
+
+/// Epochs of an instance that lasts as long as this process.
+fn epochs() -> EpochSource {
+    let last = Arc::new(AtomicU64::new(0));
+    EpochSource::new(move || std::future::ready(last.fetch_add(1, Ordering::Relaxed) + 1).boxed())
 }
 
 fn surroundings(settings: &Settings, socket: &SocketFile) -> io::Result<Surroundings> {

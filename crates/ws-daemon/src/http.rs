@@ -18,10 +18,10 @@ use tracing::{info, warn};
 
 use crate::config::Open;
 use crate::link::{Stream, Wire};
-use crate::peers::Peers;
+use crate::peers::{Newcomer, Peers};
 use crate::tasks::{Stop, Tasks};
 use connections::{Connections, Seat};
-use handshake::handshake;
+use handshake::{Upgraded, handshake};
 
 /// The wait after a failed accept: descriptors come back when some connection ends, and nothing tells when.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -69,24 +69,29 @@ impl Http {
     async fn attend(self, stream: TcpStream, address: SocketAddr, seat: Seat, dropped: CancellationToken) {
         // Frames are small and waited for; a socket that does not know the option still works.
         drop(stream.set_nodelay(true));
-        let upgraded = tokio::select! {
-            upgraded = timeout(self.handshake, handshake(stream, address, &self.open)) => upgraded,
+        let greeted = tokio::select! {
+            greeted = timeout(self.handshake, self.greet(stream, address)) => greeted,
             () = dropped.cancelled() => {
                 info!(%address, "a half-open connection was dropped to make room for a new one");
                 return;
             }
             () = self.stop.drain.cancelled() => return,
         };
-        match upgraded {
-            Ok(Some((stream, behind))) => {
+        match greeted {
+            Ok(Some(newcomer)) => {
                 seat.became_link();
-                let message = self.peers.terms().message;
-                let wire = Wire::accepted(Stream::from(stream), behind, message).await;
-                self.peers.host(wire, address.to_string(), CancellationToken::new()).await;
+                self.peers.host(newcomer, CancellationToken::new()).await;
             }
             Ok(None) => {}
             Err(_) => info!(%address, within = ?self.handshake, "a connection was closed: no handshake in time"),
         }
+    }
+
+    /// From the first byte to a link whose peer is known; `None` if it does not become one.
+    async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<Newcomer> {
+        let Upgraded { stream, behind, dialect } = handshake(stream, address, &self.open).await?;
+        let wire = Wire::accepted(Stream::from(stream), behind, self.peers.terms().message).await;
+        self.peers.welcome(wire, dialect, address.to_string()).await
     }
 }
 

@@ -5,7 +5,9 @@
 mod backoff;
 mod departure;
 mod dial;
+mod greeting;
 mod mux;
+mod run_stream;
 mod session;
 mod stream;
 mod wire;
@@ -13,30 +15,60 @@ mod wire;
 pub use backoff::Backoff;
 pub use departure::Departure;
 pub use dial::{DialFault, dial};
-pub use mux::{Ask, AskBody, Closed};
+pub use greeting::{CLOSE_CLONE, CLOSE_NAME_TAKEN, GreetingFault};
+pub use mux::{Ask, AskBody, Closed, Dialect, Sink};
+pub use run_stream::{RunEvent, RunSink, RunStream, STREAM_CREDIT_BYTES, run_stream};
 pub use session::{Ended, serve};
 pub use stream::Stream;
-pub use wire::Wire;
+pub use tokio_tungstenite::tungstenite::protocol::Role;
+pub use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+pub use wire::{Gone, Wire};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 use ws_daemon_protocol::codec::seed;
+use ws_daemon_protocol::codec::v2::{self, Hello, Order, Progress, Verdict};
 use ws_daemon_protocol::command::Command;
-use ws_daemon_protocol::id::CallerId;
+use ws_daemon_protocol::event::Chunk;
+use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::Params;
-use ws_daemon_protocol::outcome::{Outcome, Report};
+use ws_daemon_protocol::options::OutputMode;
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use crate::config::{Limits, Times};
 use mux::Mux;
 
-/// The handle of a link. Clones are the same link.
+/// The handle of a link. Clones are the same link, and equal.
 #[derive(Debug, Clone)]
-pub struct Link {
+pub struct Link(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     peer: Arc<str>,
+    address: Arc<str>,
+    /// Who is at the other end, on a version 2 link.
+    hello: Option<Hello>,
     mux: Arc<Mux>,
     closing: CancellationToken,
+    /// The same instance has come by another link: nothing that this one still reads is handed up.
+    replaced: AtomicBool,
+    /// The peer wants no more new work.
+    draining: AtomicBool,
 }
+
+impl PartialEq for Link {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Link {}
 
 /// What a link needs to know of the settings.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +78,7 @@ pub struct Terms {
     /// Levels of nesting of one frame.
     pub nesting: usize,
     /// Between two pings.
-    pub ping: std::time::Duration,
+    pub ping: Duration,
 }
 
 impl Terms {
@@ -57,15 +89,57 @@ impl Terms {
     }
 }
 
-/// What a link hands up.
+/// What a link hands up. Of each link, first `Up`, then the rest, then `Down`, and nothing behind it.
 #[derive(Debug)]
 pub enum Inbound {
+    /// The link is in the table: its peer is known.
+    Up(Link),
+    /// The link is gone, or replaced by the one that comes up next.
+    Down(Link),
     /// The peer asks for a run.
     Run(IncomingRun),
     /// The peer gives a command.
     Command(IncomingCommand),
-    /// A status that nobody waits for: the JSON object as it came, compact.
+    /// A status that nobody waits for, of a seed peer or of a local process there: the JSON object as it came, compact.
     UnclaimedStatus(Box<str>),
+    /// A status of a run that nobody waits for any more, or of another attempt of it.
+    LateStatus {
+        /// The link that it came by.
+        link: Link,
+        /// The run.
+        run: RunId,
+        /// Which attempt, and whether it was refused.
+        verdict: Verdict,
+        /// How it ended.
+        report: Report,
+    },
+    /// More bytes of output may be sent.
+    Credit {
+        /// The link that it came by.
+        link: Link,
+        /// The run.
+        run: RunId,
+        /// How many more.
+        bytes: u64,
+    },
+    /// A run is to be stopped, or never to be started.
+    Cancel {
+        /// The link that it came by.
+        link: Link,
+        /// The run.
+        run: RunId,
+        /// Which attempt of it; `None` for a direct run.
+        attempt: Option<u32>,
+    },
+    /// An outcome is on the asker's disk.
+    Ack {
+        /// The link that it came by.
+        link: Link,
+        /// The run.
+        run: RunId,
+        /// Which attempt of it.
+        attempt: u32,
+    },
 }
 
 /// A run that a peer asks for.
@@ -75,6 +149,8 @@ pub struct IncomingRun {
     pub name: String,
     /// What the script gets.
     pub params: Params,
+    /// How it is to be run; of a seed peer, the default.
+    pub order: Order,
     /// The way home.
     pub replier: Replier,
 }
@@ -88,18 +164,41 @@ pub struct IncomingCommand {
     pub replier: Replier,
 }
 
-/// The way home to whoever asked: the link that the request came by, and the id it came under.
-#[derive(Debug)]
+/// The way home to whoever asked: the link that the request came by, and the id it came under. If the link is gone, so is the
+/// asker of a direct run, who has settled it by itself; then all that is said here is dropped.
+#[derive(Debug, Clone)]
 pub struct Replier {
     link: Link,
     id: Option<CallerId>,
+    run: Option<RunId>,
 }
 
 impl Replier {
-    /// Sends the outcome home. If the link is gone, so is the asker, who has settled the run by itself.
-    pub fn report(self, outcome: Outcome) {
-        let frame = seed::status(&Report::from(outcome), self.id.as_ref());
-        self.link.mux.reply(frame);
+    fn new(link: &Link, id: Option<CallerId>, run: Option<RunId>) -> Self {
+        Self { link: link.clone(), id, run }
+    }
+
+    /// Sends the outcome home. A seed peer gets the seed's keys of it.
+    pub fn report(&self, report: &Report, verdict: Verdict) {
+        let mux = self.link.mux();
+        match (mux.dialect(), &self.id) {
+            (Dialect::Seed, id) => mux.say(seed::status(report, id.as_ref())),
+            (Dialect::Version2, Some(id)) => mux.say(v2::status(id, verdict, report)),
+            // Asked under no id: answered nothing.
+            (Dialect::Version2, None) => {}
+        }
+    }
+
+    /// Says how far the run has come, to a version 2 peer.
+    pub fn event(&self, progress: Progress) {
+        if let Some(run) = &self.run {
+            self.link.send_event(run, progress);
+        }
+    }
+
+    /// Sends output home. Whoever calls it keeps to the credit that was given, and waits for [`Link::output_room`].
+    pub fn output(&self, frame: &Chunk) {
+        self.link.send_output(frame);
     }
 
     /// The id that the request came under.
@@ -108,24 +207,151 @@ impl Replier {
         self.id.as_ref()
     }
 
-    /// Who asked.
+    /// The run's id, if its asker made one: on a version 2 link.
+    #[must_use]
+    pub fn run(&self) -> Option<&RunId> {
+        self.run.as_ref()
+    }
+
+    /// The name of whoever asked.
     #[must_use]
     pub fn peer(&self) -> &Arc<str> {
-        &self.link.peer
+        &self.link.0.peer
+    }
+
+    /// The instance of whoever asked, if it has one.
+    #[must_use]
+    pub fn asker(&self) -> Option<&str> {
+        self.link.instance()
+    }
+
+    /// The link that the request came by.
+    #[must_use]
+    pub fn link(&self) -> &Link {
+        &self.link
     }
 }
 
 impl Link {
-    /// The handle of a link to `peer`, still without its task: see [`serve`]. A frame may have `message` bytes.
+    /// The handle of a link to a seed peer, named by its address, still without its task: see [`serve`]. A frame may have
+    /// `message` bytes.
     #[must_use]
-    pub fn new(peer: impl Into<Arc<str>>, message: usize, closing: CancellationToken) -> Self {
-        Self { peer: peer.into(), mux: Arc::new(Mux::new(message)), closing }
+    pub fn seed(address: impl Into<Arc<str>>, message: usize, closing: CancellationToken) -> Self {
+        let address = address.into();
+        Self::new(Arc::clone(&address), address, None, Mux::new(message, Dialect::Seed), closing)
     }
 
-    /// Who is at the other end.
+    /// The handle of a version 2 link to the peer that said `hello` and goes by `name` here.
+    #[must_use]
+    pub fn version2(
+        name: impl Into<Arc<str>>,
+        address: impl Into<Arc<str>>,
+        hello: Hello,
+        message: usize,
+        closing: CancellationToken,
+    ) -> Self {
+        Self::new(name.into(), address.into(), Some(hello), Mux::new(message, Dialect::Version2), closing)
+    }
+
+    fn new(peer: Arc<str>, address: Arc<str>, hello: Option<Hello>, mux: Mux, closing: CancellationToken) -> Self {
+        let (replaced, draining) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self(Arc::new(Inner { peer, address, hello, mux: Arc::new(mux), closing, replaced, draining }))
+    }
+
+    fn mux(&self) -> &Arc<Mux> {
+        &self.0.mux
+    }
+
+    /// Who is at the other end: its name in this daemon's table.
     #[must_use]
     pub fn peer(&self) -> &str {
-        &self.peer
+        &self.0.peer
+    }
+
+    /// The address that the link was made with.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.0.address
+    }
+
+    /// What the peer said of itself; `None` of a seed peer.
+    #[must_use]
+    pub fn hello(&self) -> Option<&Hello> {
+        self.0.hello.as_ref()
+    }
+
+    /// The peer's instance; `None` of a seed peer.
+    #[must_use]
+    pub fn instance(&self) -> Option<&str> {
+        self.hello().map(|hello| hello.instance.as_str())
+    }
+
+    /// The peer's tags; none of a seed peer.
+    #[must_use]
+    pub fn tags(&self) -> &[String] {
+        self.hello().map_or(&[], |hello| &hello.tags)
+    }
+
+    /// How many runs the peer does at once; `None` if it has not said.
+    #[must_use]
+    pub fn capacity(&self) -> Option<u64> {
+        self.hello().map(|hello| hello.capacity).filter(|capacity| *capacity > 0)
+    }
+
+    /// The version of the peer's program; `None` of a seed peer.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.hello().map(|hello| hello.version.as_str())
+    }
+
+    /// Whether the peer can do `feature`.
+    #[must_use]
+    pub fn has_feature(&self, feature: &str) -> bool {
+        self.hello().is_some_and(|hello| hello.features.iter().any(|known| known == feature))
+    }
+
+    /// Whether version 2 is spoken.
+    #[must_use]
+    pub fn is_v2(&self) -> bool {
+        self.mux().dialect() == Dialect::Version2
+    }
+
+    /// Whether the peer wants no more new work.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether the same instance has come by another link.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        self.0.replaced.load(Ordering::Acquire)
+    }
+
+    /// How many requests wait for this peer's answer.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.mux().in_flight()
+    }
+
+    /// Whether this link can carry out the peer's part of an order. `queue` and `timeout` are the asker's alone towards a seed
+    /// peer.
+    ///
+    /// # Errors
+    /// The outcome that says what it cannot.
+    pub fn supports(&self, order: &Order) -> Result<(), Outcome> {
+        if self.is_v2() {
+            return Ok(());
+        }
+        let cannot = [("output", order.output != OutputMode::None), ("events", order.events), ("to", order.hop.is_some())];
+        match cannot.into_iter().find(|(_, wanted)| *wanted) {
+            None => Ok(()),
+            Some((key, _)) => {
+                let why =
+                    format!("\"{key}\" cannot be honoured: the peer {} speaks the seed's version of the link", self.peer());
+                Err(Outcome::Failed(ErrorCode::Unsupported, why))
+            }
+        }
     }
 
     /// Puts a request on the way.
@@ -133,17 +359,95 @@ impl Link {
     /// # Errors
     /// The request, if the link is closed: it has certainly not left.
     pub fn ask(&self, ask: Ask) -> Result<(), Closed> {
-        self.mux.ask(ask)
+        self.mux().ask(ask)
     }
 
     /// Ends when there is room for one more request, or the link is closed. It may be gone again by the time it is used: the
     /// bound is then exceeded by one request for each that waits here.
     pub async fn has_room(&self) {
-        self.mux.has_room().await;
+        self.mux().has_room().await;
+    }
+
+    /// Ends when there is room for output, or the link is closed. As with [`has_room`](Self::has_room), whoever waits here may
+    /// exceed the bound by one frame.
+    pub async fn output_room(&self) {
+        self.mux().has_output_room().await;
+    }
+
+    /// A round trip to the daemon at the other end, without a run.
+    ///
+    /// # Errors
+    /// The outcome that says why there was none: a seed peer, or the link was lost.
+    pub async fn ping(&self) -> Result<Duration, Outcome> {
+        let (settle, settled) = oneshot::channel();
+        let run = RunId::new(Uuid::now_v7().to_string());
+        let (id, departure, sink) = (None, Departure::default(), Sink::Once(settle));
+        let lost = || Outcome::failed(ErrorCode::LinkLost, "the link was lost before the answer came");
+        let since = Instant::now();
+        if !self.is_v2() {
+            return Err(Outcome::failed(ErrorCode::Unsupported, "a seed peer answers no PING"));
+        }
+        self.ask(Ask { body: AskBody::Ping, id, run, departure, sink }).map_err(|_| lost())?;
+        match settled.await {
+            Ok(report) if report.status == Some(0) => Ok(since.elapsed()),
+            _ => Err(lost()),
+        }
+    }
+
+    /// Sends the outcome of an attempt, to a version 2 peer.
+    pub fn send_status(&self, run: &RunId, verdict: Verdict, report: &Report) {
+        self.say(|| v2::status(&run.into(), verdict, report));
+    }
+
+    /// Says how far a run has come, to a version 2 peer.
+    pub fn send_event(&self, run: &RunId, progress: Progress) {
+        self.say(|| v2::event(run, progress));
+    }
+
+    /// Sends output, to a version 2 peer.
+    pub fn send_output(&self, frame: &Chunk) {
+        self.say(|| v2::output(frame));
+    }
+
+    /// Gives credit for output, to a version 2 peer.
+    pub fn send_credit(&self, run: &RunId, bytes: u64) {
+        self.say(|| v2::credit(run, bytes));
+    }
+
+    /// Has a run stopped, by a version 2 peer.
+    pub fn send_cancel(&self, run: &RunId, attempt: Option<u32>) {
+        self.say(|| v2::cancel(run, attempt));
+    }
+
+    /// Lets a version 2 peer forget an outcome.
+    pub fn send_ack(&self, run: &RunId, attempt: u32) {
+        self.say(|| v2::ack(run, attempt));
+    }
+
+    /// Asks a version 2 peer for no more new work.
+    pub fn send_drain(&self) {
+        self.say(v2::drain);
+    }
+
+    /// To a seed peer nothing is sent unasked.
+    fn say(&self, frame: impl FnOnce() -> String) {
+        if self.is_v2() {
+            self.mux().say(frame());
+        }
     }
 
     /// Closes the link once what waits to leave has left.
     pub fn close(&self) {
-        self.closing.cancel();
+        self.0.closing.cancel();
+    }
+
+    /// Closes the link since the same instance has come by another one. When this returns, what is in flight is settled and
+    /// nothing more is handed up. `false` if it was replaced before.
+    #[must_use]
+    pub fn replace(&self) -> bool {
+        let first = !self.0.replaced.swap(true, Ordering::AcqRel);
+        self.mux().close();
+        self.0.closing.cancel();
+        first
     }
 }

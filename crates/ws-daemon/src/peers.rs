@@ -1,32 +1,49 @@
-//! The table of live links, and who is next. A link is in it exactly as long as its session runs. It never asks anything of a
-//! peer.
+//! The table of live links and of the peers behind them: who is next, who was ever here, and who may come in under which name. A
+//! link is in it exactly as long as its session runs, or until the same instance comes by another link. It never asks anything
+//! of a peer, and knows no disk: what is to be kept is told as it changes.
 
 mod dialer;
+mod registry;
 
-pub use dialer::{Dialer, DialerHandle};
+pub use dialer::{Dialer, DialerHandle, EpochSource};
+pub use registry::{PeerChange, PeerRecord, REGISTERED, Unwelcome};
 
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, info, info_span, warn};
+use ws_daemon_protocol::codec::v2::Hello;
+use ws_daemon_protocol::options::Route;
+use ws_daemon_protocol::target::Target;
 
-use crate::link::{self, Ended, Inbound, Link, Terms, Wire};
+use crate::link::{self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link, Terms, Wire};
 use crate::route;
+use registry::{Registry, name_for};
 
 /// The table. Clones are the same table.
 #[derive(Debug, Clone)]
 pub struct Peers(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     table: Mutex<Table>,
-    /// Somebody came.
-    arrival: Notify,
+    /// How many have come so far.
+    arrivals: watch::Sender<u64>,
     inbound: mpsc::Sender<Inbound>,
     terms: Terms,
     /// Cancelled when all links are to be closed.
     closing: CancellationToken,
+    me: Hello,
+    changes: Box<dyn Fn(PeerChange) + Send + Sync>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").field("table", &self.table).field("me", &self.me).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +51,9 @@ struct Table {
     /// In order of arrival: `arrivals[i]` is the number of `links[i]`.
     arrivals: Vec<u64>,
     links: Vec<Link>,
+    by_instance: HashMap<String, Link>,
+    by_name: HashMap<String, Link>,
+    registry: Registry,
     next: u64,
     last: Option<u64>,
 }
@@ -41,14 +61,108 @@ struct Table {
 /// A link's place in the table, given up when dropped.
 struct Place<'a> {
     peers: &'a Peers,
+    link: Link,
     arrival: u64,
 }
 
+/// Who may get a request, and which of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice<'a> {
+    /// Who may; `None` is anyone.
+    pub target: Option<&'a Target>,
+    /// Which of them.
+    pub route: &'a Route,
+    /// Not this instance, if there is another: the one that asks for it.
+    pub not: Option<&'a str>,
+}
+
+impl Choice<'_> {
+    /// Anyone, in turn.
+    pub const ANYONE: Choice<'static> = Choice { target: None, route: &Route::RoundRobin, not: None };
+}
+
+/// What came of a choice.
+#[derive(Debug)]
+pub enum Pick {
+    /// This one.
+    Link(Link),
+    /// Nobody who may is connected, and it was not one name that was asked for.
+    NobodyConnected,
+    /// Whoever may was here before.
+    KnownButAbsent,
+    /// Nobody of this name was ever here; the nearest name that was.
+    UnknownTarget(Option<String>),
+}
+
+/// A peer that may run a request, connected or not.
+#[derive(Debug, Clone)]
+pub struct Match {
+    /// Its instance; `None` of a seed peer.
+    pub instance: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Its link, if it is connected.
+    pub link: Option<Link>,
+}
+
+/// What is known of a peer, connected or not.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    /// Its name.
+    pub name: String,
+    /// Its instance; `None` of a seed peer.
+    pub instance: Option<String>,
+    /// Where it is, or was.
+    pub address: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Its link, if it is connected.
+    pub link: Option<Link>,
+    /// When it was last seen to come or go, in milliseconds since 1970.
+    pub last_seen_ms: Option<u64>,
+    /// The version of its program; `None` of a seed peer.
+    pub version: Option<String>,
+    /// Its epoch; `None` of a seed peer.
+    pub epoch: Option<u64>,
+    /// How many runs it does at once, if it has said.
+    pub capacity: Option<u64>,
+}
+
+/// A link whose peer has said who it is, and which is not yet in the table.
+#[derive(Debug)]
+pub struct Newcomer {
+    wire: Wire,
+    address: String,
+    /// `None` of a seed peer.
+    hello: Option<Hello>,
+    /// Whether it has dialled: then it waits to hear whether it is taken in.
+    has_dialled: bool,
+}
+
+/// What came of a newcomer.
+#[derive(Debug)]
+pub enum Life {
+    /// It was a link, which has ended.
+    Ended(Ended),
+    /// It was not taken in.
+    Unwelcome(Unwelcome),
+}
+
 impl Peers {
-    /// An empty table whose links hand up to `inbound`.
+    /// An empty table whose links hand up to `inbound`. This daemon is `me`; `records` are the peers that it knows from before;
+    /// `changes` is told, in order and without waiting, what is to be remembered.
     #[must_use]
-    pub fn new(inbound: mpsc::Sender<Inbound>, terms: Terms, closing: CancellationToken) -> Self {
-        Self(Arc::new(Inner { table: Mutex::default(), arrival: Notify::new(), inbound, terms, closing }))
+    pub fn new(
+        inbound: mpsc::Sender<Inbound>,
+        terms: Terms,
+        closing: CancellationToken,
+        me: Hello,
+        records: Vec<PeerRecord>,
+        changes: impl Fn(PeerChange) + Send + Sync + 'static,
+    ) -> Self {
+        let table = Mutex::new(Table { registry: Registry::new(records), ..Table::default() });
+        let (arrivals, changes) = (watch::Sender::default(), Box::new(changes));
+        Self(Arc::new(Inner { table, arrivals, inbound, terms, closing, me, changes }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -56,25 +170,10 @@ impl Peers {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next peer in turn.
+    /// Who this daemon is.
     #[must_use]
-    pub fn pick(&self) -> Option<Link> {
-        let mut table = self.table();
-        let index = route::round_robin(&table.arrivals, table.last)?;
-        table.last = Some(table.arrivals[index]);
-        Some(table.links[index].clone())
-    }
-
-    /// Ends when a peer is there.
-    pub async fn somebody(&self) {
-        loop {
-            let mut arrival = std::pin::pin!(self.0.arrival.notified());
-            arrival.as_mut().enable();
-            if !self.table().links.is_empty() {
-                return;
-            }
-            arrival.await;
-        }
+    pub fn me(&self) -> &Hello {
+        &self.0.me
     }
 
     /// What the links of this table go by.
@@ -83,48 +182,345 @@ impl Peers {
         self.0.terms
     }
 
-    /// Has a link's life from here on: in the table until its session ends. `closing` closes this one link.
-    pub async fn host(&self, wire: Wire, peer: String, closing: CancellationToken) -> Ended {
-        let span = info_span!("link", peer);
-        let link = Link::new(peer, self.0.terms.message, closing);
-        async {
-            let place = self.join(link.clone());
-            info!("link up");
-            let session = link::serve(wire, link.clone(), self.0.inbound.clone(), self.0.terms);
-            let mut session = std::pin::pin!(session);
-            let ended = tokio::select! {
-                ended = &mut session => ended,
-                () = self.0.closing.cancelled() => {
-                    link.close();
-                    session.await
-                }
-            };
-            drop(place);
-            info!(reason = %ended, "link down");
-            ended
+    /// The peer that gets the next request.
+    #[must_use]
+    pub fn pick(&self, choice: &Choice<'_>) -> Pick {
+        let mut table = self.table();
+        match table.choose(choice) {
+            Some(index) => {
+                table.last = Some(table.arrivals[index]);
+                Pick::Link(table.links[index].clone())
+            }
+            None => table.why_nobody(choice.target),
         }
-        .instrument(span)
-        .await
     }
 
-    fn join(&self, link: Link) -> Place<'_> {
+    /// The link to an instance, if it is connected.
+    #[must_use]
+    pub fn link_of(&self, instance: &str) -> Option<Link> {
+        self.table().by_instance.get(instance).cloned()
+    }
+
+    /// All that may run a request, in order of name: connected ones, seed peers too, and absent ones that are remembered. A name
+    /// belongs to whoever had it last.
+    #[must_use]
+    pub fn all_matching(&self, target: Option<&Target>) -> Vec<Match> {
+        let all = self.registered().into_iter();
+        let matching = all.filter(|peer| target.is_none_or(|target| target.matches(&peer.name, &peer.tags)));
+        let mut matching: Vec<Registered> = matching.collect();
+        matching.sort_by(|one, other| {
+            let rank = |peer: &Registered| (peer.link.is_none(), std::cmp::Reverse(peer.last_seen_ms));
+            one.name.cmp(&other.name).then_with(|| rank(one).cmp(&rank(other)))
+        });
+        matching.dedup_by(|later, first| later.name == first.name);
+        matching.into_iter().map(|Registered { instance, name, link, .. }| Match { instance, name, link }).collect()
+    }
+
+    /// Everyone that is connected or remembered, in no order.
+    #[must_use]
+    pub fn registered(&self) -> Vec<Registered> {
+        let table = self.table();
+        let seeds = table.links.iter().filter(|link| link.hello().is_none()).map(|link| Registered {
+            name: link.peer().to_owned(),
+            instance: None,
+            address: link.address().to_owned(),
+            tags: Vec::new(),
+            link: Some(link.clone()),
+            last_seen_ms: None,
+            version: None,
+            epoch: None,
+            capacity: None,
+        });
+        let known = table.registry.records().map(|record| Registered {
+            name: record.name.clone(),
+            instance: Some(record.instance.clone()),
+            address: record.address.clone(),
+            tags: record.tags.clone(),
+            link: table.by_instance.get(&record.instance).cloned(),
+            last_seen_ms: Some(record.last_seen_ms),
+            version: Some(record.version.clone()),
+            epoch: Some(record.epoch),
+            capacity: Some(record.capacity).filter(|capacity| *capacity > 0),
+        });
+        seeds.chain(known).collect()
+    }
+
+    /// The links there are, in order of arrival.
+    #[must_use]
+    pub fn links(&self) -> Vec<Link> {
+        self.table().links.clone()
+    }
+
+    /// Counts arrivals: `changed` ends at the next one behind the last that was seen.
+    #[must_use]
+    pub fn arrivals(&self) -> watch::Receiver<u64> {
+        self.0.arrivals.subscribe()
+    }
+
+    /// Ends when a peer is there that takes new work.
+    pub async fn somebody(&self) {
+        let mut arrivals = self.arrivals();
+        loop {
+            if self.table().links.iter().any(|link| !link.is_draining()) {
+                return;
+            }
+            // The sender is in the table itself: it does not go away.
+            if arrivals.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Asks all version 2 peers for no more new work.
+    pub fn drain(&self) {
+        for link in self.links() {
+            link.send_drain();
+        }
+    }
+
+    /// Hears who has dialled: on a version 2 link its first frame is waited for, under the caller's deadline. `None` if it was
+    /// none; that has been said to both sides.
+    pub async fn welcome(&self, mut wire: Wire, dialect: Dialect, address: String) -> Option<Newcomer> {
+        let hello = match dialect {
+            Dialect::Seed => None,
+            Dialect::Version2 => match wire.hear_hello(self.0.terms.nesting).await {
+                Ok(hello) => Some(hello),
+                Err(error) => {
+                    warn!(address, %error, "a link was not made");
+                    wire.part(CloseCode::Protocol, &error.to_string()).await;
+                    return None;
+                }
+            },
+        };
+        Some(Newcomer { wire, address, hello, has_dialled: true })
+    }
+
+    /// Says who this daemon is to a server that it has dialled, and hears who that is, under the caller's deadline.
+    ///
+    /// # Errors
+    /// Why there is no link; the server may have said why.
+    pub async fn introduce(&self, mut wire: Wire, address: String, epoch: u64) -> Result<Newcomer, GreetingFault> {
+        wire.say_hello(&Hello { epoch, ..self.0.me.clone() })?;
+        match wire.hear_hello(self.0.terms.nesting).await {
+            Ok(hello) => Ok(Newcomer { wire, address, hello: Some(hello), has_dialled: false }),
+            Err(error) => {
+                if let GreetingFault::NoHello(_) = error {
+                    wire.part(CloseCode::Protocol, &error.to_string()).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A seed server that was dialled: nothing is said before the link is up.
+    #[must_use]
+    pub fn seed_server(&self, wire: Wire, address: String) -> Newcomer {
+        Newcomer { wire, address, hello: None, has_dialled: false }
+    }
+
+    /// Has a link's life from here on: in the table until its session ends, unless it is not taken in. `closing` closes this one
+    /// link.
+    pub async fn host(&self, newcomer: Newcomer, closing: CancellationToken) -> Life {
+        let Newcomer { mut wire, address, hello, has_dialled } = newcomer;
+        let (place, before) = match self.join(hello, &address, has_dialled, closing) {
+            Ok(joined) => joined,
+            Err(unwelcome) => {
+                warn!(address, error = %unwelcome, "a link was refused");
+                wire.part(unwelcome.close_code(), &unwelcome.close_words()).await;
+                return Life::Unwelcome(unwelcome);
+            }
+        };
+        let span = info_span!("link", peer = place.link.peer());
+        Life::Ended(self.live(wire, place, before, has_dialled).instrument(span).await)
+    }
+
+    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Option<Link>, has_dialled: bool) -> Ended {
+        let link = place.link.clone();
+        if has_dialled && link.is_v2() {
+            // It hears by this that it was taken in. If that fails, the session sees it at once.
+            drop(wire.say_hello(&self.0.me));
+        }
+        if let Some(before) = before.filter(Link::replace) {
+            info!("a newer link of the same instance replaces the one that was there");
+            self.hand_up(Inbound::Down(before)).await;
+        }
+        self.hand_up(Inbound::Up(link.clone())).await;
+        info!(address = link.address(), version = link.version(), "link up");
+        let session = link::serve(wire, link.clone(), self.0.inbound.clone(), self.0.terms);
+        let mut session = std::pin::pin!(session);
+        let ended = tokio::select! {
+            ended = &mut session => ended,
+            () = self.0.closing.cancelled() => {
+                link.close();
+                session.await
+            }
+        };
+        drop(place);
+        if link.replace() {
+            self.hand_up(Inbound::Down(link)).await;
+        }
+        info!(reason = %ended, "link down");
+        ended
+    }
+
+    /// When nobody sorts any more, the daemon is stopping.
+    async fn hand_up(&self, inbound: Inbound) {
+        drop(self.0.inbound.send(inbound).await);
+    }
+
+    /// Takes a newcomer in, in place of the link that its instance had, which is given back.
+    fn join(
+        &self,
+        hello: Option<Hello>,
+        address: &str,
+        has_dialled: bool,
+        closing: CancellationToken,
+    ) -> Result<(Place<'_>, Option<Link>), Unwelcome> {
+        let message = self.0.terms.message;
         let mut table = self.table();
+        let Some(hello) = hello else {
+            let place = self.settle_in(&mut table, Link::seed(address, message, closing));
+            drop(table);
+            self.announce();
+            return Ok((place, None));
+        };
+        if hello.instance == self.0.me.instance {
+            let (instance, said) = (hello.instance, hello.epoch);
+            return Err(Unwelcome::Clone { instance, said, seen: self.0.me.epoch });
+        }
+        // Only who dials has raised its epoch for it.
+        if has_dialled {
+            table.registry.check_epoch(&hello)?;
+        }
+        let name = name_for(&hello, |name| table.holder(name, &hello.instance))?;
+        let before = table.by_instance.get(&hello.instance).cloned();
+        if let Some(before) = &before {
+            table.remove(before);
+        }
+        let (now, Table { registry, by_instance, .. }) = (now_ms(), &mut *table);
+        let changes = registry.see(&hello, &name, address, now, |instance| by_instance.contains_key(instance));
+        let place = self.settle_in(&mut table, Link::version2(name, address, hello, message, closing));
+        drop(table);
+        changes.into_iter().for_each(&self.0.changes);
+        self.announce();
+        Ok((place, before))
+    }
+
+    fn settle_in(&self, table: &mut Table, link: Link) -> Place<'_> {
         let arrival = table.next;
         table.next += 1;
         table.arrivals.push(arrival);
-        table.links.push(link);
-        drop(table);
-        self.0.arrival.notify_waiters();
-        Place { peers: self, arrival }
+        table.links.push(link.clone());
+        table.by_name.insert(link.peer().to_owned(), link.clone());
+        if let Some(instance) = link.instance() {
+            table.by_instance.insert(instance.to_owned(), link.clone());
+        }
+        Place { peers: self, link, arrival }
+    }
+
+    fn announce(&self) {
+        self.0.arrivals.send_modify(|count| *count += 1);
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut table = self.peers.table();
-        if let Ok(index) = table.arrivals.binary_search(&self.arrival) {
-            table.arrivals.remove(index);
-            table.links.remove(index);
+        if table.arrivals.binary_search(&self.arrival).is_err() {
+            return;
+        }
+        table.remove(&self.link);
+        let change = self.link.instance().and_then(|instance| table.registry.gone(instance, now_ms()));
+        drop(table);
+        change.into_iter().for_each(&self.peers.0.changes);
+    }
+}
+
+impl Table {
+    fn remove(&mut self, link: &Link) {
+        if let Some(index) = self.links.iter().position(|other| other == link) {
+            self.arrivals.remove(index);
+            self.links.remove(index);
+        }
+        if self.by_name.get(link.peer()) == Some(link) {
+            self.by_name.remove(link.peer());
+        }
+        if let Some(instance) = link.instance().filter(|instance| self.by_instance.get(*instance) == Some(link)) {
+            self.by_instance.remove(instance);
         }
     }
+
+    /// Who has a name beside `instance`: its address, and whether it was given the name.
+    fn holder(&self, name: &str, instance: &str) -> Option<(String, bool)> {
+        let link = self.by_name.get(name).filter(|link| link.instance() != Some(instance))?;
+        Some((link.address().to_owned(), link.hello().is_some_and(|hello| hello.configured && hello.name == name)))
+    }
+
+    fn choose(&self, choice: &Choice<'_>) -> Option<usize> {
+        let fits = |index: &usize| {
+            let link = &self.links[*index];
+            let asks = choice.not.is_some() && link.instance() == choice.not;
+            !link.is_draining() && !asks && choice.target.is_none_or(|target| target.matches(link.peer(), link.tags()))
+        };
+        // The common way: whoever is next, most likely at the first look.
+        if *choice.route == Route::RoundRobin {
+            let first = route::round_robin(&self.arrivals, self.last)?;
+            return (first..self.links.len()).chain(0..first).find(fits);
+        }
+        let candidates: Vec<usize> = (0..self.links.len()).filter(fits).collect();
+        let links = candidates.iter().map(|index| &self.links[*index]);
+        let chosen = match choice.route {
+            Route::Sticky(key) => route::sticky(key, links.map(|link| link.instance().unwrap_or_else(|| link.peer()))),
+            Route::LeastBusy | Route::RoundRobin => {
+                let loads: Vec<_> = links.map(|link| (link.in_flight(), link.capacity())).collect();
+                let arrivals: Vec<u64> = candidates.iter().map(|index| self.arrivals[*index]).collect();
+                route::least_busy(&arrivals, &loads, self.last)
+            }
+        };
+        chosen.map(|chosen| candidates[chosen])
+    }
+
+    fn why_nobody(&self, target: Option<&Target>) -> Pick {
+        /// So many slips of the pen.
+        const NEAR: usize = 2;
+        let Some(target) = target else { return Pick::NobodyConnected };
+        let known = self.registry.records().any(|record| target.matches(&record.name, &record.tags));
+        if known {
+            return Pick::KnownButAbsent;
+        }
+        let Some(name) = target.single_name() else { return Pick::NobodyConnected };
+        // It is here, and draining, or the one that asks.
+        if self.by_name.contains_key(name) {
+            return Pick::KnownButAbsent;
+        }
+        let names = self.by_name.keys().chain(self.registry.records().map(|record| &record.name));
+        let near = names.map(|known| (strsim::damerau_levenshtein(known, name), known)).filter(|(far, _)| *far <= NEAR).min();
+        Pick::UnknownTarget(near.map(|(_, name)| name.clone()))
+    }
+}
+
+impl Unwelcome {
+    fn close_code(&self) -> CloseCode {
+        match self {
+            Self::Clone { .. } => CloseCode::Library(CLOSE_CLONE),
+            Self::NameTaken { .. } => CloseCode::Library(CLOSE_NAME_TAKEN),
+        }
+    }
+
+    /// In so few words as fit into a close frame.
+    fn close_words(&self) -> String {
+        match self {
+            Self::Clone { seen, .. } => {
+                format!("a clone: this instance was here with epoch {seen}; stop one of the two and delete its spool-*.db")
+            }
+            Self::NameTaken { name, .. } => {
+                format!("give one of the two another \"name\" in config.json; taken by a connected peer: {name}")
+            }
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -16,8 +16,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
+use ws_daemon_protocol::codec::v2;
 
 use crate::config::Open;
+use crate::link::Dialect;
 use crate::policy::{self, FORWARDED_HEADERS, FORWARDED_PREFIX, Visitor};
 
 /// What the head of a request may have, in bytes; a longer one is answered 431. The least that hyper can be told.
@@ -26,18 +28,26 @@ const HEAD_BYTES: usize = 8 * 1024;
 /// Header lines of a request; more are answered 431.
 const HEADERS: usize = 64;
 
-/// The socket of a new link, and what was read behind its handshake.
-pub type Upgraded = (TcpStream, Vec<u8>);
+/// A connection that became a link.
+#[derive(Debug)]
+pub struct Upgraded {
+    /// Its socket.
+    pub stream: TcpStream,
+    /// What was read behind the handshake.
+    pub behind: Vec<u8>,
+    /// What is spoken on it.
+    pub dialect: Dialect,
+}
 
 /// Reads one request from `address` and answers it; `None` if it did not become a link. The deadline is the caller's.
 pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> Option<Upgraded> {
-    let upgrade: Mutex<Option<OnUpgrade>> = Mutex::new(None);
+    let upgrade: Mutex<Option<(OnUpgrade, Dialect)>> = Mutex::new(None);
     let service = service_fn(|mut request: Request<Incoming>| {
         let answer = answer(&request, address.ip(), open);
         let response = match answer {
-            Ok(switch) => {
+            Ok((switch, dialect)) => {
                 if let Ok(mut upgrade) = upgrade.lock() {
-                    *upgrade = Some(hyper::upgrade::on(&mut request));
+                    *upgrade = Some((hyper::upgrade::on(&mut request), dialect));
                 }
                 switch
             }
@@ -57,15 +67,15 @@ pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> O
     if let Err(error) = connection.await {
         debug!(%address, %error, "a connection ended without a link");
     }
-    let upgraded = upgrade.into_inner().ok()??.await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+    let (upgrade, dialect) = upgrade.into_inner().ok()??;
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some(Upgraded { stream: parts.io.into_inner(), behind: parts.read_buf.to_vec(), dialect })
 }
 
 type Answer = Response<Full<Bytes>>;
 
-/// The answer to a request: 101, or the refusal.
-fn answer<B>(request: &Request<B>, address: IpAddr, open: &Open) -> Result<Answer, Box<Answer>> {
+/// The answer to a request: 101 and what is spoken then, or the refusal.
+fn answer<B>(request: &Request<B>, address: IpAddr, open: &Open) -> Result<(Answer, Dialect), Box<Answer>> {
     let headers = request.headers();
     let refuse = |status, body: &str| Err(Box::new(words(status, body)));
     if !has_token(headers, header::UPGRADE, "websocket") {
@@ -96,6 +106,18 @@ fn answer<B>(request: &Request<B>, address: IpAddr, open: &Open) -> Result<Answe
     let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24) else {
         return refuse(StatusCode::BAD_REQUEST, "the header Sec-WebSocket-Key is missing or is not 16 bytes in base 64");
     };
+    let dialect = match dialect(headers) {
+        Ok(dialect) => dialect,
+        Err(offered) => {
+            let version = v2::VERSION;
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                &format!(
+                    "this server speaks version {version} of the link, and that of the seed without the header Ws-Daemon; offered was {offered:?}"
+                ),
+            );
+        }
+    };
     let accept = derive_accept_key(key.as_bytes());
     let response = with(words(StatusCode::SWITCHING_PROTOCOLS, ""), header::UPGRADE, "websocket");
     let mut response = with(response, header::CONNECTION, "Upgrade");
@@ -103,7 +125,26 @@ fn answer<B>(request: &Request<B>, address: IpAddr, open: &Open) -> Result<Answe
     if let Ok(accept) = HeaderValue::try_from(accept) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
-    Ok(response)
+    if dialect == Dialect::Version2 {
+        response = with(response, HeaderName::from_static(v2::HEADER), v2::VERSION);
+    }
+    Ok((response, dialect))
+}
+
+/// What is spoken on the link: of the versions that a peer offers, one that is known here; with a peer that offers none, the
+/// seed's.
+///
+/// # Errors
+/// What was offered, if none of it is known here.
+fn dialect(headers: &HeaderMap) -> Result<Dialect, String> {
+    const SHOWN_CHARS: usize = 80;
+    let offers = headers.get_all(v2::HEADER).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let offered = offers.collect::<Vec<_>>().join(",");
+    match v2::choose(&offered) {
+        Some(_) => Ok(Dialect::Version2),
+        None if headers.contains_key(v2::HEADER) => Err(offered.chars().take(SHOWN_CHARS).collect()),
+        None => Ok(Dialect::Seed),
+    }
 }
 
 fn words(status: StatusCode, body: &str) -> Answer {
@@ -144,7 +185,10 @@ mod tests {
         }
         let request = request.body(()).expect("a request");
         match answer(&request, [127, 0, 0, 1].into(), &Open::Nobody) {
-            Ok(response) => {
+            Ok((response, dialect)) => {
+                let version = response.headers().get("ws-daemon").map(HeaderValue::as_bytes);
+                assert_eq!(version, (dialect == Dialect::Version2).then_some(b"2".as_slice()));
+                assert_eq!(dialect == Dialect::Version2, request.headers().contains_key("ws-daemon"));
                 // The sample of RFC 6455, section 1.3.
                 assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
                 assert!(!response.headers().contains_key("sec-websocket-protocol"));
@@ -157,7 +201,7 @@ mod tests {
 
     #[test]
     fn handshakes_and_what_is_none() {
-        let table: [(&[(&str, &str)], u16); 11] = [
+        let table: [(&[(&str, &str)], u16); 16] = [
             (&[], 101),
             (&[("sec-websocket-protocol", "any"), ("sec-websocket-extensions", "permessage-deflate")], 101),
             (&[("authorization", "Basic eDp5")], 101),
@@ -166,6 +210,11 @@ mod tests {
             (&[("sec-websocket-version", "8")], 426),
             (&[("sec-websocket-key", "")], 400),
             (&[("sec-websocket-key", "short")], 400),
+            (&[("ws-daemon", "2")], 101),
+            (&[("ws-daemon", "3, 2")], 101),
+            (&[("ws-daemon", "3"), ("ws-daemon", "2")], 101),
+            (&[("ws-daemon", "3, 22")], 400),
+            (&[("ws-daemon", ",")], 400),
             (&[("origin", "https://example.org")], 403),
             (&[("x-forwarded-for", "192.0.2.1")], 403),
             (&[("via", "1.1 proxy")], 403),

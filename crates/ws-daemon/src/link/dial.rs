@@ -19,7 +19,9 @@ use tokio_tungstenite::tungstenite::error::Error;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, header};
 use tracing::debug;
 use url::Host;
+use ws_daemon_protocol::codec::v2;
 
+use super::mux::Dialect;
 use super::stream::Stream;
 use super::wire::Wire;
 use crate::config::{Credentials, ServerUrl};
@@ -42,6 +44,9 @@ pub enum DialFault {
     /// The server did not want a link.
     #[error("the server refused the link: {0}")]
     Refused(String),
+    /// The server has chosen a version that was not offered.
+    #[error("the server speaks version {0} of the link; this daemon speaks version {version}, and that of the seed", version = v2::VERSION)]
+    Version(String),
     /// Something else answered.
     #[error("no WebSocket there: {0}")]
     Handshake(Box<Error>),
@@ -50,16 +55,20 @@ pub enum DialFault {
     TooSlow(Duration),
 }
 
-/// Dials once. A frame may have `message` bytes.
+/// Dials once, until `deadline`, which is `within` from now. A frame may have `message` bytes.
 ///
 /// # Errors
 /// Why there is no link.
-pub async fn dial(server: &ServerUrl, within: Duration, message: usize) -> Result<Wire, DialFault> {
-    let deadline = Instant::now() + within;
+pub async fn dial(
+    server: &ServerUrl,
+    deadline: Instant,
+    within: Duration,
+    message: usize,
+) -> Result<(Wire, Dialect), DialFault> {
     timeout_at(deadline, try_dial(server, within, message)).await.unwrap_or(Err(DialFault::TooSlow(within)))
 }
 
-async fn try_dial(server: &ServerUrl, within: Duration, message: usize) -> Result<Wire, DialFault> {
+async fn try_dial(server: &ServerUrl, within: Duration, message: usize) -> Result<(Wire, Dialect), DialFault> {
     let socket = connect(server, within).await?;
     // Frames are small and waited for; a socket that does not know the option still works.
     drop(socket.set_nodelay(true));
@@ -67,8 +76,19 @@ async fn try_dial(server: &ServerUrl, within: Duration, message: usize) -> Resul
     let request = request(server)?;
     let config = Some(Wire::config(message));
     let (socket, response) = client_async_with_config(request, stream, config).await.map_err(handshake_fault)?;
-    debug!(status = response.status().as_u16(), "handshake done");
-    Ok(Wire::new(socket))
+    let dialect = chosen(&response)?;
+    debug!(status = response.status().as_u16(), ?dialect, "handshake done");
+    Ok((Wire::new(socket), dialect))
+}
+
+/// What the server has chosen of what was offered. One that says nothing of it is a seed peer.
+fn chosen<B>(response: &Response<B>) -> Result<Dialect, DialFault> {
+    let Some(version) = response.headers().get(v2::HEADER) else { return Ok(Dialect::Seed) };
+    if version.as_bytes().trim_ascii() == v2::VERSION.as_bytes() {
+        return Ok(Dialect::Version2);
+    }
+    let shown = String::from_utf8_lossy(version.as_bytes()).chars().filter(|char| !char.is_control()).take(40).collect();
+    Err(DialFault::Version(shown))
 }
 
 /// Each address in turn, each with its share of the time, so that one that swallows packets does not hide the next.
@@ -112,15 +132,16 @@ async fn encrypt(server: &ServerUrl, socket: TcpStream) -> Result<Stream, DialFa
         Host::Ipv6(address) => ServerName::from(std::net::IpAddr::from(*address)),
     };
     let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(DialFault::Tls)?;
-    Ok(Stream::from(stream))
+    Ok(Stream::boxed(stream))
 }
 
 type Request = tokio_tungstenite::tungstenite::handshake::client::Request;
 
-/// The handshake of the seed: no subprotocol, no `Origin`. A token goes in a header (RFC 7617), never in the URL.
+/// The handshake of the seed, no subprotocol, no `Origin`, and the versions of the link beyond it. A token goes in a header (RFC 7617), never in the URL.
 fn request(server: &ServerUrl) -> Result<Request, DialFault> {
     let fault = |error| DialFault::Handshake(Box::new(error));
     let mut request = server.to_string().into_client_request().map_err(fault)?;
+    request.headers_mut().insert(v2::HEADER, HeaderValue::from_static(v2::VERSION));
     if let Some(Credentials { name, token }) = &server.credentials {
         let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{token}")));
         let mut value = HeaderValue::try_from(basic).map_err(|error| fault(Error::HttpFormat(error.into())))?;
@@ -159,7 +180,24 @@ mod tests {
         for absent in ["Origin", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"] {
             assert!(!headers.contains_key(absent), "{absent}");
         }
+        assert_eq!(headers["ws-daemon"], "2");
         assert_eq!(headers["authorization"], "Basic dGlsbDpwYXNz");
         assert!(!format!("{headers:?}").contains("dGls"));
+    }
+
+    #[test]
+    fn a_server_that_names_no_version_is_a_seed_peer_and_one_that_was_not_offered_is_refused() {
+        let answer = |version: Option<&str>| {
+            let response = Response::builder().status(101);
+            let response = version.into_iter().fold(response, |response, version| response.header("Ws-Daemon", version));
+            chosen(&response.body(()).expect("a response"))
+        };
+        assert!(matches!(answer(None), Ok(Dialect::Seed)));
+        assert!(matches!(answer(Some(" 2")), Ok(Dialect::Version2)));
+        let Err(fault) = answer(Some("3")) else { panic!("taken") };
+        assert_eq!(
+            fault.to_string(),
+            "the server speaks version 3 of the link; this daemon speaks version 2, and that of the seed"
+        );
     }
 }

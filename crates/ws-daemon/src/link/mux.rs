@@ -2,21 +2,27 @@
 //! synchronous; the session's task is woken to write. It never touches the socket.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 use ws_daemon_protocol::codec::seed;
+use ws_daemon_protocol::codec::v2::{self, Order, Progress, Verdict};
+use ws_daemon_protocol::event::Chunk;
 use ws_daemon_protocol::id::{CallerId, IdKey, RunId};
 use ws_daemon_protocol::message::Params;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::departure::Departure;
+use super::run_stream::RunSink;
 
 /// Requests waiting to leave, in bytes of frames; when full, whoever asks waits.
 pub const ASK_QUEUE_BYTES: usize = 4 << 20;
 
 /// Outcomes waiting to leave, in bytes of frames; they are never dropped, so a peer that does not read them is cut off.
 pub const REPLY_QUEUE_BYTES: usize = 64 << 20;
+
+/// Frames of output wait while so many bytes of outcomes and output wait to leave, so that a loud script delays nobody's outcome.
+pub const OUTPUT_QUEUE_BYTES: usize = 1 << 20;
 
 /// Requests waiting for an answer; one more, and the oldest is settled as unknown.
 pub const UNANSWERED: usize = 65_536;
@@ -26,23 +32,68 @@ pub const UNANSWERED: usize = 65_536;
 pub struct Ask {
     /// What is asked.
     pub body: AskBody,
-    /// The caller's id, used on the wire if it is free there.
+    /// The caller's id, used on the wire of a seed link if it is free there.
     pub id: Option<CallerId>,
     /// The run's id, used on the wire otherwise.
     pub run: RunId,
     /// Decides whether it leaves or is withdrawn.
     pub departure: Departure,
     /// Where the outcome goes. When nobody listens there any more, the request still leaves.
-    pub settle: oneshot::Sender<Report>,
+    pub sink: Sink,
+}
+
+/// Where it goes what becomes of a request.
+#[derive(Debug)]
+pub enum Sink {
+    /// The outcome alone. A lost link settles it.
+    Once(oneshot::Sender<Report>),
+    /// All that becomes known. A lost link is told as such.
+    Stream(RunSink),
+}
+
+impl Sink {
+    /// Whether nobody listens any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Once(settle) => settle.is_closed(),
+            Self::Stream(sink) => sink.is_closed(),
+        }
+    }
+
+    /// Settles the request.
+    ///
+    /// # Errors
+    /// The report, if nobody listens any more.
+    pub fn settle(self, report: Report, verdict: Verdict) -> Result<(), Report> {
+        match self {
+            Self::Once(settle) => settle.send(report),
+            Self::Stream(sink) => sink.settle(report, verdict),
+        }
+    }
+
+    /// Settles a request that got nowhere. That nobody listens any more is fine.
+    pub fn fail(self, outcome: Outcome) {
+        drop(self.settle(outcome.into(), Verdict::default()));
+    }
+
+    /// The link is lost; a stream says so by itself when it is dropped.
+    fn lose(self, outcome: Outcome) {
+        if let Self::Once(_) = &self {
+            self.fail(outcome);
+        }
+    }
 }
 
 /// What is asked.
 #[derive(Debug)]
 pub enum AskBody {
-    /// A run of this script with these params.
-    Run(String, Params),
-    /// A command, by its params. Without an id it is settled with status 0 as soon as it has left.
+    /// A run of this script with these params. Of the order, a seed link takes nothing along.
+    Run(String, Params, Order),
+    /// A command of a local process, by its params. Without an id it is settled with status 0 as soon as it has left.
     Command(Params),
+    /// A sign of life from the daemon at the other end, on a version 2 link.
+    Ping,
 }
 
 impl Ask {
@@ -54,21 +105,32 @@ impl Ask {
         FIXED
             + id
             + match &self.body {
-                AskBody::Run(name, params) => name.len() + params.as_written().len(),
+                AskBody::Run(name, params, order) => name.len() + params.as_written().len() + order.cost_bytes(),
                 AskBody::Command(params) => params.as_written().len(),
+                AskBody::Ping => 0,
             }
     }
 }
 
 /// The link is closed; here is the request back.
 #[derive(Debug)]
-pub struct Closed(pub Ask);
+pub struct Closed(pub Box<Ask>);
+
+/// What is spoken on a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// What a seed peer understands.
+    Seed,
+    /// Version 2.
+    Version2,
+}
 
 /// The tables of one link.
 #[derive(Debug)]
 pub struct Mux {
     /// The longest frame that the other side need take.
     frame_bytes: usize,
+    dialect: Dialect,
     state: Mutex<State>,
     /// There is something to write, or to look at.
     wake: Notify,
@@ -99,21 +161,28 @@ enum Kind {
     /// A request with an entry in the table of the unanswered.
     Ask(u64, Departure),
     /// A command that wants no answer, and where to say that it has left.
-    Told(oneshot::Sender<Report>),
+    Told(Sink),
     Reply,
 }
 
 #[derive(Debug)]
 struct Unanswered {
     key: IdKey,
-    settle: oneshot::Sender<Report>,
+    /// Which attempt of a queued run it is: the status of another one is none of its business.
+    attempt: Option<u32>,
+    sink: Sink,
     left: bool,
 }
 
 impl Mux {
     /// Empty tables for a link whose frames have at most `frame_bytes`.
-    pub fn new(frame_bytes: usize) -> Self {
-        Self { frame_bytes, state: Mutex::default(), wake: Notify::new(), room: Notify::new() }
+    pub fn new(frame_bytes: usize, dialect: Dialect) -> Self {
+        Self { frame_bytes, dialect, state: Mutex::default(), wake: Notify::new(), room: Notify::new() }
+    }
+
+    /// What is spoken.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -122,12 +191,18 @@ impl Mux {
     }
 
     /// Queues a request; one that is too long as a frame is settled at once, since the peer would close the link for it.
-    pub fn ask(&self, ask: Ask) -> Result<(), Closed> {
+    pub fn ask(self: &Arc<Self>, ask: Ask) -> Result<(), Closed> {
         let mut state = self.state();
         if state.closed {
-            return Err(Closed(ask));
+            return Err(Closed(Box::new(ask)));
         }
-        state.queue(ask, self.frame_bytes);
+        if let Sink::Stream(sink) = &ask.sink {
+            sink.attach(Arc::downgrade(self), ask.run.clone());
+        }
+        match self.dialect {
+            Dialect::Seed => state.queue_seed(ask, self.frame_bytes),
+            Dialect::Version2 => state.queue_version2(ask, self.frame_bytes),
+        }
         drop(state);
         self.wake.notify_one();
         Ok(())
@@ -135,13 +210,22 @@ impl Mux {
 
     /// Ends when requests may be queued, or the link is closed.
     pub async fn has_room(&self) {
+        self.when(|state| state.ask_bytes < ASK_QUEUE_BYTES).await;
+    }
+
+    /// Ends when output may be queued, or the link is closed.
+    pub async fn has_output_room(&self) {
+        self.when(|state| state.reply_bytes < OUTPUT_QUEUE_BYTES).await;
+    }
+
+    async fn when(&self, has_room: impl Fn(&State) -> bool) {
         loop {
             let notified = self.room.notified();
             let mut notified = std::pin::pin!(notified);
             notified.as_mut().enable();
             {
                 let state = self.state();
-                if state.closed || state.ask_bytes < ASK_QUEUE_BYTES {
+                if state.closed || has_room(&state) {
                     return;
                 }
             }
@@ -149,8 +233,9 @@ impl Mux {
         }
     }
 
-    /// Queues an outcome. On a closed link it is dropped: the asker has settled by itself.
-    pub fn reply(&self, frame: String) {
+    /// Queues an outcome, or what else a daemon says by itself. On a closed link it is dropped: of direct runs the asker has
+    /// settled all by itself, of queued ones it is said again on the next link.
+    pub fn say(&self, frame: String) {
         let mut state = self.state();
         if state.closed {
             return;
@@ -171,7 +256,7 @@ impl Mux {
     pub fn take(&self) -> Option<String> {
         let mut state = self.state();
         let frame = state.take();
-        let room = state.ask_bytes < ASK_QUEUE_BYTES;
+        let room = state.ask_bytes < ASK_QUEUE_BYTES || state.reply_bytes < OUTPUT_QUEUE_BYTES;
         drop(state);
         if room {
             self.room.notify_waiters();
@@ -184,13 +269,36 @@ impl Mux {
         self.state().reply_bytes > REPLY_QUEUE_BYTES
     }
 
-    /// Settles the request of this id. `false` if nobody waits for it: it was never asked here, or its caller is gone.
-    pub fn settle(&self, id: &CallerId, report: Report) -> bool {
+    /// Settles the request of this id.
+    ///
+    /// # Errors
+    /// The report, if nobody waits for it: it was never asked here, or another attempt was, or its caller is gone.
+    pub fn settle(&self, id: &CallerId, verdict: Verdict, report: Report) -> Result<(), Report> {
         let mut state = self.state();
-        let Some(entry) = state.by_id.remove(&id.key()).and_then(|number| state.unanswered.remove(&number)) else {
-            return false;
-        };
-        entry.settle.send(report).is_ok()
+        let Some(number) = state.by_id.get(&id.key()).copied() else { return Err(report) };
+        if state.unanswered.get(&number).is_none_or(|entry| entry.attempt != verdict.attempt) {
+            return Err(report);
+        }
+        match state.forget(number) {
+            Some(entry) => entry.sink.settle(report, verdict),
+            None => Err(report),
+        }
+    }
+
+    /// A run has come so far.
+    pub fn progress(&self, run: &RunId, progress: Progress) {
+        self.state().with_stream(run, |sink| sink.progress(progress));
+    }
+
+    /// A run's script has printed something. If nobody wants it, it is dropped.
+    pub fn output(&self, frame: Chunk) {
+        let run = frame.run.clone();
+        self.state().with_stream(&run, |sink| sink.output(frame));
+    }
+
+    /// How many requests wait for an answer.
+    pub fn in_flight(&self) -> usize {
+        self.state().unanswered.len()
     }
 
     /// Forgets the requests whose callers are gone.
@@ -213,11 +321,11 @@ impl Mux {
             } else {
                 link_lost()
             };
-            drop(entry.settle.send(outcome.into()));
+            entry.sink.lose(outcome);
         }
         for told in outgoing {
-            if let Kind::Told(settle) = told.kind {
-                drop(settle.send(link_lost().into()));
+            if let Kind::Told(sink) = told.kind {
+                sink.lose(link_lost());
             }
         }
     }
@@ -241,12 +349,14 @@ impl State {
                     }
                     if let Some(entry) = self.unanswered.get_mut(&number) {
                         entry.left = true;
+                        if let Sink::Stream(sink) = &entry.sink {
+                            sink.leave();
+                        }
                     }
                 }
-                Kind::Told(settle) => {
+                Kind::Told(sink) => {
                     self.ask_bytes -= frame.len();
-                    // Nobody waits for it any more: fine.
-                    drop(settle.send(Outcome::Exited(0).into()));
+                    sink.fail(Outcome::Exited(0));
                 }
             }
             return Some(frame);
@@ -259,19 +369,49 @@ impl State {
         Some(entry)
     }
 
-    fn queue(&mut self, ask: Ask, frame_bytes: usize) {
-        let Ask { body, id, run, departure, settle } = ask;
+    /// On a seed link: the seed's three keys, under the caller's own id if it is free.
+    fn queue_seed(&mut self, ask: Ask, frame_bytes: usize) {
+        let Ask { body, id, run, departure, sink } = ask;
         let (frame, kind) = match (&body, id) {
-            (AskBody::Command(params), None) => (seed::command(None, params), Kind::Told(settle)),
+            (AskBody::Command(params), None) => (seed::command(None, params), Kind::Told(sink)),
+            (AskBody::Ping, _) => {
+                return sink.fail(Outcome::failed(ErrorCode::Unsupported, "a seed peer answers no PING"));
+            }
             (_, id) => {
-                let (id, number) = self.register(id, &run, settle);
+                self.make_room();
+                let id = id.filter(|id| self.is_free(&id.key())).unwrap_or_else(|| (&run).into());
                 let frame = match &body {
-                    AskBody::Run(name, params) => seed::run(name, &id, params),
+                    AskBody::Run(name, params, _) => seed::run(name, &id, params),
                     AskBody::Command(params) => seed::command(Some(&id), params),
+                    AskBody::Ping => String::new(),
                 };
-                (frame, Kind::Ask(number, departure))
+                // A seed peer names no attempt: any status of this id is the answer.
+                (frame, Kind::Ask(self.register(&id, None, sink), departure))
             }
         };
+        self.push(frame, kind, frame_bytes);
+    }
+
+    /// On a version 2 link: under the run's id; the caller's own goes along for the script.
+    fn queue_version2(&mut self, ask: Ask, frame_bytes: usize) {
+        let Ask { body, id, run, departure, sink } = ask;
+        let (frame, attempt) = match body {
+            AskBody::Command(params) if id.is_none() => {
+                return self.push(v2::local_command(None, &params), Kind::Told(sink), frame_bytes);
+            }
+            AskBody::Run(name, params, mut order) => {
+                order.caller = order.caller.or(id);
+                (v2::run(&name, &run, &params, &order), order.queue.then_some(order.attempt))
+            }
+            AskBody::Command(params) => (v2::local_command(Some(&run), &params), None),
+            AskBody::Ping => (v2::ping(&run), None),
+        };
+        self.make_room();
+        let number = self.register(&(&run).into(), attempt, sink);
+        self.push(frame, Kind::Ask(number, departure), frame_bytes);
+    }
+
+    fn push(&mut self, frame: String, kind: Kind, frame_bytes: usize) {
         if frame.len() > frame_bytes {
             return self.refuse(kind, frame_bytes);
         }
@@ -281,32 +421,41 @@ impl State {
 
     /// Settles a request whose frame is too long. Its message was not: the run's id may have made it so.
     fn refuse(&mut self, kind: Kind, frame_bytes: usize) {
-        let settle = match kind {
-            Kind::Ask(number, _) => self.forget(number).map(|entry| entry.settle),
-            Kind::Told(settle) => Some(settle),
+        let sink = match kind {
+            Kind::Ask(number, _) => self.forget(number).map(|entry| entry.sink),
+            Kind::Told(sink) => Some(sink),
             Kind::Reply => None,
         };
         let why = format!("the request is longer than {frame_bytes} bytes on the link, where it has an id of its run");
-        // Nobody waits any more: then nobody need be told.
-        drop(settle.map(|settle| settle.send(Outcome::Failed(ErrorCode::TooLarge, why).into())));
+        if let Some(sink) = sink {
+            sink.fail(Outcome::Failed(ErrorCode::TooLarge, why));
+        }
     }
 
-    /// Gives the request its place in the table and the id it goes by on the wire.
-    fn register(&mut self, id: Option<CallerId>, run: &RunId, settle: oneshot::Sender<Report>) -> (CallerId, u64) {
-        self.make_room();
-        let id = id.filter(|id| self.is_free(&id.key())).unwrap_or_else(|| run.into());
+    /// Gives the request its place in the table.
+    fn register(&mut self, id: &CallerId, attempt: Option<u32>, sink: Sink) -> u64 {
         let key = id.key();
         let number = self.next;
         self.next += 1;
-        self.by_id.insert(key.clone(), number);
-        self.unanswered.insert(number, Unanswered { key, settle, left: false });
-        (id, number)
+        // The same run a second time: the first is given up, and says so by itself.
+        if let Some(before) = self.by_id.insert(key.clone(), number) {
+            self.unanswered.remove(&before);
+        }
+        self.unanswered.insert(number, Unanswered { key, attempt, sink, left: false });
+        number
+    }
+
+    fn with_stream(&mut self, run: &RunId, tell: impl FnOnce(&RunSink)) {
+        let entry = self.by_id.get(&CallerId::from(run).key()).and_then(|number| self.unanswered.get(number));
+        if let Some(Unanswered { sink: Sink::Stream(sink), .. }) = entry {
+            tell(sink);
+        }
     }
 
     /// An id whose caller is gone is free again.
     fn is_free(&mut self, key: &IdKey) -> bool {
         let Some(number) = self.by_id.get(key).copied() else { return true };
-        let gone = self.unanswered.get(&number).is_none_or(|entry| entry.settle.is_closed());
+        let gone = self.unanswered.get(&number).is_none_or(|entry| entry.sink.is_closed());
         if gone {
             self.unanswered.remove(&number);
         }
@@ -324,14 +473,14 @@ impl State {
         if let Some((_, oldest)) = self.unanswered.pop_first() {
             self.by_id.remove(&oldest.key);
             let why = format!("the peer has left {UNANSWERED} requests unanswered; this was the oldest, and it may have run");
-            drop(oldest.settle.send(Outcome::Failed(ErrorCode::Interrupted, why).into()));
+            oldest.sink.lose(Outcome::Failed(ErrorCode::Interrupted, why));
         }
     }
 
     fn sweep(&mut self) {
         let Self { unanswered, by_id, .. } = self;
         unanswered.retain(|_, entry| {
-            let waits = !entry.settle.is_closed();
+            let waits = !entry.sink.is_closed();
             if !waits {
                 by_id.remove(&entry.key);
             }
@@ -349,10 +498,28 @@ mod tests {
         CallerId::new(&raw).expect("short")
     }
 
-    fn ask(mux: &Mux, id: Option<&str>, run: &str) -> oneshot::Receiver<Report> {
+    fn seed(frame_bytes: usize) -> Arc<Mux> {
+        Arc::new(Mux::new(frame_bytes, Dialect::Seed))
+    }
+
+    fn run_of(name: &str) -> AskBody {
+        AskBody::Run(name.into(), Params::new(None), Order::default())
+    }
+
+    fn settles(mux: &Mux, id: &CallerId, report: Report) -> bool {
+        mux.settle(id, Verdict::default(), report).is_ok()
+    }
+
+    fn ask(mux: &Arc<Mux>, id: Option<&str>, run: &str) -> oneshot::Receiver<Report> {
         let (settle, settled) = oneshot::channel();
-        let body = AskBody::Run("t".into(), Params::new(None));
-        let ask = Ask { body, id: id.map(caller_id), run: RunId::new(run), departure: Departure::default(), settle };
+        let body = run_of("t");
+        let ask = Ask {
+            body,
+            id: id.map(caller_id),
+            run: RunId::new(run),
+            departure: Departure::default(),
+            sink: Sink::Once(settle),
+        };
         mux.ask(ask).expect("open");
         settled
     }
@@ -364,7 +531,7 @@ mod tests {
 
     #[test]
     fn the_callers_id_is_used_while_it_is_free() {
-        let mux = Mux::new(usize::MAX);
+        let mux = seed(usize::MAX);
         let first = ask(&mux, Some("\"x\""), "r1");
         let second = ask(&mux, Some("\"x\""), "r2");
         let third = ask(&mux, None, "r3");
@@ -372,17 +539,17 @@ mod tests {
             assert_eq!(mux.take().expect("queued"), format!("{{\"name\":\"t\",\"id\":{id},\"params\":null}}"));
         }
         for (id, code) in [("\"r2\"", 2), ("\"x\"", 1), ("\"r3\"", 3)] {
-            assert!(mux.settle(&caller_id(id), Outcome::Exited(code).into()));
+            assert!(settles(&mux, &caller_id(id), Outcome::Exited(code).into()));
         }
         assert_eq!(status(first).0, Some(1));
         assert_eq!(status(second).0, Some(2));
         assert_eq!(status(third).0, Some(3));
-        assert!(!mux.settle(&caller_id("\"x\""), Outcome::Exited(0).into()), "settled twice");
+        assert!(!settles(&mux, &caller_id("\"x\""), Outcome::Exited(0).into()), "settled twice");
     }
 
     #[test]
     fn a_lost_link_tells_what_left_from_what_did_not() {
-        let mux = Mux::new(usize::MAX);
+        let mux = seed(usize::MAX);
         let left = ask(&mux, None, "r1");
         mux.take().expect("queued");
         let kept = ask(&mux, None, "r2");
@@ -395,19 +562,19 @@ mod tests {
             id: None,
             run: RunId::new("r"),
             departure: Departure::default(),
-            settle,
+            sink: Sink::Once(settle),
         };
         assert!(mux.ask(ask).is_err());
     }
 
     #[test]
     fn who_is_gone_leaves_no_entry_and_frees_the_id() {
-        let mux = Mux::new(usize::MAX);
+        let mux = seed(usize::MAX);
         drop(ask(&mux, Some("1"), "r1"));
-        assert!(!mux.settle(&caller_id("1"), Outcome::Exited(0).into()), "nobody waits");
+        assert!(!settles(&mux, &caller_id("1"), Outcome::Exited(0).into()), "nobody waits");
         drop(ask(&mux, Some("1"), "r2"));
         let waits = ask(&mux, Some("1"), "r3");
-        assert!(mux.settle(&caller_id("1.0"), Outcome::Exited(3).into()));
+        assert!(settles(&mux, &caller_id("1.0"), Outcome::Exited(3).into()));
         assert_eq!(status(waits).0, Some(3));
         drop(ask(&mux, Some("2"), "r4"));
         mux.sweep();
@@ -416,7 +583,7 @@ mod tests {
 
     #[test]
     fn beyond_the_bound_the_oldest_is_settled_as_unknown() {
-        let mux = Mux::new(usize::MAX);
+        let mux = seed(usize::MAX);
         let oldest = ask(&mux, None, "oldest");
         let rest: Vec<_> = (0..UNANSWERED).map(|number| ask(&mux, None, &number.to_string())).collect();
         assert_eq!(status(oldest), (Some(-5), Some("interrupted".into())));
@@ -426,7 +593,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_for_a_frame_is_settled_and_leaves_no_entry() {
-        let mux = Mux::new(r#"{"name":"t","id":"r1","params":null}"#.len());
+        let mux = seed(r#"{"name":"t","id":"r1","params":null}"#.len());
         let _fits = ask(&mux, None, "r1");
         assert_eq!(status(ask(&mux, None, "r10")), (Some(-3), Some("too_large".into())));
         assert_eq!(status(ask(&mux, Some("12345"), "r2")), (Some(-3), Some("too_large".into())));
@@ -436,12 +603,12 @@ mod tests {
 
     #[test]
     fn what_is_withdrawn_never_leaves_and_frees_its_id() {
-        let mux = Mux::new(usize::MAX);
+        let mux = seed(usize::MAX);
         let departure = Departure::default();
         let (settle, _settled) = oneshot::channel();
-        let body = AskBody::Run("late".into(), Params::new(None));
+        let body = run_of("late");
         let id = Some(caller_id("1"));
-        mux.ask(Ask { body, id, run: RunId::new("r1"), departure: departure.clone(), settle }).expect("open");
+        mux.ask(Ask { body, id, run: RunId::new("r1"), departure: departure.clone(), sink: Sink::Once(settle) }).expect("open");
         let _next = ask(&mux, None, "r2");
         assert!(departure.withdraw());
         assert_eq!(mux.take().expect("queued"), "{\"name\":\"t\",\"id\":\"r2\",\"params\":null}");
@@ -452,14 +619,14 @@ mod tests {
 
     #[test]
     fn a_command_without_an_id_is_told_when_it_has_left() {
-        let mux = Mux::new(usize::MAX);
+        let mux = seed(usize::MAX);
         let (settle, mut settled) = oneshot::channel();
         mux.ask(Ask {
             body: AskBody::Command(Params::new(None)),
             id: None,
             run: RunId::new("r"),
             departure: Departure::default(),
-            settle,
+            sink: Sink::Once(settle),
         })
         .expect("open");
         assert!(settled.try_recv().is_err());
@@ -469,11 +636,12 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_asks_waits_while_the_queue_is_full() {
-        let mux = Mux::new(usize::MAX);
+        let mux = seed(usize::MAX);
         mux.has_room().await;
         let (settle, _settled) = oneshot::channel();
-        let body = AskBody::Run("x".repeat(ASK_QUEUE_BYTES), Params::new(None));
-        mux.ask(Ask { body, id: None, run: RunId::new("r"), departure: Departure::default(), settle }).expect("open");
+        let body = run_of(&"x".repeat(ASK_QUEUE_BYTES));
+        mux.ask(Ask { body, id: None, run: RunId::new("r"), departure: Departure::default(), sink: Sink::Once(settle) })
+            .expect("open");
         let mut room = std::pin::pin!(mux.has_room());
         assert!(futures_util::poll!(&mut room).is_pending());
         mux.take().expect("queued");

@@ -1,6 +1,7 @@
 //! The life of one link: frames in are decoded and handed up, frames out are fed and flushed, pings keep it honest. When it ends,
 //! for whatever reason, everything in flight on it is settled.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
@@ -10,19 +11,21 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tracing::{debug, warn};
-use ws_daemon_protocol::codec::seed::{self, Frame};
+use ws_daemon_protocol::codec::seed;
+use ws_daemon_protocol::codec::v2::{self, Order, Refused, RunFrame, StatusFrame, Verdict};
 use ws_daemon_protocol::command::{Command, Place};
 use ws_daemon_protocol::id::CallerId;
 use ws_daemon_protocol::message::CommandMessage;
-use ws_daemon_protocol::outcome::Report;
+use ws_daemon_protocol::outcome::{Outcome, Report};
 
+use super::mux::Dialect;
 use super::wire::{Event, Gone, Wire};
 use super::{Inbound, IncomingCommand, IncomingRun, Link, Replier, Terms};
 
 /// Pings that may stay without any sign of life before a peer counts as dead.
 const MISSED_PINGS: u32 = 2;
 
-/// How long the closing handshake may take.
+/// How long what is left may take to leave.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// Why a link ended.
@@ -37,6 +40,9 @@ pub enum Ended {
     /// The peer does not read what it asked for.
     #[error("the peer does not read its outcomes: more than {} bytes wait", super::mux::REPLY_QUEUE_BYTES)]
     DoesNotRead,
+    /// The same instance came by another link.
+    #[error("replaced by a newer link of the same instance")]
+    Replaced,
     /// This daemon closed it.
     #[error("closed here")]
     ClosedHere,
@@ -58,7 +64,7 @@ struct SettleOnDrop<'a>(&'a Link);
 
 impl Drop for SettleOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.mux.close();
+        self.0.mux().close();
     }
 }
 
@@ -124,22 +130,24 @@ impl Session {
                     Event::Gone(gone) => return gone.into(),
                 },
                 permit = inbound.reserve(), if self.stalled.is_some() => match (permit, self.stalled.take()) {
+                    (Ok(_), Some(_)) if link.is_replaced() => {}
                     (Ok(permit), Some(stalled)) => permit.send(stalled),
                     _ => return Ended::ClosedHere,
                 },
-                () = link.mux.woken() => if link.mux.is_overfull() {
+                () = link.mux().woken() => if link.mux().is_overfull() {
                     return Ended::DoesNotRead;
                 },
                 _ = ping.tick() => {
                     if pulse.missed(wire) >= MISSED_PINGS {
                         return Ended::Dead(self.terms.ping * MISSED_PINGS);
                     }
-                    link.mux.sweep();
+                    link.mux().sweep();
                     if let Err(gone) = wire.ping() {
                         return gone.into();
                     }
                 }
-                () = link.closing.cancelled() => return self.drain(wire).await,
+                // The peer has left this link for another one: nothing that waits here is for it.
+                () = link.0.closing.cancelled() => return if link.is_replaced() { Ended::Replaced } else { self.drain(wire).await },
             }
         }
     }
@@ -147,7 +155,7 @@ impl Session {
     /// Feeds what waits to leave, as far as there is room.
     fn feed(&self, wire: &mut Wire) -> Result<(), Gone> {
         while wire.has_room() {
-            let Some(frame) = self.link.mux.take() else { break };
+            let Some(frame) = self.link.mux().take() else { break };
             wire.feed(frame)?;
         }
         Ok(())
@@ -179,13 +187,62 @@ impl Session {
             Message::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
             _ => return,
         };
+        // What an old link still reads is no longer this peer's word.
+        if self.link.is_replaced() {
+            return;
+        }
+        match self.link.mux().dialect() {
+            Dialect::Seed => self.hear_seed(text),
+            Dialect::Version2 => self.hear_version2(text),
+        }
+    }
+
+    fn hear_seed(&mut self, text: &str) {
         match seed::decode(text, self.terms.nesting) {
-            Ok(Frame::Run { name, id, params }) => {
-                let replier = Replier { link: self.link.clone(), id };
-                self.hand_up(Inbound::Run(IncomingRun { name, params, replier }));
+            Ok(seed::Frame::Run { name, id, params }) => {
+                let replier = Replier::new(&self.link, id, None);
+                self.hand_up(Inbound::Run(IncomingRun { name, params, order: Order::default(), replier }));
             }
-            Ok(Frame::Command(message)) => self.command(message),
+            Ok(seed::Frame::Command(message)) => self.command(message),
             Err(error) => self.bad_frame(&error),
+        }
+    }
+
+    fn hear_version2(&mut self, text: &str) {
+        let link = self.link.clone();
+        match v2::decode(text, self.terms.nesting) {
+            Ok(v2::Frame::Run(frame)) => {
+                let RunFrame { name, run, params, order } = *frame;
+                let replier = Replier::new(&link, Some((&run).into()), Some(run));
+                self.hand_up(Inbound::Run(IncomingRun { name, params, order, replier }));
+            }
+            Ok(v2::Frame::Status(frame)) => self.status_of_run(*frame),
+            Ok(v2::Frame::Event(run, progress)) => link.mux().progress(&run, progress),
+            Ok(v2::Frame::Output(frame)) => link.mux().output(*frame),
+            Ok(v2::Frame::Credit(run, bytes)) => self.hand_up(Inbound::Credit { link, run, bytes }),
+            Ok(v2::Frame::Cancel(run, attempt)) => self.hand_up(Inbound::Cancel { link, run, attempt }),
+            Ok(v2::Frame::Ack(run, attempt)) => self.hand_up(Inbound::Ack { link, run, attempt }),
+            Ok(v2::Frame::Drain) => link.0.draining.store(true, Ordering::Release),
+            Ok(v2::Frame::Ping(id)) => link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into())),
+            Ok(v2::Frame::Command(message)) => self.command(message),
+            Ok(v2::Frame::LocalStatus(data)) => self.hand_up(Inbound::UnclaimedStatus(data)),
+            Ok(v2::Frame::Hello(_)) => self.bad_frame(&"HELLO was said before"),
+            Err(refused) => self.refuse(&refused),
+        }
+    }
+
+    /// A frame of a version 2 peer that cannot be taken: told if it can be told, and logged like that of a seed peer.
+    fn refuse(&mut self, refused: &Refused) {
+        self.bad_frame(refused);
+        if let Some(id) = &refused.id {
+            self.link.mux().say(v2::status(id, Verdict::default(), &refused.outcome.clone().into()));
+        }
+    }
+
+    fn status_of_run(&mut self, frame: StatusFrame) {
+        let StatusFrame { run, verdict, report } = frame;
+        if let Err(report) = self.link.mux().settle(&(&run).into(), verdict, report) {
+            self.hand_up(Inbound::LateStatus { link: self.link.clone(), run, verdict, report });
         }
     }
 
@@ -194,7 +251,7 @@ impl Session {
             (Place::Here, _) => self.bad_frame(&"+cmd is for local processes; a peer says &cmd"),
             (Place::There, Command::Status(data)) => self.status(data),
             (Place::There, command) => {
-                let replier = Replier { link: self.link.clone(), id: message.id };
+                let replier = Replier::new(&self.link, message.id, None);
                 self.hand_up(Inbound::Command(IncomingCommand { command, replier }));
             }
         }
@@ -204,7 +261,7 @@ impl Session {
         let id = serde_json::from_str::<StatusId>(&data).ok().and_then(|status| status.id).and_then(CallerId::new);
         let report = serde_json::from_str::<Report>(&data);
         let claimed = match (id, report) {
-            (Some(id), Ok(report)) => self.link.mux.settle(&id, report),
+            (Some(id), Ok(report)) => self.link.mux().settle(&id, Verdict::default(), report).is_ok(),
             _ => false,
         };
         if !claimed {
@@ -239,12 +296,8 @@ async fn part(wire: &mut Wire, ended: &Ended) {
         Ended::Gone(Gone::Protocol(_)) => (CloseCode::Protocol, "against the protocol"),
         Ended::Gone(_) | Ended::Dead(_) => return,
         Ended::DoesNotRead => (CloseCode::Policy, "outcomes are not read"),
+        Ended::Replaced => (CloseCode::Away, "replaced by a newer link of the same instance"),
         Ended::ClosedHere => (CloseCode::Away, "going away"),
     };
-    if wire.close(code, reason).is_err() {
-        return;
-    }
-    let gone = async { while !matches!(wire.event(true).await, Event::Gone(_)) {} };
-    // A peer that does not answer the close is left alone.
-    drop(timeout(CLOSING, gone).await);
+    wire.part(code, reason).await;
 }

@@ -1,13 +1,13 @@
-//! The socket under a link, plain or encrypted, which counts the bytes that pass: whether a peer still moves is seen by bytes,
+//! The transport under a link, a plain socket or something else behind one interface, which counts the bytes that pass: whether a peer still moves is seen by bytes,
 //! since one long frame on a slow line may take longer than two pings.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 /// A counted socket.
 #[derive(Debug)]
@@ -17,18 +17,37 @@ pub struct Stream {
     written: u64,
 }
 
-#[derive(Debug)]
 enum Socket {
     Plain(TcpStream),
     // Boxed: a plain link must not pay for the size of a TLS session.
-    Tls(Box<TlsStream<TcpStream>>),
+    Boxed(Box<dyn Transport>),
 }
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(socket) => socket.fmt(f),
+            Self::Boxed(_) => f.write_str("a boxed transport"),
+        }
+    }
+}
+
+/// What a link can run over.
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 impl Stream {
     /// Bytes read and written so far.
     #[must_use]
     pub fn moved(&self) -> (u64, u64) {
         (self.read, self.written)
+    }
+
+    /// A link over something else than a plain socket: an encrypted one, or one end of an in-memory stream.
+    #[must_use]
+    pub fn boxed(transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self::new(Socket::Boxed(Box::new(transport)))
     }
 
     fn new(socket: Socket) -> Self {
@@ -42,18 +61,12 @@ impl From<TcpStream> for Stream {
     }
 }
 
-impl From<TlsStream<TcpStream>> for Stream {
-    fn from(socket: TlsStream<TcpStream>) -> Self {
-        Self::new(Socket::Tls(Box::new(socket)))
-    }
-}
-
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = match &mut self.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Socket::Tls(socket) => Pin::new(socket).poll_read(cx, buf),
+            Socket::Boxed(socket) => Pin::new(socket).poll_read(cx, buf),
         };
         self.read += (buf.filled().len() - before) as u64;
         result
@@ -64,7 +77,7 @@ impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = match &mut self.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
-            Socket::Tls(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Socket::Boxed(socket) => Pin::new(socket).poll_write(cx, bytes),
         };
         if let Poll::Ready(Ok(length)) = &result {
             self.written += *length as u64;
@@ -75,14 +88,14 @@ impl AsyncWrite for Stream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_flush(cx),
-            Socket::Tls(socket) => Pin::new(socket).poll_flush(cx),
+            Socket::Boxed(socket) => Pin::new(socket).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Socket::Tls(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Boxed(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 }

@@ -20,6 +20,9 @@ const UNFLUSHED_BYTES: usize = 256 << 10;
 /// What one read takes from the socket at most. Each link keeps a buffer of it, so an idle link must be content with little.
 const READ_BYTES: usize = 2 << 10;
 
+/// The words in a close frame, in bytes (RFC 6455, section 5.5); what is longer is cut.
+const REASON_BYTES: usize = 123;
+
 /// A WebSocket with its unflushed part.
 #[derive(Debug)]
 pub struct Wire {
@@ -27,6 +30,8 @@ pub struct Wire {
     /// Bytes fed since everything was last flushed.
     unflushed: usize,
     flushing: bool,
+    /// The code and the words of the other side's close frame.
+    said: Option<(u16, String)>,
 }
 
 /// What a wire has to tell.
@@ -87,7 +92,18 @@ impl Wire {
     /// A wire that was dialled.
     #[must_use]
     pub fn new(socket: WebSocketStream<Stream>) -> Self {
-        Self { socket, unflushed: 0, flushing: false }
+        Self { socket, unflushed: 0, flushing: false, said: None }
+    }
+
+    /// A wire on a stream over which no handshake is made: one end each is the server's and the client's.
+    pub async fn over(stream: Stream, role: Role, message: usize) -> Self {
+        Self::new(WebSocketStream::from_raw_socket(stream, role, Some(Self::config(message))).await)
+    }
+
+    /// The code and the words with which the other side closed.
+    #[must_use]
+    pub fn last_words(&mut self) -> Option<(u16, String)> {
+        self.said.take()
     }
 
     /// Bytes read and written so far.
@@ -131,7 +147,8 @@ impl Wire {
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
-    pub fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Gone> {
+    pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<(), Gone> {
+        let reason = &reason[..reason.floor_char_boundary(REASON_BYTES)];
         self.start(Message::Close(Some(CloseFrame { code, reason: reason.into() })))
     }
 
@@ -187,7 +204,10 @@ impl Wire {
         }
         match Pin::new(&mut self.socket).poll_next(cx) {
             Poll::Ready(Some(Ok(message @ (Message::Text(_) | Message::Binary(_))))) => Poll::Ready(Event::Frame(message)),
-            Poll::Ready(Some(Ok(_))) => {
+            Poll::Ready(Some(Ok(control))) => {
+                if let Message::Close(Some(CloseFrame { code, reason })) = control {
+                    self.said = Some((code.into(), reason.chars().filter(|char| !char.is_control()).collect()));
+                }
                 // The answer to a ping or a close was queued by the read.
                 self.flushing = true;
                 Poll::Ready(Event::Control)

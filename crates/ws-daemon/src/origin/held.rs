@@ -11,7 +11,7 @@ use ws_daemon_protocol::outcome::ErrorCode;
 
 use super::refuse;
 use crate::link::{Ask, Closed};
-use crate::peers::Peers;
+use crate::peers::{Choice, Peers, Pick};
 
 /// The waiting requests. Clones are the same queue.
 #[derive(Debug, Clone)]
@@ -96,12 +96,12 @@ impl Held {
             let mut leaving = Leaving { held: self, cost: ask.cost_bytes(), ask: Some(ask) };
             loop {
                 peers.somebody().await;
-                let Some(link) = peers.pick() else { continue };
+                let Pick::Link(link) = peers.pick(&Choice::ANYONE) else { continue };
                 link.has_room().await;
                 let Some(ask) = leaving.ask.take() else { break };
                 match link.ask(ask) {
                     Ok(()) => break,
-                    Err(Closed(back)) => leaving.ask = Some(back),
+                    Err(Closed(back)) => leaving.ask = Some(*back),
                 }
             }
         }

@@ -1,16 +1,19 @@
 //! Keeps one link to the server up: dials, has the link's life, waits with full jitter, dials again, for ever. A pause closes the
 //! link for a while. It never gives up, and never holds requests.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Peers;
+use super::{Newcomer, Peers};
 use crate::config::{ServerUrl, Times};
-use crate::link::{Backoff, dial};
+use crate::link::{Backoff, DialFault, Dialect, GreetingFault, Wire, dial};
 
 /// A link that lasted this long ends a series of failures: the next wait is short again.
 const LASTING: Duration = Duration::from_secs(10);
@@ -26,12 +29,33 @@ impl DialerHandle {
     }
 }
 
+/// Where the dialer gets its epoch: each call raises it, on disk before it returns.
+#[derive(Clone)]
+pub struct EpochSource(Arc<dyn Fn() -> BoxFuture<'static, u64> + Send + Sync>);
+
+impl EpochSource {
+    /// A source that is asked before each link.
+    pub fn new(raise: impl Fn() -> BoxFuture<'static, u64> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(raise))
+    }
+}
+
+impl fmt::Debug for EpochSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EpochSource")
+    }
+}
+
 /// The task that dials.
 #[derive(Debug)]
 pub struct Dialer {
     peers: Peers,
     server: ServerUrl,
     times: Times,
+    epochs: EpochSource,
+    /// The epoch that was refused as a clone's: it is said again until it is accepted, since one that was raised until it is
+    /// would drive the other one out.
+    refused: Option<u64>,
     pause: watch::Receiver<Option<Instant>>,
     stop: CancellationToken,
 }
@@ -39,9 +63,15 @@ pub struct Dialer {
 impl Dialer {
     /// A dialer for `server` that dials no more once `stop` is cancelled.
     #[must_use]
-    pub fn new(peers: Peers, server: ServerUrl, times: Times, stop: CancellationToken) -> (DialerHandle, Self) {
+    pub fn new(
+        peers: Peers,
+        server: ServerUrl,
+        times: Times,
+        epochs: EpochSource,
+        stop: CancellationToken,
+    ) -> (DialerHandle, Self) {
         let (orders, pause) = watch::channel(None);
-        (DialerHandle(orders), Self { peers, server, times, pause, stop })
+        (DialerHandle(orders), Self { peers, server, times, epochs, refused: None, pause, stop })
     }
 
     /// Dials until told to stop.
@@ -88,21 +118,21 @@ impl Dialer {
 
     /// One dial and the life of its link. `false` if it ended for a pause.
     async fn link_once(&mut self) -> bool {
-        let message = self.peers.terms().message;
-        let dialled = tokio::select! {
-            dialled = dial(&self.server, self.times.handshake, message) => dialled,
-            () = self.stop.cancelled() => return true,
-            _ = self.pause.changed() => return false,
+        let (mut pause, stop) = (self.pause.clone(), self.stop.clone());
+        let reached = tokio::select! {
+            reached = self.reach() => reached,
+            () = stop.cancelled() => return true,
+            _ = pause.changed() => return false,
         };
-        let wire = match dialled {
-            Ok(wire) => wire,
+        let newcomer = match reached {
+            Ok(newcomer) => newcomer,
             Err(error) => {
                 warn!(server = %self.server, %error, "no link");
                 return true;
             }
         };
         let closing = CancellationToken::new();
-        let life = self.peers.host(wire, self.server.authority(), closing.clone());
+        let life = self.peers.host(newcomer, closing.clone());
         let mut life = std::pin::pin!(life);
         tokio::select! {
             _ = &mut life => true,
@@ -114,4 +144,41 @@ impl Dialer {
             }
         }
     }
+
+    /// From the name of the server to a link whose peer is known, under one deadline.
+    async fn reach(&mut self) -> Result<Newcomer, NoLink> {
+        let within = self.times.handshake;
+        let deadline = Instant::now() + within;
+        let (wire, dialect) = dial(&self.server, deadline, within, self.peers.terms().message).await?;
+        match dialect {
+            Dialect::Seed => Ok(self.peers.seed_server(wire, self.server.authority())),
+            Dialect::Version2 => match timeout_at(deadline, self.introduce(wire)).await {
+                Ok(introduced) => Ok(introduced?),
+                Err(_) => Err(DialFault::TooSlow(within).into()),
+            },
+        }
+    }
+
+    async fn introduce(&mut self, wire: Wire) -> Result<Newcomer, GreetingFault> {
+        let epoch = match self.refused {
+            Some(refused) => refused,
+            None => (self.epochs.0)().await,
+        };
+        let introduced = self.peers.introduce(wire, self.server.authority(), epoch).await;
+        match &introduced {
+            Ok(_) => self.refused = None,
+            Err(GreetingFault::Clone(_)) => self.refused = Some(epoch),
+            Err(_) => {}
+        }
+        introduced
+    }
+}
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+enum NoLink {
+    #[error(transparent)]
+    Dial(#[from] DialFault),
+    #[error(transparent)]
+    Greeting(#[from] GreetingFault),
 }

@@ -1,0 +1,95 @@
+//! The first frame of a version 2 link, from both sides: who is there. The side that was dialled hears first, and says who it is
+//! only if it takes the other one in; so whoever dialled knows by the answer that it was taken in, and by the close frame why not.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use ws_daemon_protocol::codec::v2::{self, Frame, Hello};
+
+use super::wire::{Event, Gone, Wire};
+
+/// The close code for an instance that is two: see [`GreetingFault::Clone`].
+pub const CLOSE_CLONE: u16 = 4001;
+
+/// The close code for a name that is taken: see [`GreetingFault::NameTaken`].
+pub const CLOSE_NAME_TAKEN: u16 = 4002;
+
+/// How long the closing handshake of a link that never came up may take.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Why two daemons did not come to know each other.
+#[derive(Debug, thiserror::Error)]
+pub enum GreetingFault {
+    /// The socket ended.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    /// The first frame was something else.
+    #[error("the first frame of a version 2 link must be HELLO: {0}")]
+    NoHello(String),
+    /// The other side says that this instance is two.
+    #[error(
+        "refused as a clone: another daemon runs with this daemon's spool file, or the file was restored from a copy; stop one of \
+         them and delete its spool-*.db in the prefix, then it is a peer of its own ({0})"
+    )]
+    Clone(String),
+    /// The other side says that the name is taken.
+    #[error("refused for its name: another connected peer has it; give one of them another \"name\" in its config.json ({0})")]
+    NameTaken(String),
+    /// The other side closed the link for another reason.
+    #[error("the link was closed before it was up: {0} {1}")]
+    Closed(u16, String),
+}
+
+impl Wire {
+    /// Says who this daemon is.
+    ///
+    /// # Errors
+    /// When the socket is closed or broken.
+    pub fn say_hello(&mut self, hello: &Hello) -> Result<(), Gone> {
+        self.feed(v2::hello(hello))
+    }
+
+    /// The first frame, waited for: the deadline is the caller's. After a fault that is the other side's, call [`part`](Self::part).
+    ///
+    /// # Errors
+    /// Why it is not known who is there.
+    pub async fn hear_hello(&mut self, nesting: usize) -> Result<Hello, GreetingFault> {
+        loop {
+            let message = match self.event(true).await {
+                Event::Frame(message) => message,
+                Event::Control | Event::Flushed => continue,
+                Event::Gone(gone) => return Err(self.why_closed().unwrap_or(GreetingFault::Gone(gone))),
+            };
+            let text = match &message {
+                Message::Text(text) => text.as_str(),
+                _ => "",
+            };
+            return match v2::decode(text, nesting) {
+                Ok(Frame::Hello(hello)) => Ok(*hello),
+                Ok(_) => Err(GreetingFault::NoHello("it was another frame".into())),
+                Err(refused) => Err(GreetingFault::NoHello(refused.words().into())),
+            };
+        }
+    }
+
+    fn why_closed(&mut self) -> Option<GreetingFault> {
+        let (code, words) = self.last_words()?;
+        Some(match code {
+            CLOSE_CLONE => GreetingFault::Clone(words),
+            CLOSE_NAME_TAKEN => GreetingFault::NameTaken(words),
+            code => GreetingFault::Closed(code, words),
+        })
+    }
+
+    /// Closes the link, with a reason, if the other side takes it in time.
+    pub async fn part(&mut self, code: CloseCode, reason: &str) {
+        if self.close(code, reason).is_err() {
+            return;
+        }
+        let gone = async { while !matches!(self.event(true).await, Event::Gone(_)) {} };
+        // A peer that does not answer the close is left alone.
+        drop(timeout(CLOSING, gone).await);
+    }
+}

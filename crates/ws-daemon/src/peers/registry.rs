@@ -1,0 +1,162 @@
+//! Who was ever seen, connected or not: what is remembered of each instance, and the rules by which an instance is taken in and
+//! gets its name. It is kept in memory; what is to outlive the daemon is told as it changes. It never holds a link.
+
+use std::collections::HashMap;
+
+use ws_daemon_protocol::codec::v2::Hello;
+
+/// Peers that are remembered; beyond that, the one that has been away for longest is forgotten.
+pub const REGISTERED: usize = 65_536;
+
+/// What is remembered of a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerRecord {
+    /// Its instance.
+    pub instance: String,
+    /// What it went by when it was last here.
+    pub name: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// The version of its program.
+    pub version: String,
+    /// The highest epoch that it came with.
+    pub epoch: u64,
+    /// How many runs it does at once; 0 if it has not said.
+    pub capacity: u64,
+    /// The address that it last came from, or was reached at.
+    pub address: String,
+    /// When it came or went last, in milliseconds since 1970. Only to be shown.
+    pub last_seen_ms: u64,
+}
+
+/// What has changed of what is remembered: for the spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerChange {
+    /// This is what is remembered now.
+    Seen(PeerRecord),
+    /// Nothing is remembered of this instance any more.
+    Forgotten(String),
+}
+
+/// Why a peer is not taken in. The words say how to mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unwelcome {
+    /// The same instance was here with this epoch or a newer one.
+    #[error(
+        "a clone: instance {instance} says epoch {said} and was here with {seen}; two daemons run with copies of one spool file, or \
+         one was restored from a copy: stop one of the two and delete its spool-*.db in its prefix"
+    )]
+    Clone {
+        /// Which instance.
+        instance: String,
+        /// Its epoch now.
+        said: u64,
+        /// The highest that was seen.
+        seen: u64,
+    },
+    /// Another connected peer has this name, and one of the two was given it.
+    #[error(
+        "the name {name:?} is taken by the peer at {holder}, and was configured: give one of the two another \"name\" in its \
+         config.json"
+    )]
+    NameTaken {
+        /// Which name.
+        name: String,
+        /// The address of who has it.
+        holder: String,
+    },
+}
+
+/// The memory of peers, by instance.
+#[derive(Debug, Default)]
+pub struct Registry(HashMap<String, PeerRecord>);
+
+impl Registry {
+    /// What the spool remembers. Of more than [`REGISTERED`], the last seen are kept.
+    #[must_use]
+    pub fn new(mut records: Vec<PeerRecord>) -> Self {
+        records.sort_by_key(|record| std::cmp::Reverse(record.last_seen_ms));
+        records.truncate(REGISTERED);
+        Self(records.into_iter().map(|record| (record.instance.clone(), record)).collect())
+    }
+
+    /// All that are remembered, in no order.
+    pub fn records(&self) -> impl Iterator<Item = &PeerRecord> {
+        self.0.values()
+    }
+
+    /// Whether an instance that dialled may come in: it must be newer than it ever was.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_epoch(&self, hello: &Hello) -> Result<(), Unwelcome> {
+        match self.0.get(&hello.instance) {
+            Some(record) if hello.epoch <= record.epoch => {
+                let instance = hello.instance.clone();
+                Err(Unwelcome::Clone { instance, said: hello.epoch, seen: record.epoch })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers a peer that has just come, and forgets who it says it was before, and whoever there is no room for.
+    pub fn see(
+        &mut self,
+        hello: &Hello,
+        name: &str,
+        address: &str,
+        now_ms: u64,
+        is_here: impl Fn(&str) -> bool,
+    ) -> Vec<PeerChange> {
+        let record = PeerRecord {
+            instance: hello.instance.clone(),
+            name: name.to_owned(),
+            tags: hello.tags.clone(),
+            version: hello.version.clone(),
+            epoch: hello.epoch,
+            capacity: hello.capacity,
+            address: address.to_owned(),
+            last_seen_ms: now_ms,
+        };
+        let mut changes = vec![PeerChange::Seen(record.clone())];
+        self.0.insert(record.instance.clone(), record);
+        // Its own word is enough only for itself: who is here cannot be what another one was.
+        for former in hello.former.iter().filter(|former| **former != hello.instance && !is_here(former)) {
+            changes.extend(self.0.remove(former).map(|record| PeerChange::Forgotten(record.instance)));
+        }
+        if self.0.len() > REGISTERED {
+            let absent = self.0.values().filter(|record| !is_here(&record.instance) && record.instance != hello.instance);
+            let oldest = absent.min_by_key(|record| record.last_seen_ms).map(|record| record.instance.clone());
+            changes
+                .extend(oldest.and_then(|oldest| self.0.remove(&oldest)).map(|record| PeerChange::Forgotten(record.instance)));
+        }
+        changes
+    }
+
+    /// A peer has just gone.
+    pub fn gone(&mut self, instance: &str, now_ms: u64) -> Option<PeerChange> {
+        let record = self.0.get_mut(instance)?;
+        record.last_seen_ms = now_ms;
+        Some(PeerChange::Seen(record.clone()))
+    }
+}
+
+/// The name that a peer gets beside those who are connected: `holder` tells the address of whoever has a name, and whether it was
+/// configured there.
+///
+/// # Errors
+/// Why it gets none.
+pub fn name_for(hello: &Hello, holder: impl Fn(&str) -> Option<(String, bool)>) -> Result<String, Unwelcome> {
+    let Some((address, configured)) = holder(&hello.name) else { return Ok(hello.name.clone()) };
+    if configured || hello.configured {
+        return Err(Unwelcome::NameTaken { name: hello.name.clone(), holder: address });
+    }
+    let mut number: u64 = 2;
+    loop {
+        let name = format!("{}-{number}", hello.name);
+        if holder(&name).is_none() {
+            return Ok(name);
+        }
+        number += 1;
+    }
+}
