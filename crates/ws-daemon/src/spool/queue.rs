@@ -1,0 +1,142 @@
+//! The verbs that wait for the thread. It never looks into them.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, oneshot};
+
+use super::records::SpoolError;
+use super::store::{Store, Trouble, Verdict};
+
+/// Verbs that wait to be taken by the thread; who brings one more waits.
+const WAITING_VERBS: usize = 4096;
+
+/// Verbs in one transaction; the rest goes into the next.
+const BATCH_VERBS: usize = 512;
+
+/// A verb with its caller.
+pub trait Job: Send {
+    /// Does it inside a transaction; its answer is kept until that is committed. May be called again after a rollback.
+    fn work(&mut self, store: &mut Store) -> Result<(), Trouble>;
+    /// Replaces its answer.
+    fn fail(&mut self, error: SpoolError);
+    /// Tells the caller.
+    fn answer(self: Box<Self>);
+}
+
+/// A verb, its answer, and who waits for it.
+pub struct Pending<F, T> {
+    work: F,
+    done: Result<T, SpoolError>,
+    answer: oneshot::Sender<Result<T, SpoolError>>,
+}
+
+impl<F, T> Pending<F, T> {
+    /// Not done yet.
+    pub fn new(work: F, answer: oneshot::Sender<Result<T, SpoolError>>) -> Self {
+        Self { work, done: Err(SpoolError::Closed), answer }
+    }
+}
+
+impl<F, T> Job for Pending<F, T>
+where
+    F: FnMut(&mut Store) -> Verdict<T> + Send,
+    T: Send,
+{
+    fn work(&mut self, store: &mut Store) -> Result<(), Trouble> {
+        self.done = match (self.work)(store) {
+            Ok(value) => Ok(value),
+            Err(Trouble::Refused(error)) => Err(error),
+            Err(trouble) => return Err(trouble),
+        };
+        Ok(())
+    }
+
+    fn fail(&mut self, error: SpoolError) {
+        self.done = Err(error);
+    }
+
+    fn answer(self: Box<Self>) {
+        // The caller may have gone away.
+        let _ = self.answer.send(self.done);
+    }
+}
+
+/// Between the handles and the thread.
+pub struct Queue {
+    places: Semaphore,
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+}
+
+struct Waiting {
+    jobs: VecDeque<Box<dyn Job>>,
+    /// The thread is to be woken when so many wait.
+    wanted: usize,
+    closed: bool,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            places: Semaphore::new(WAITING_VERBS),
+            waiting: Mutex::new(Waiting { jobs: VecDeque::new(), wanted: 1, closed: false }),
+            filled: Condvar::new(),
+        }
+    }
+}
+
+impl Queue {
+    /// Waits for a place, then queues.
+    pub async fn push(&self, job: Box<dyn Job>) -> Result<(), SpoolError> {
+        self.places.acquire().await.map_err(|_| SpoolError::Closed)?.forget();
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(SpoolError::Closed);
+        }
+        waiting.jobs.push_back(job);
+        // Exactly then: a thread that gathers is woken once a batch, not once a verb.
+        if waiting.jobs.len() == waiting.wanted {
+            drop(waiting);
+            self.filled.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Takes nobody in from now on; what waits is done.
+    pub fn close(&self) {
+        self.places.close();
+        self.lock().closed = true;
+        self.filled.notify_one();
+    }
+
+    /// Waits for a verb, and then up to `patience` until `expected` wait, so that callers who were answered together and ask again
+    /// share the next sync too. Nothing: the queue is closed, and empty.
+    pub fn take(&self, expected: usize, patience: Duration) -> Vec<Box<dyn Job>> {
+        let mut waiting = self.lock();
+        waiting.wanted = 1;
+        while waiting.jobs.is_empty() && !waiting.closed {
+            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        let deadline = Instant::now() + patience;
+        waiting.wanted = expected.clamp(1, BATCH_VERBS);
+        while waiting.jobs.len() < waiting.wanted && !waiting.closed {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            waiting = self.filled.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let count = waiting.jobs.len().min(BATCH_VERBS);
+        let batch: Vec<_> = waiting.jobs.drain(..count).collect();
+        drop(waiting);
+        self.places.add_permits(count);
+        batch
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing that can panic is done under this lock.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
