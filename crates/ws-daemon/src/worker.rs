@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
 use ws_daemon_protocol::id::RunId;
 
-use crate::exec::{Executor, Job};
+use crate::exec::{Capture, Executor, Folder, Job};
 use crate::link::IncomingRun;
 use crate::tasks::Tasks;
 
@@ -29,7 +30,17 @@ impl Worker {
     pub fn claim(&self, incoming: IncomingRun) {
         let IncomingRun { name, params, replier } = incoming;
         let run = RunId::new(Uuid::now_v7().to_string());
-        let job = Job { run, id: replier.id().cloned(), name, params, peer: Arc::clone(replier.peer()) };
+        let job = Job {
+            run,
+            id: replier.id().cloned(),
+            name,
+            params,
+            peer: Arc::clone(replier.peer()),
+            folder: Folder::Scripts,
+            timeout: None,
+            capture: Capture::None,
+            cancel: CancellationToken::new(),
+        };
         match self.executor.admit(job) {
             Ok(admitted) => self.runs.spawn(async move {
                 let ended = admitted.run().await;
