@@ -1,28 +1,92 @@
-//! The built-in commands, and the desk where what links hand up is sorted: runs to the worker, commands carried out here,
-//! statuses that nobody waits for passed on. It never waits for anything slow.
+//! The built-in commands, and the desk where what links hand up is sorted: runs to the worker, what is said of runs to whoever
+//! has them, commands carried out here, statuses that nobody waits for passed on. It never waits for anything slow.
 
+mod hooks;
+mod ping;
+mod relay;
+mod shown;
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2::Verdict;
-use ws_daemon_protocol::command::Command;
+use ws_daemon_protocol::command::{Command, OutputQuery, RunQuery, Topic, Which};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
-use crate::link::{Inbound, IncomingCommand};
-use crate::peers::DialerHandle;
+use crate::exec::Executor;
+use crate::link::{Inbound, IncomingCommand, Link};
+use crate::news::{News, Subscription};
+use crate::origin::{Origin, Said};
+use crate::peers::{DialerHandle, Peers};
+use crate::spool::Spool;
+use crate::tasks::Tasks;
 use crate::worker::Worker;
+use hooks::Hooks;
+use relay::Relays;
 
 /// Carries out commands. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Control {
+pub struct Control(Arc<Means>);
+
+/// What commands work with.
+#[derive(Debug)]
+pub struct Means {
     /// On a client: who can pause the link.
-    dialer: Option<DialerHandle>,
+    pub dialer: Option<DialerHandle>,
+    /// Who is there.
+    pub peers: Peers,
+    /// What is asked.
+    pub origin: Origin,
+    /// What is done.
+    pub worker: Worker,
+    /// What can be done.
+    pub executor: Executor,
+    /// What is kept.
+    pub spool: Option<Spool>,
+    /// Where it is told what happens.
+    pub news: News,
+    /// Whether a client may ask for a run on another one.
+    pub relay: bool,
+    /// Reads the settings again; what it says is the answer to RELOAD.
+    pub reload: Reload,
+    /// Counts what nobody waits for.
+    pub rest: Tasks,
+    /// When the daemon started.
+    pub since: Instant,
+}
+
+/// How the settings are read again: what was found, or why nothing was changed.
+pub struct Reload(pub Box<dyn Fn() -> Result<Value, Outcome> + Send + Sync>);
+
+impl std::fmt::Debug for Reload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reload")
+    }
+}
+
+/// What a command of a local process comes to.
+#[derive(Debug)]
+pub enum Answer {
+    /// How it went.
+    Outcome(Outcome),
+    /// It went well, and this is what was asked for.
+    Result(Value),
+    /// Lines about a run, the last one final.
+    Lines(mpsc::Receiver<Said>),
+    /// Lines of the answer itself, each a JSON object without `id`; the last one closes it.
+    Objects(mpsc::Receiver<Value>),
+    /// News for as long as the process listens.
+    News(Subscription),
 }
 
 impl Control {
-    /// The commands of a client with its dialer, or of a server, which has none.
+    /// The commands of a daemon.
     #[must_use]
-    pub fn new(dialer: Option<DialerHandle>) -> Self {
-        Self { dialer }
+    pub fn new(means: Means) -> Self {
+        Self(Arc::new(means))
     }
 
     /// Whether a command can be carried out on this daemon.
@@ -30,41 +94,109 @@ impl Control {
     /// # Errors
     /// The outcome that says why not.
     pub fn check(&self, command: &Command) -> Result<(), Outcome> {
-        match (command, &self.dialer) {
-            (Command::Status(_), _) | (Command::Pause(_), Some(_)) => Ok(()),
+        match (command, &self.0.dialer) {
             (Command::Pause(_), None) => {
                 let why = "PAUSE works on a client; this daemon is a server and dials nobody";
                 Err(Outcome::failed(ErrorCode::Unsupported, why))
             }
-            _ => Err(Outcome::failed(ErrorCode::Unsupported, "this daemon cannot do that yet")),
+            _ => Ok(()),
         }
     }
 
-    /// Carries out a command that [`check`](Self::check) let pass. A status has no effect of its own: who gets to read it is
-    /// for the side it came from to say.
-    pub fn carry_out(&self, command: &Command) {
-        if let (Command::Pause(pause), Some(dialer)) = (command, &self.dialer) {
-            info!(?pause, "pause");
-            dialer.pause(*pause);
+    /// Carries out a command that [`check`](Self::check) let pass, for `user`.
+    pub async fn carry_out(&self, command: Command, user: &str) -> Answer {
+        let done = || Answer::Outcome(Outcome::Exited(0));
+        match command {
+            Command::Pause(pause) => {
+                if let Some(dialer) = &self.0.dialer {
+                    info!(?pause, "pause");
+                    dialer.pause(pause);
+                }
+                done()
+            }
+            Command::Status(data) => {
+                self.0.news.tell(Topic::Statuses, || data.into());
+                done()
+            }
+            Command::Peers => Answer::Result(self.peers()),
+            Command::Ping(target) => self.ping(target),
+            Command::Runs(query) => Answer::Result(self.0.origin.runs(&query).await.into()),
+            Command::Run(RunQuery { which, output: None }) => match self.0.origin.run(user, &which).await {
+                Some(run) => Answer::Result(run),
+                None => Answer::Outcome(no_such_run(&which)),
+            },
+            Command::Run(RunQuery { which, output: Some(query) }) => self.output(user, &which, query).await,
+            Command::Cancel(which) => {
+                if self.0.origin.cancel(&which) { done() } else { Answer::Outcome(no_such_run(&which)) }
+            }
+            Command::Scripts => Answer::Result(self.scripts().await),
+            Command::Stats => Answer::Result(self.stats()),
+            Command::Subscribe(topics) => Answer::News(self.0.news.subscribe(topics)),
+            Command::Reload => match (self.0.reload.0)() {
+                Ok(found) => Answer::Result(found),
+                Err(outcome) => Answer::Outcome(outcome),
+            },
+        }
+    }
+
+    async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Answer {
+        match self.0.origin.output(user, which, query).await {
+            Some(lines) => Answer::Lines(lines),
+            None => Answer::Outcome(no_such_run(which)),
         }
     }
 
     /// Sorts what links hand up until they are all gone. Statuses that nobody waits for go to `unclaimed`; while that is full,
     /// they are dropped, and that is logged.
-    pub async fn sort(self, mut inbound: mpsc::Receiver<Inbound>, worker: Worker, unclaimed: mpsc::Sender<Box<str>>) {
+    pub async fn sort(self, mut inbound: mpsc::Receiver<Inbound>, unclaimed: mpsc::Sender<Box<str>>) {
+        let hooks = Hooks::new(self.0.executor.clone(), self.0.rest.clone());
+        let relays = Relays::default();
         while let Some(inbound) = inbound.recv().await {
             match inbound {
-                Inbound::Run(run) => worker.claim(run),
+                Inbound::Run(run) if run.order.hop.is_some() => self.relay(&relays, run),
+                Inbound::Run(run) => self.0.worker.claim(run),
                 Inbound::Command(command) => self.incoming(command),
-                Inbound::LateStatus { run, .. } => debug!(%run, "a status that nobody waits for any more was dropped"),
-                Inbound::Up(_) | Inbound::Down(_) | Inbound::Credit { .. } | Inbound::Cancel { .. } | Inbound::Ack { .. } => {}
                 Inbound::UnclaimedStatus(data) => {
+                    self.0.news.tell(Topic::Statuses, || data.to_string());
                     if unclaimed.try_send(data).is_err() {
                         debug!("a status that nobody waits for was dropped: too many of them");
                     }
                 }
+                Inbound::LateStatus { link, run, verdict, report } => {
+                    let origin = self.0.origin.clone();
+                    let attempt = verdict.attempt.unwrap_or(0);
+                    self.0.rest.spawn(async move { origin.late(&link, &run, attempt, report).await });
+                }
+                Inbound::Credit { link, run, bytes } => {
+                    relays.credit(&link, &run, bytes);
+                    self.0.worker.credit(&link, &run, bytes);
+                }
+                Inbound::Cancel { link, run, attempt } => {
+                    if !self.cancel_relayed(&relays, &link, &run) {
+                        self.0.worker.cancel(&link, &run, attempt);
+                    }
+                }
+                Inbound::Ack { link, run, attempt } => self.0.worker.acknowledged(&link, &run, attempt),
+                Inbound::Up(link) => {
+                    self.0.origin.is_there(&link);
+                    self.0.worker.is_there(&link);
+                    self.tell_of(&hooks, "peer-online", &link);
+                }
+                Inbound::Down(link) => {
+                    self.0.worker.is_gone(&link);
+                    relays.is_gone(&link);
+                    self.tell_of(&hooks, "peer-offline", &link);
+                }
             }
         }
+    }
+
+    fn tell_of(&self, hooks: &Hooks, event: &'static str, link: &Link) {
+        let about = json!({
+            "event": event, "peer": link.peer(), "instance": link.instance(), "address": link.address(), "tags": link.tags(),
+        });
+        self.0.news.tell(Topic::Peers, || about.to_string());
+        hooks.run(event, &about);
     }
 
     /// A seed peer is told of a success if it gave an id, and of a failure never.
@@ -72,12 +204,26 @@ impl Control {
         let IncomingCommand { command, replier } = incoming;
         if let Err(outcome) = self.check(&command) {
             info!(peer = %replier.peer(), ?outcome, "a command from afar failed");
+            if replier.link().is_v2() {
+                replier.report(&outcome.into(), Verdict::default());
+            }
             return;
         }
         // Queued before it is carried out: a pause closes the link behind what is queued.
         if replier.id().is_some() {
             replier.report(&Outcome::Exited(0).into(), Verdict::default());
         }
-        self.carry_out(&command);
+        if let (Command::Pause(pause), Some(dialer)) = (&command, &self.0.dialer) {
+            info!(?pause, peer = %replier.peer(), "pause");
+            dialer.pause(*pause);
+        }
     }
+}
+
+fn no_such_run(which: &Which) -> Outcome {
+    let which = match which {
+        Which::Run(run) => format!("{:?}", run.to_string()),
+        Which::Id(id) => format!("with the id {}", id.as_json()),
+    };
+    Outcome::Failed(ErrorCode::UnknownTarget, format!("there is no such run {which} here, or it is over and forgotten"))
 }

@@ -2,68 +2,88 @@
 //! It never knows who asked, and never speaks on a link.
 //!
 //! ```text
-//!            admit                slot free              exit, pipes drained
-//!   job ───────────► in line ───────────────► running ──────────────────────► outcome
-//!    │ line full        │ drain                  │ TERM, KILL at shutdown        ▲
-//!    └── busy           └── busy                 └──────────────────────────────┘
+//!            admit                turn           start          exit, pipes drained
+//!   job ───────────► Admitted ───────────► Ready ─────► Running ────────────────────► Ended
+//!    │ line full        │ drain: busy        │ as before,  │ TERM, KILL: timeout, cancel,   ▲
+//!    └── busy           │ cancel             │ no script   │ shutdown                       │
+//!                       └────────────────────┴─────────────┴────────────────────────────────┘
 //! ```
 
+mod capture;
+mod job;
+pub mod orphans;
 mod output;
 mod process;
 mod scripts;
+mod stages;
 mod start;
 mod starter;
+mod stream;
 mod supervise;
+
+pub use capture::{Captured, Cut, Text};
+pub use job::{Capture, Folder, Job, StreamName};
+pub use scripts::ScriptEntry;
+pub use stages::{Admitted, Ended, Ready, Running};
+pub use stream::{Chunk, ChunkData, OutputTap, StreamBuffer};
 
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::futures::Notified;
-use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio::time::sleep;
-use tracing::{Instrument, Span, info, info_span};
-use ws_daemon_protocol::id::{CallerId, RunId};
-use ws_daemon_protocol::message::Params;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::config::Limits;
 use crate::system::c_text;
 use crate::tasks::{Stop, Tasks};
+use capture::RESULT_BYTES_AT_ONCE;
 use scripts::Scripts;
+use stages::{Closing, Run, Turn};
 use starter::Starters;
-
-/// One run to be done.
-#[derive(Debug)]
-pub struct Job {
-    /// The run's id.
-    pub run: RunId,
-    /// The caller's id, if it came along.
-    pub id: Option<CallerId>,
-    /// The script's name as asked for.
-    pub name: String,
-    /// What the script gets.
-    pub params: Params,
-    /// Who asked, for the script's environment and the log.
-    pub peer: Arc<str>,
-}
 
 /// What every script finds around it.
 #[derive(Debug)]
 pub struct Surroundings {
-    /// The folder of scripts.
-    scripts: PathBuf,
+    prefix: PathBuf,
     /// The working directory.
     folder: CString,
     /// `NAME=value`
     environment: Vec<CString>,
+    grace: Grace,
 }
+
+/// How patient the executor is with scripts.
+#[derive(Debug, Clone, Copy)]
+pub struct Grace {
+    /// From TERM to KILL, after a timeout or a cancel.
+    pub kill: Duration,
+    /// How long the pipes of a script that has ended, or whose group was killed, may stay open, held by what it left running,
+    /// before its status is told.
+    pub drain: Duration,
+}
+
+/// From TERM to KILL.
+const TERM_TO_KILL: Duration = Duration::from_secs(5);
+
+/// How long a finished script's pipes may stay open, held by what it left in the background, before its status is told.
+const DRAIN: Duration = Duration::from_secs(1);
+
+impl Default for Grace {
+    fn default() -> Self {
+        Self { kill: TERM_TO_KILL, drain: DRAIN }
+    }
+}
+
+/// What a script finds of its own run in its environment: never what the daemon itself found.
+const OF_ONE_RUN: [&str; 5] = ["WSDAEMON_RUN", "WSDAEMON_NAME", "WSDAEMON_PEER", "WSDAEMON_ID", "WSDAEMON_DEADLINE"];
 
 impl Surroundings {
     /// The surroundings of scripts in `prefix`: it is their working directory, they find the daemon's local socket and the
@@ -75,13 +95,21 @@ impl Surroundings {
         let own = [("WSDAEMON_PREFIX", prefix), ("WSDAEMON_SOCKET", socket)];
         let own = own.map(|(name, path)| (OsString::from(name), path.as_os_str().to_owned()));
         // It may itself have been started by a script of another daemon.
-        let inherited = environment.filter(|(name, _)| own.iter().all(|(own, _)| name != own));
+        let inherited = environment
+            .filter(|(name, _)| own.iter().all(|(own, _)| name != own) && OF_ONE_RUN.iter().all(|of_run| name != of_run));
         let variable = |(name, value): (OsString, OsString)| c_text([name.as_bytes(), b"=", value.as_bytes()].concat());
         Ok(Self {
-            scripts: prefix.join("scripts"),
+            prefix: prefix.to_owned(),
             folder: c_text(prefix.as_os_str().as_bytes())?,
             environment: inherited.chain(own.clone()).map(variable).collect::<io::Result<_>>()?,
+            grace: Grace::default(),
         })
+    }
+
+    /// The same with another patience.
+    #[must_use]
+    pub fn with_grace(self, grace: Grace) -> Self {
+        Self { grace, ..self }
     }
 }
 
@@ -92,6 +120,7 @@ pub struct Executor(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     scripts: Scripts,
+    hooks: Scripts,
     surroundings: Surroundings,
     /// One permit for each run that is running or in line; none left: `busy`.
     places: Arc<Semaphore>,
@@ -100,6 +129,13 @@ struct Inner {
     /// One permit for each run that is running; none left: the run waits its turn, in order.
     slots: Arc<Semaphore>,
     runs: usize,
+    /// Runs that may be running or in line.
+    most: usize,
+    grace: Grace,
+    /// One permit for each byte that is kept to become a result; none left: there is no result.
+    results: Arc<Semaphore>,
+    /// Whoever lists the scripts: one at a time, so that the starters' queue has room for it.
+    listing: Mutex<()>,
     /// Start programs while there is more to do.
     starters: Starters,
     /// Tells all runs that some time has passed.
@@ -115,28 +151,6 @@ struct Inner {
 /// How many finished runs' background programs are listened to at once.
 const LISTENING: usize = 1024;
 
-/// A job that has its place in line.
-pub struct Admitted {
-    job: Arc<Job>,
-    executor: Executor,
-    turn: Turn,
-    _place: OwnedSemaphorePermit,
-    _bytes: OwnedSemaphorePermit,
-}
-
-/// A run that is over.
-#[derive(Debug)]
-pub struct Ended {
-    job: Arc<Job>,
-    outcome: Outcome,
-}
-
-/// A run's slot, or its place in the line for one. Taken when the run is admitted: tasks get their first turn in any order.
-enum Turn {
-    Now(OwnedSemaphorePermit),
-    Later(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
-}
-
 impl Executor {
     /// An executor of the scripts in `surroundings`.
     ///
@@ -146,14 +160,19 @@ impl Executor {
         let places = (limits.runs + limits.waiting).min(Semaphore::MAX_PERMITS);
         let bytes = limits.waiting_bytes.max(limits.message).min(u32::MAX as usize);
         Ok(Self(Arc::new(Inner {
-            scripts: Scripts::new(surroundings.scripts.clone()),
+            scripts: Scripts::new(surroundings.prefix.join("scripts")),
+            hooks: Scripts::new(surroundings.prefix.join("hooks")),
+            grace: surroundings.grace,
             surroundings,
             places: Arc::new(Semaphore::new(places)),
             bytes: Arc::new(Semaphore::new(bytes)),
             slots: Arc::new(Semaphore::new(limits.runs)),
             runs: limits.runs,
-            // Each run that is to be started has a slot, so there is always room.
-            starters: Starters::new(limits.runs)?,
+            most: places,
+            results: Arc::new(Semaphore::new(RESULT_BYTES_AT_ONCE)),
+            listing: Mutex::new(()),
+            // Each run that is to be started or checked has a slot, and lists are made one by one: there is always room.
+            starters: Starters::new(limits.runs + 1)?,
             later: Notify::new(),
             ticking: AtomicBool::new(false),
             background,
@@ -167,6 +186,8 @@ impl Executor {
     /// # Errors
     /// The outcome `busy`.
     pub fn admit(&self, job: Job) -> Result<Admitted, Outcome> {
+        let job = Arc::new(job);
+        let closing = Closing::new(&job);
         if self.0.stop.drain.is_cancelled() {
             return Err(stopping());
         }
@@ -175,7 +196,7 @@ impl Executor {
         // Params beyond what a permit counts are beyond every message limit as well.
         let length = u32::try_from(job.params.as_written().len()).unwrap_or(u32::MAX);
         let bytes = Arc::clone(&self.0.bytes).try_acquire_many_owned(length).map_err(|_| full("bytes of params"))?;
-        Ok(Admitted { job: Arc::new(job), executor: self.clone(), turn: self.turn(), _place: place, _bytes: bytes })
+        Ok(Admitted { run: Run::new(job, closing, self.clone(), place, bytes), turn: self.turn() })
     }
 
     fn turn(&self) -> Turn {
@@ -191,6 +212,26 @@ impl Executor {
         }
     }
 
+    /// How many runs there may be at once.
+    pub fn capacity(&self) -> usize {
+        self.0.runs
+    }
+
+    /// How many runs there are.
+    pub fn stats(&self) -> Stats {
+        let inner = &self.0;
+        let running = inner.runs.saturating_sub(inner.slots.available_permits());
+        let all = inner.most.saturating_sub(inner.places.available_permits());
+        Stats { running, in_line: all.saturating_sub(running) }
+    }
+
+    /// What there is to ask for, by name; of more than 10,000 files and folders only so many are looked at.
+    pub async fn scripts(&self) -> Vec<ScriptEntry> {
+        let _alone = self.0.listing.lock().await;
+        let inner = Arc::clone(&self.0);
+        self.0.starters.run(move || inner.scripts.list()).await.unwrap_or_default()
+    }
+
     /// Whether the executor can still do its work: the folder of scripts answers and tasks get their turn. For the watchdog.
     pub async fn answers(&self) -> bool {
         tokio::task::yield_now().await;
@@ -202,7 +243,23 @@ impl Executor {
 /// watch costs more than a look.
 const WATCH_AFTER: Duration = Duration::from_millis(50);
 
+/// How many runs there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Runs that have a slot.
+    pub running: usize,
+    /// Runs that wait for one.
+    pub in_line: usize,
+}
+
 impl Inner {
+    fn folder(&self, folder: Folder) -> &Scripts {
+        match folder {
+            Folder::Scripts => &self.scripts,
+            Folder::Hooks => &self.hooks,
+        }
+    }
+
     /// Ends after [`WATCH_AFTER`] at most. All runs share one timer, since setting one costs a system call, and it is set only
     /// while there are runs.
     fn later(self: &Arc<Self>) -> Notified<'_> {
@@ -228,54 +285,6 @@ impl Inner {
     /// Whether there are more runs than the one that asks.
     fn is_busy(&self) -> bool {
         self.slots.available_permits() + 1 < self.runs
-    }
-}
-
-impl Admitted {
-    /// Waits for a slot and runs the script to its end. Its place is free again when this returns, before anybody is told.
-    pub async fn run(self) -> Ended {
-        let Self { job, executor, turn, _place, _bytes } = self;
-        let inner = &executor.0;
-        let slot = tokio::select! {
-            biased;
-            () = inner.stop.drain.cancelled() => None,
-            slot = turn.come() => slot,
-        };
-        let outcome = match slot {
-            // Boxed: a run in line must not hold the memory of one that runs.
-            Some(_slot) => Box::pin(supervise::run(inner, &job)).instrument(job.span()).await,
-            None => stopping(),
-        };
-        Ended { job, outcome }
-    }
-}
-
-impl Ended {
-    /// How it ended.
-    pub fn outcome(&self) -> &Outcome {
-        &self.outcome
-    }
-
-    /// Logs how it ended: for after that has been told, since somebody waits for it.
-    pub fn log(&self) {
-        let Self { job, outcome } = self;
-        job.span().in_scope(|| info!(peer = %job.peer, ?outcome, "run ended"));
-    }
-}
-
-impl Job {
-    fn span(&self) -> Span {
-        info_span!("run", id = %self.run, script = self.name)
-    }
-}
-
-impl Turn {
-    /// Ends when there is a slot; `None` if there will be none.
-    async fn come(self) -> Option<OwnedSemaphorePermit> {
-        match self {
-            Self::Now(slot) => Some(slot),
-            Self::Later(turn) => turn.await.ok(),
-        }
     }
 }
 

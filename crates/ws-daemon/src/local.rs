@@ -24,6 +24,7 @@ use crate::config::Limits;
 use crate::control::Control;
 use crate::origin::Origin;
 use crate::policy::Caller;
+use crate::system;
 use crate::tasks::{Stop, Tasks};
 use session::Session;
 
@@ -104,7 +105,12 @@ impl Local {
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
         let close = self.stop.close_local.clone();
-        let end = Session::new(self, caller).run(stream, close).await;
+        let user = match caller {
+            // Whoever it was that connected; the system's own word.
+            Caller::Socket => system::peer_user(stream.as_fd()).map_or_else(|| "unknown".into(), |uid| format!("uid:{uid}").into()),
+            Caller::Tcp => "tcp".into(),
+        };
+        let end = Session::new(self, caller, user).run(stream, close).await;
         debug!(?end, "local connection closed");
         drop(permit);
     }

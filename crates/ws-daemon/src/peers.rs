@@ -257,6 +257,17 @@ impl Peers {
         self.0.arrivals.subscribe()
     }
 
+    /// Has whoever waits for an arrival look again.
+    pub fn touch(&self) {
+        self.0.arrivals.send_modify(|arrivals| *arrivals += 1);
+    }
+
+    /// Whether anybody is connected.
+    #[must_use]
+    pub fn is_somebody_there(&self) -> bool {
+        !self.table().links.is_empty()
+    }
+
     /// Ends when a peer is there that takes new work.
     pub async fn somebody(&self) {
         let mut arrivals = self.arrivals();

@@ -1,5 +1,5 @@
 //! What a script prints: read as fast as it comes, so that no script waits for its pipe, and logged line by line within a bound.
-//! It never keeps output beyond the current line.
+//! It never keeps output beyond the current line, but for what it was told to.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,6 +10,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::consume_budget;
 use tracing::{info, warn};
 
+use super::capture::Keep;
+use super::job::StreamName;
 use crate::system::readiness;
 
 /// One read from a pipe, in bytes.
@@ -26,6 +28,7 @@ const LOGGED_BYTES: usize = 1 << 20;
 pub struct Output {
     pipe: Pipe,
     lines: Lines,
+    keep: Keep,
 }
 
 /// The reading end. In a busy daemon a short script has said all when it is first looked at: only one that has not is registered
@@ -41,16 +44,22 @@ enum Pipe {
 /// Cuts a stream into lines for the log.
 #[derive(Debug)]
 struct Lines {
-    stream: &'static str,
+    stream: StreamName,
     line: Vec<u8>,
     cut: bool,
     logged: usize,
 }
 
 impl Output {
-    /// The stream called `stream` (`stdout`, `stderr`), from a pipe that does not block.
-    pub fn new(stream: &'static str, pipe: OwnedFd) -> Self {
-        Self { pipe: Pipe::Fresh(pipe), lines: Lines { stream, line: Vec::new(), cut: false, logged: 0 } }
+    /// The stream `stream`, from a pipe that does not block.
+    pub fn new(stream: StreamName, pipe: OwnedFd) -> Self {
+        let lines = Lines { stream, line: Vec::new(), cut: false, logged: 0 };
+        Self { pipe: Pipe::Fresh(pipe), lines, keep: Keep::Nothing }
+    }
+
+    /// Gives what is read from here on to `keep` as well; returns what it was given to before.
+    pub fn keep(&mut self, keep: Keep) -> Keep {
+        std::mem::replace(&mut self.keep, keep)
     }
 
     /// Reads and logs until nobody can write any more. Cancel safe.
@@ -78,7 +87,7 @@ impl Output {
             Pipe::Fresh(pipe) => match readiness(pipe, Interest::READABLE) {
                 Ok(registered) => self.pipe = Pipe::Registered(registered),
                 // Nothing more can be read of it, and the script is told so by its next write.
-                Err(error) => warn!(%error, stream = self.lines.stream, "a script's output cannot be waited for"),
+                Err(error) => warn!(%error, stream = self.lines.stream.word(), "a script's output cannot be waited for"),
             },
             other => self.pipe = other,
         }
@@ -94,6 +103,7 @@ impl Output {
             Pipe::Over => Ok(0),
         }?;
         self.lines.take(&buffer[..length]);
+        self.keep.take(&buffer[..length]);
         Ok(length)
     }
 }
@@ -131,9 +141,9 @@ impl Lines {
         }
         self.logged += line.len() + 1;
         // Debug formatting: what a script prints must not forge lines of the log or move a cursor.
-        info!(stream = self.stream, cut, line = ?String::from_utf8_lossy(&line), "script output");
+        info!(stream = self.stream.word(), cut, line = ?String::from_utf8_lossy(&line), "script output");
         if self.logged > LOGGED_BYTES {
-            info!(stream = self.stream, bytes = LOGGED_BYTES, "further output of this run is not logged");
+            info!(stream = self.stream.word(), bytes = LOGGED_BYTES, "further output of this run is not logged");
         }
     }
 }

@@ -10,6 +10,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process_group, waitid, waitpid};
 
+use super::job::StreamName;
 use super::output::Output;
 use crate::system::{self, ExitWatch, Launch};
 
@@ -62,7 +63,8 @@ impl Process {
         let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
         let stdin = stdin.map(not_blocking).transpose()?;
-        let mut output = [Output::new("stdout", not_blocking(stdout)?), Output::new("stderr", not_blocking(stderr)?)];
+        let [stdout, stderr] = [not_blocking(stdout)?, not_blocking(stderr)?];
+        let mut output = [Output::new(StreamName::Stdout, stdout), Output::new(StreamName::Stderr, stderr)];
         if program.registered {
             output.iter_mut().for_each(Output::register);
         }
@@ -77,6 +79,11 @@ impl Process {
         };
         let child = Child(Some(system::launch(&launch)?));
         Ok((Self { child, watch: None }, Pipes { stdin, output }))
+    }
+
+    /// Its process id, which is its group's as well.
+    pub fn id(&self) -> u32 {
+        self.child.0.map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
     /// Ends when the child has ended; it is not reaped by that. Cancel safe.

@@ -1,14 +1,29 @@
 //! From a name to a file that may be run. It never looks outside the folder of scripts, and never runs anything.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Display, Path, PathBuf};
 
 use rustix::fs::{Access, FileType, Mode, OFlags, access, fstat, open};
+use tracing::warn;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::system::open_beneath;
+
+/// How many files and folders are looked at for a list; the rest is left out, with a line in the log.
+const LISTED: usize = 10_000;
+
+/// A script that is there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ScriptEntry {
+    /// The name to ask for it by.
+    pub name: String,
+    /// Whether anybody may execute it.
+    pub executable: bool,
+    /// How long the file is.
+    pub bytes: u64,
+}
 
 /// The folder of scripts.
 #[derive(Debug)]
@@ -28,6 +43,10 @@ impl Scripts {
         matches!(self.open(), Ok(_) | Err(rustix::io::Errno::NOENT))
     }
 
+    fn label(&self) -> Display<'_> {
+        Path::new(self.folder.file_name().unwrap_or_default()).display()
+    }
+
     fn open(&self) -> rustix::io::Result<OwnedFd> {
         open(&self.folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
     }
@@ -45,7 +64,7 @@ impl Scripts {
             return refuse(ErrorCode::Forbidden, "a name cannot hold a NUL");
         }
         if name.starts_with('/') || name.split('/').any(|part| part == "..") {
-            return refuse(ErrorCode::Forbidden, "a name must lead straight down from scripts/");
+            return refuse(ErrorCode::Forbidden, &format!("a name must lead straight down from {}/", self.label()));
         }
         let missing = format!("there is no such script in {}", self.folder.display());
         let Ok(folder) = self.open() else { return refuse(ErrorCode::NotFound, &missing) };
@@ -53,7 +72,9 @@ impl Scripts {
             Ok(file) => file,
             Err(error) => {
                 return match error.raw_os_error() {
-                    Some(libc::EXDEV) => refuse(ErrorCode::Forbidden, "a symbolic link leads out of scripts/"),
+                    Some(libc::EXDEV) => {
+                        refuse(ErrorCode::Forbidden, &format!("a symbolic link leads out of {}/", self.label()))
+                    }
                     Some(libc::ELOOP) => refuse(ErrorCode::Forbidden, "its symbolic links go in a circle"),
                     Some(libc::EACCES) => refuse(ErrorCode::Forbidden, "the daemon's user may not enter a folder on its path"),
                     Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG) => refuse(ErrorCode::NotFound, &missing),
@@ -77,6 +98,41 @@ impl Scripts {
             Ok(inside) => open_beneath(folder.as_fd(), inside),
             Err(_) => Err(error),
         }
+    }
+
+    /// What is in the folder and the folders below it, by name: regular files, also behind symbolic links that do not lead out.
+    /// Looks at [`LISTED`] entries. Blocks.
+    pub fn list(&self) -> Vec<ScriptEntry> {
+        let Ok(root) = self.open() else { return Vec::new() };
+        let (mut found, mut folders, mut looked) = (Vec::new(), vec![String::new()], 0);
+        while let Some(folder) = folders.pop() {
+            let Ok(entries) = fs::read_dir(self.folder.join(&folder)) else { continue };
+            for entry in entries.flatten() {
+                if looked == LISTED {
+                    warn!(LISTED, "too many files among the scripts: the rest is not listed");
+                    folders.clear();
+                    break;
+                }
+                looked += 1;
+                // Nobody could ask for one whose name is no UTF-8.
+                let Ok(name) = entry.file_name().into_string() else { continue };
+                let name = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(name);
+                } else if let Some(entry) = self.entry(&root, name) {
+                    found.push(entry);
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    fn entry(&self, root: &OwnedFd, name: String) -> Option<ScriptEntry> {
+        let look = fstat(self.look_up(root, &name).ok()?).ok()?;
+        let regular = FileType::from_raw_mode(look.st_mode) == FileType::RegularFile;
+        let bytes = u64::try_from(look.st_size).unwrap_or(0);
+        regular.then(|| ScriptEntry { name, executable: look.st_mode & 0o111 != 0, bytes })
     }
 
     fn check(&self, file: &OwnedFd, name: &str) -> Result<(), Outcome> {

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ws_daemon_protocol::outcome::Outcome;
 
@@ -12,6 +13,12 @@ use super::process::{ARGUMENT_BYTES, Pipes, Process, Program};
 use super::scripts::not_started;
 use super::{Inner, Job};
 use crate::system::c_text;
+
+/// By this a process is known to belong to a run.
+pub const RUN: &str = "WSDAEMON_RUN=";
+
+/// By when the script is stopped, in seconds since 1970.
+const DEADLINE: &str = "WSDAEMON_DEADLINE=";
 
 /// What came of an attempt.
 #[derive(Debug)]
@@ -26,7 +33,7 @@ pub enum Started {
 
 /// Tries to start the script of `job`; `registered` is as in [`Program`].
 pub fn start(inner: &Inner, job: &Job, registered: bool) -> Started {
-    let path = match inner.scripts.resolve(&job.name) {
+    let path = match inner.folder(job.folder).resolve(&job.name) {
         Ok(path) => path,
         Err(outcome) => return Started::Refused(outcome),
     };
@@ -60,10 +67,14 @@ fn start_at(inner: &Inner, job: &Job, path: &Path, registered: bool) -> io::Resu
 /// What this run's script finds in its environment beside what every script does.
 fn own_variables(job: &Job) -> io::Result<Vec<CString>> {
     let mut variables = vec![
-        c_text(format!("WSDAEMON_RUN={}", job.run))?,
+        c_text(format!("{RUN}{}", job.run))?,
         c_text(format!("WSDAEMON_NAME={}", job.name))?,
         c_text(format!("WSDAEMON_PEER={}", job.peer))?,
     ];
+    if let Some(deadline) = job.timeout.and_then(|timeout| SystemTime::now().checked_add(timeout)) {
+        let since = deadline.duration_since(UNIX_EPOCH).unwrap_or_default();
+        variables.push(c_text(format!("{DEADLINE}{}.{:03}", since.as_secs(), since.subsec_millis()))?);
+    }
     // The one thing that an environment cannot hold is a NUL; an id with one is left out.
     if let Some(id) = job.id.as_ref().map(|id| id.as_text()).filter(|id| !id.contains('\0')) {
         variables.push(c_text(format!("WSDAEMON_ID={id}"))?);

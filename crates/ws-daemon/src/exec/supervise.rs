@@ -2,18 +2,24 @@
 //!
 //! ```text
 //!   Running ── exit ──► Draining ── pipes at their end, 1 s, or KILL ──► reaped, Exited or Signaled
-//!      │ TERM (shutdown)
+//!      │ TERM (timeout, cancelled, shutdown)
 //!      ▼
 //!   Terminating ── exit and pipes at their end ──► KILL to what is left of the group, reaped
-//!      │ KILL (grace over)                                 ▲
-//!      └───────────────────────────────────────────────────┘
+//!      │ KILL (5 s after a timeout or a cancel; grace over at shutdown)    ▲
+//!      ▼                                                                   │
+//!   Killed ── exit, and pipes at their end or 1 s ─────────────────────────┘
 //! ```
 //!
 //! The child is reaped last: until then the number of its group is taken, and a signal to it can hit nobody else. A script that
-//! ends by itself leaves its background programs alone; one that was stopped leaves nothing.
+//! ends by itself leaves its background programs alone; one that was stopped leaves nothing of its group. What left the group
+//! lives on, and holds no run: after 1 s its pipes are let go.
+//!
+//! The first reason to stop a script is the one that is told. After a timeout or a cancel it is told whatever the script made of
+//! TERM; at shutdown a script that still exited by itself is told with its own status.
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,31 +31,82 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 
+use super::capture::{Captured, Keep};
+use super::job::{Job, StreamName};
 use super::output::{Output, drain_both};
 use super::process::{Pipes, Process};
 use super::start::{Started, start};
-use super::{Inner, Job, LISTENING};
-
-/// How long a finished script's pipes may stay open, held by what it left in the background, before its status is told.
-const DRAIN: Duration = Duration::from_secs(1);
+use super::{Grace, Inner, LISTENING};
 
 /// How often, and how far apart, a script is tried again that someone is just writing.
 const BUSY_TEXT: (u32, Duration) = (10, Duration::from_millis(20));
 
-/// Runs `job` to its end.
-pub async fn run(inner: &Arc<Inner>, job: &Arc<Job>) -> Outcome {
+/// A script that has started.
+#[derive(Debug)]
+pub struct Begun {
+    process: Process,
+    pipes: Pipes,
+    at: Instant,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Attended {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What was kept of what it printed.
+    pub captured: Option<Box<Captured>>,
+    /// How long it ran, in milliseconds.
+    pub ms: u64,
+}
+
+/// Why a script is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    TimedOut,
+    Cancelled,
+    Shutdown,
+}
+
+/// Where a run stands; see the diagram.
+#[derive(Debug)]
+struct Life {
+    process: Process,
+    grace: Grace,
+    exited: bool,
+    /// Whether its end is watched for beside its pipes.
+    watching: bool,
+    /// Whether it got TERM or KILL, and why.
+    stopped: Option<Why>,
+    killed: bool,
+    /// When the next step is due that nobody has to ask for.
+    due: Option<Instant>,
+}
+
+impl Begun {
+    /// The script's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+/// Starts the script of `job`, here or elsewhere.
+///
+/// # Errors
+/// How the run ended without one.
+pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<Begun, Outcome> {
     let mut tries = 0;
     loop {
         match start_somewhere(inner, job).await {
             Started::Running(process, pipes) => {
                 debug!(peer = %job.peer, "script started");
-                return attend(inner, process, pipes, job.params.compact().as_bytes()).await;
+                return Ok(Begun { process, pipes, at: Instant::now() });
             }
             Started::BeingWritten(_) if tries < BUSY_TEXT.0 => {
                 tries += 1;
                 sleep(BUSY_TEXT.1).await;
             }
-            Started::BeingWritten(outcome) | Started::Refused(outcome) => return outcome,
+            Started::BeingWritten(outcome) | Started::Refused(outcome) => return Err(outcome),
         }
     }
 }
@@ -66,59 +123,116 @@ async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>) -> Started {
 }
 
 /// From started to reaped.
-async fn attend(inner: &Arc<Inner>, mut process: Process, pipes: Pipes, params: &[u8]) -> Outcome {
-    let Pipes { stdin, output: mut streams } = pipes;
+pub async fn attend(inner: &Arc<Inner>, job: &Job, begun: Begun) -> Attended {
+    let Begun { process, pipes: Pipes { stdin, output: mut streams }, at } = begun;
+    for (stream, name) in streams.iter_mut().zip(StreamName::BOTH) {
+        stream.keep(Keep::new(&job.capture, name, &inner.results));
+    }
     let busy = inner.is_busy();
-    let (mut exited, mut drained, mut terminating, mut killed) = (false, false, false, false);
-    let mut drain_until = Instant::now();
+    let mut life = Life::new(process, inner.grace, job.timeout.and_then(|timeout| at.checked_add(timeout)));
+    let mut drained = false;
     {
-        let mut feeding = std::pin::pin!(feed(stdin, params));
-        let mut draining = std::pin::pin!(drain_both(&mut streams));
-        let mut later = std::pin::pin!(inner.later());
-        let (mut fed, mut watching) = (false, false);
+        let params = job.params.compact();
+        let mut feeding = pin!(feed(stdin, params.as_bytes()));
+        let mut draining = pin!(drain_both(&mut streams));
+        let mut later = pin!(inner.later());
+        let mut fed = false;
         if busy {
             // By the time it is this run's turn again, a short script may have ended.
             yield_now().await;
         }
-        while !(exited && drained) {
-            tokio::select! {
-                result = process.exited(), if !exited && (drained || watching || terminating || killed) => {
-                    exited = true;
-                    drain_until = Instant::now() + DRAIN;
-                    if let Err(error) = result {
-                        // Unwatched it cannot be waited for without blocking, so it is stopped: never a run without an end.
-                        warn!(%error, "the watch on a process failed; it is stopped");
-                        process.signal_group(Kill::KILL);
-                    }
-                }
-                () = &mut draining, if !drained => drained = true,
-                () = &mut later, if !watching => watching = true,
-                () = &mut feeding, if !fed => fed = true,
-                // What a script that ended by itself left behind is let be: its end may not have been looked for yet.
-                () = inner.stop.terminate.cancelled(), if !exited && !terminating => match process.has_ended() {
-                    Ok(true) => watching = true,
-                    _ => {
-                        terminating = true;
-                        process.signal_group(Kill::TERM);
-                    }
-                },
-                () = inner.stop.kill.cancelled(), if !killed => {
-                    if !terminating && (exited || process.has_ended().unwrap_or(false)) {
-                        break;
-                    }
-                    killed = true;
-                    process.signal_group(Kill::KILL);
-                }
-                () = sleep_until(drain_until), if exited && (!terminating || killed) => break,
+        while !(life.exited && drained) {
+            let over = tokio::select! {
+                result = life.process.exited(), if life.is_watched(drained) => life.exit(result),
+                () = &mut draining, if !drained => { drained = true; false }
+                () = &mut later, if !life.watching => { life.watching = true; false }
+                () = &mut feeding, if !fed => { fed = true; false }
+                () = job.cancel.cancelled(), if life.is_running() => life.terminate(Why::Cancelled),
+                () = inner.stop.terminate.cancelled(), if life.is_running() => life.terminate(Why::Shutdown),
+                () = inner.stop.kill.cancelled(), if !life.killed => life.kill(),
+                () = at_time(life.due), if life.due.is_some() => life.next_step(),
+            };
+            if over {
+                break;
             }
         }
     }
-    if terminating || killed {
-        process.signal_group(Kill::KILL);
+    let ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let [stdout, stderr] = streams.each_mut().map(|stream| stream.keep(Keep::Nothing));
+    if life.stopped.is_some() {
+        life.process.signal_group(Kill::KILL);
     } else if !drained {
         listen_on(inner, streams);
     }
-    conclude(process.reap(), terminating || killed)
+    let outcome = conclude(life.process.reap(), life.stopped, job.timeout);
+    Attended { outcome, captured: Captured::new(stdout, stderr, &inner.starters).await, ms }
+}
+
+/// The verbs of the diagram. Those that may end the wait say whether they do.
+impl Life {
+    fn new(process: Process, grace: Grace, deadline: Option<Instant>) -> Self {
+        Self { process, grace, exited: false, watching: false, stopped: None, killed: false, due: deadline }
+    }
+
+    fn is_running(&self) -> bool {
+        !self.exited && self.stopped.is_none()
+    }
+
+    fn is_watched(&self, drained: bool) -> bool {
+        !self.exited && (drained || self.watching || self.stopped.is_some())
+    }
+
+    fn exit(&mut self, result: io::Result<()>) -> bool {
+        self.exited = true;
+        if self.stopped.is_none() || self.killed {
+            self.due = Some(Instant::now() + self.grace.drain);
+        }
+        if let Err(error) = result {
+            // Unwatched it cannot be waited for without blocking, so it is stopped: never a run without an end.
+            warn!(%error, "the watch on a process failed; it is stopped");
+            self.process.signal_group(Kill::KILL);
+        }
+        false
+    }
+
+    /// What a script that ended by itself left behind is let be: its end may not have been looked for yet.
+    fn terminate(&mut self, why: Why) -> bool {
+        if self.process.has_ended().unwrap_or(false) {
+            self.watching = true;
+            self.due = None;
+            return false;
+        }
+        self.stopped = Some(why);
+        // At shutdown the daemon says when.
+        self.due = (why != Why::Shutdown).then(|| Instant::now() + self.grace.kill);
+        self.process.signal_group(Kill::TERM);
+        false
+    }
+
+    fn kill(&mut self) -> bool {
+        if self.stopped.is_none() && (self.exited || self.process.has_ended().unwrap_or(false)) {
+            return true;
+        }
+        self.stopped.get_or_insert(Why::Shutdown);
+        self.killed = true;
+        self.due = self.exited.then(|| Instant::now() + self.grace.drain);
+        self.process.signal_group(Kill::KILL);
+        false
+    }
+
+    fn next_step(&mut self) -> bool {
+        match self.stopped {
+            None if !self.exited => self.terminate(Why::TimedOut),
+            Some(_) if !self.killed => self.kill(),
+            _ => true,
+        }
+    }
+}
+
+async fn at_time(due: Option<Instant>) {
+    if let Some(due) = due {
+        sleep_until(due).await;
+    }
 }
 
 /// Gives the script its params on stdin. One that does not read them is let be.
@@ -148,17 +262,30 @@ fn listen_on(inner: &Inner, mut streams: [Output; 2]) {
 }
 
 /// The outcome of a reaped run.
-fn conclude(status: io::Result<WaitStatus>, stopped: bool) -> Outcome {
+fn conclude(status: io::Result<WaitStatus>, stopped: Option<Why>, timeout: Option<Duration>) -> Outcome {
     let status = match status {
         Ok(status) => status,
         Err(error) => return Outcome::failed(ErrorCode::Interrupted, format!("the script's exit status was lost: {error}")),
     };
-    match (status.exit_status(), status.terminating_signal().unwrap_or_default()) {
+    let signal = status.terminating_signal().map(Signal);
+    match (status.exit_status(), stopped) {
         // The kernel keeps eight bits of it.
-        (Some(code), _) => Outcome::Exited(code.to_le_bytes()[0]),
-        (None, signal) if stopped => {
-            Outcome::Stopped(ErrorCode::Cancelled, "the daemon was stopped while the script ran".into(), Signal(signal))
-        }
-        (None, signal) => Outcome::Signaled(Signal(signal)),
+        (Some(code), None | Some(Why::Shutdown)) => Outcome::Exited(code.to_le_bytes()[0]),
+        (_, None) => Outcome::Signaled(signal.unwrap_or(Signal(0))),
+        // One that exited by itself did so because of the first.
+        (_, Some(why)) => why.outcome(signal.unwrap_or(Signal(Kill::TERM.as_raw())), timeout),
+    }
+}
+
+impl Why {
+    fn outcome(self, signal: Signal, timeout: Option<Duration>) -> Outcome {
+        let (error, message) = match self {
+            Self::TimedOut => {
+                (ErrorCode::TimedOut, format!("stopped since its time of {:?} was over", timeout.unwrap_or_default()))
+            }
+            Self::Cancelled => (ErrorCode::Cancelled, "cancelled by whoever asked".into()),
+            Self::Shutdown => (ErrorCode::Cancelled, "the daemon was stopped while the script ran".into()),
+        };
+        Outcome::Stopped(error, message, signal)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 const WAITING: u8 = 0;
 const LEFT: u8 = 1;
 const WITHDRAWN: u8 = 2;
+const LEFT_TO_VERSION2: u8 = 3;
 
 /// The fate of one request. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +18,18 @@ impl Departure {
     #[must_use]
     pub fn leave(&self) -> bool {
         self.decide(LEFT)
+    }
+
+    /// As [`leave`](Self::leave), to a daemon that keeps the run's time by itself.
+    #[must_use]
+    pub fn leave_to_version2(&self) -> bool {
+        self.decide(LEFT_TO_VERSION2)
+    }
+
+    /// Whether it has left to a daemon that keeps the run's time by itself.
+    #[must_use]
+    pub fn left_by_version2(&self) -> bool {
+        self.0.load(Ordering::Acquire) == LEFT_TO_VERSION2
     }
 
     /// The request is no longer wanted. `false` if it may have left: then nobody knows.
@@ -41,5 +54,8 @@ mod tests {
         assert!(left.leave() && left.leave() && !left.withdraw());
         let withdrawn = Departure::default();
         assert!(withdrawn.withdraw() && !withdrawn.clone().leave());
+        let version2 = Departure::default();
+        assert!(version2.leave_to_version2() && version2.left_by_version2() && !version2.withdraw());
+        assert!(!left.left_by_version2());
     }
 }

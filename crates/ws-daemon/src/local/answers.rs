@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 /// Answers waiting to be written, in bytes; when full, the connection is closed: its process does not read.
 pub const ANSWER_QUEUE_BYTES: usize = 16 << 20;
 
+/// Lines that nobody promised, or that can be told later, wait while so much waits to be written.
+pub const ROOM_BYTES: usize = 1 << 20;
+
 /// Requests in flight on one connection; more are answered `queue_full`.
 pub const IN_FLIGHT: usize = 131_072;
 
@@ -21,6 +24,8 @@ struct Inner {
     state: Mutex<State>,
     /// There is something to write, or nothing more will come.
     changed: Notify,
+    /// What waited has been taken.
+    taken: Notify,
     /// Cancelled when more waits than may.
     overflow: CancellationToken,
     /// Cancelled when the connection is gone.
@@ -120,6 +125,7 @@ impl Answers {
     pub async fn next(&self) -> Next {
         loop {
             if let Some(next) = self.state().next() {
+                self.0.taken.notify_waiters();
                 return next;
             }
             self.0.changed.notified().await;
@@ -138,12 +144,38 @@ impl State {
 }
 
 impl Pending {
+    /// Writes one line that is not the last. Waits while the process does not read; ends at once when it is gone.
+    pub async fn line(&self, line: &str) {
+        loop {
+            let mut taken = std::pin::pin!(self.answers.0.taken.notified());
+            taken.as_mut().enable();
+            {
+                let mut state = self.answers.state();
+                if state.lines.len() < ROOM_BYTES {
+                    return self.answers.push(&mut state, line);
+                }
+            }
+            tokio::select! {
+                () = taken => {}
+                () = self.gone() => return,
+            }
+        }
+    }
+
     /// Writes the answer: one line, without its newline. In the same moment the request is no longer in flight.
     pub fn answer(mut self, line: &str) {
         let answers = self.answers.clone();
         let mut state = answers.state();
         answers.push(&mut state, line);
         state.answer_waits = true;
+        self.end(&mut state);
+    }
+
+    /// All its lines are written.
+    pub fn over(mut self) {
+        let answers = self.answers.clone();
+        let mut state = answers.state();
+        state.answer_waits |= !state.lines.is_empty();
         self.end(&mut state);
     }
 

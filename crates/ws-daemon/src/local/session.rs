@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use serde_json::Value;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -15,6 +17,8 @@ use ws_daemon_protocol::message::{CommandMessage, Message, Rejection, Request};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::Local;
+use crate::control::{Answer, Control};
+use crate::origin::Said;
 use super::answers::{Answers, IN_FLIGHT, Next, Pending};
 use crate::policy::{self, Caller};
 use crate::system::hung_up;
@@ -45,13 +49,15 @@ pub enum End {
 pub struct Session {
     local: Local,
     caller: Caller,
+    /// Whose the process is: half of what its queued requests are found by.
+    user: Box<str>,
     answers: Answers,
 }
 
 impl Session {
-    /// A connection of `caller`.
-    pub fn new(local: Local, caller: Caller) -> Self {
-        Self { local, caller, answers: Answers::default() }
+    /// A connection of `caller`, a process of `user`.
+    pub fn new(local: Local, caller: Caller, user: Box<str>) -> Self {
+        Self { local, caller, user, answers: Answers::default() }
     }
 
     /// Attends to the connection until it ends, or `close` says so.
@@ -172,11 +178,11 @@ impl Session {
 
     async fn request(&self, request: Request) {
         let id = request.id.clone();
-        if !request.options.are_plain() {
-            let why = "this daemon cannot honour that option yet";
-            return self.tell(id.as_ref(), Outcome::failed(ErrorCode::Unsupported, why));
-        }
         let Some(pending) = self.begin(id.as_ref(), true) else { return };
+        if !request.options.are_plain() {
+            let said = self.local.origin.order(request, &self.user);
+            return self.local.origin.deliver(lines(pending, said, id));
+        }
         let submitted = self.local.origin.submit(request).await;
         self.local.origin.deliver(deliver(pending, submitted.outcome(), id, Answered::Always));
     }
@@ -186,7 +192,7 @@ impl Session {
             return self.tell(message.id.as_ref(), Outcome::failed(ErrorCode::Denied, "not by TCP; use the socket file"));
         }
         match message.place {
-            Place::Here => self.command_here(&message),
+            Place::Here => self.command_here(message).await,
             Place::There => {
                 let id = message.id.clone();
                 let Some(pending) = self.begin(id.as_ref(), id.is_some()) else { return };
@@ -196,17 +202,33 @@ impl Session {
         }
     }
 
-    fn command_here(&self, message: &CommandMessage) {
-        if let Err(outcome) = self.local.control.check(&message.command) {
-            return self.tell(message.id.as_ref(), outcome);
+    async fn command_here(&self, message: CommandMessage) {
+        let CommandMessage { command, id, .. } = message;
+        if let Err(outcome) = self.local.control.check(&command) {
+            return self.tell(id.as_ref(), outcome);
         }
-        if let Command::Status(data) = &message.command {
+        // These two are carried out before anything that is asked behind them.
+        let at_once = matches!(command, Command::Pause(_) | Command::Status(_));
+        if let Command::Status(data) = &command {
             self.answers.line(data);
         }
-        self.local.control.carry_out(&message.command);
-        if message.id.is_some() {
-            self.tell(message.id.as_ref(), Outcome::Exited(0));
+        if at_once {
+            let answer = self.local.control.carry_out(command, &self.user).await;
+            if let (Answer::Outcome(outcome), true) = (answer, id.is_some()) {
+                self.tell(id.as_ref(), outcome);
+            }
+            return;
         }
+        let Some(pending) = self.begin(id.as_ref(), true) else { return };
+        let (control, user) = (self.local.control.clone(), self.user.clone());
+        let rest = self.local.tasks.clone();
+        let close = self.local.stop.close_local.clone();
+        rest.spawn(async move {
+            tokio::select! {
+                () = answer(control, command, user, pending, id) => {}
+                () = close.cancelled() => {}
+            }
+        });
     }
 
     fn begin(&self, id: Option<&CallerId>, awaited: bool) -> Option<Pending> {
@@ -247,4 +269,54 @@ async fn deliver(pending: Pending, outcome: impl Future<Output = Report>, id: Op
     if answered == Answered::Always || id.is_some() || report.status != Some(0) {
         pending.answer(&report.to_json(id.as_ref()));
     }
+}
+
+/// The rest of a request's life that has more than one line: each is told as it comes, as fast as its caller reads. Behind the last
+/// one the request is over.
+async fn lines(pending: Pending, mut said: mpsc::Receiver<Said>, id: Option<CallerId>) {
+    while let Some(said) = said.recv().await {
+        let line = match said {
+            Said::Event(event) => event.to_json(id.as_ref()),
+            Said::Final(report) => report.to_json(id.as_ref()),
+        };
+        pending.line(&line).await;
+    }
+    pending.over();
+}
+
+/// The answer to a command.
+async fn answer(control: Control, command: Command, user: Box<str>, pending: Pending, id: Option<CallerId>) {
+    match control.carry_out(command, &user).await {
+        Answer::Outcome(outcome) => pending.answer(&Report::from(outcome).to_json(id.as_ref())),
+        Answer::Result(result) => {
+            let mut report = Report::from(Outcome::Exited(0));
+            report.more_mut().result = Some(result.to_string().into());
+            pending.answer(&report.to_json(id.as_ref()));
+        }
+        Answer::Lines(said) => lines(pending, said, id).await,
+        Answer::Objects(mut objects) => {
+            while let Some(object) = objects.recv().await {
+                pending.line(&with_id(&object, id.as_ref())).await;
+            }
+        }
+        Answer::News(mut news) => {
+            pending.line(&Report::from(Outcome::Exited(0)).to_json(id.as_ref())).await;
+            let heard = async {
+                while let Some(line) = news.next().await {
+                    pending.line(&line).await;
+                }
+            };
+            tokio::select! {
+                () = heard => {}
+                () = pending.gone() => {}
+            }
+        }
+    }
+}
+
+/// An object with the id behind its first key, as in every answer.
+fn with_id(object: &Value, id: Option<&CallerId>) -> String {
+    let text = object.to_string();
+    let Some(id) = id else { return text };
+    format!("{},\"id\":{}}}", &text[..text.len() - 1], id.as_json())
 }

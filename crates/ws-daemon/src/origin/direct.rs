@@ -185,7 +185,8 @@ async fn reserve(caller: Option<&mpsc::Sender<Said>>) -> Option<mpsc::Permit<'_,
     caller?.reserve().await.ok()
 }
 
-async fn at(time: Option<Instant>) {
+/// Ends at `time`, if there is one.
+pub async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
@@ -202,7 +203,8 @@ fn cancelled_here() -> Report {
     Outcome::failed(ErrorCode::Cancelled, "cancelled before it left; it did not run").into()
 }
 
-fn unstoppable(why: &str) -> Report {
+/// What is said of a run on a seed peer that nobody waits for any more.
+pub fn unstoppable(why: &str) -> Report {
     let message = format!("{why}, but the peer is a seed daemon, which cannot be told to stop it; it may still run");
     Outcome::Failed(ErrorCode::Interrupted, message).into()
 }

@@ -25,7 +25,7 @@ use ws_daemon_protocol::options::OutputMode;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::Origin;
-use super::direct::with_peer;
+use super::direct::{at, with_peer};
 use super::ledger::{Live, Seat};
 use super::whom::{NoWay, Way, Whom, whole_ms};
 use crate::link::{Ask, AskBody, Backoff, Closed, Departure, Link, RunEvent, RunStream, STREAM_CREDIT_BYTES, Sink, run_stream};
@@ -166,8 +166,8 @@ impl Queued {
     /// The way to whom the run is bound, or to anyone who may have it; waits until there is one.
     async fn way(&mut self) -> Result<Way, Report> {
         let since = Instant::now();
+        let mut arrivals = self.origin.peers().arrivals();
         loop {
-            let changed = self.origin.peers().changed();
             let whom = match &self.bound {
                 // A seed peer's link was its only one.
                 Some(instance) if instance.starts_with(SEED_INSTANCE) => {
@@ -186,7 +186,7 @@ impl Queued {
             }
             let retries_left = self.bound.is_some() && self.attempt <= self.request.options.retry;
             tokio::select! {
-                () = changed => {}
+                _ = arrivals.changed() => {}
                 () = self.live().cancel.cancelled(), if self.bound.is_none() => return Err(never_started()),
                 () = tokio::time::sleep_until(since + PATIENCE), if retries_left => self.next_attempt().await,
             }
@@ -345,7 +345,7 @@ impl Queued {
                     }
                     link.send_cancel(&self.live().run, Some(self.attempt));
                 }
-                () = super::direct::at(timeout), if timeout.is_some() => {
+                () = at(timeout), if timeout.is_some() => {
                     let why = "its time is over, but its peer is a seed daemon, which cannot be told to stop it; it may still run";
                     return Offered::Settled(Outcome::failed(ErrorCode::Interrupted, why).into());
                 }

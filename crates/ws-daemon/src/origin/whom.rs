@@ -83,13 +83,13 @@ impl Origin {
     /// # Errors
     /// Why there is none.
     pub async fn way(&self, whom: &Whom) -> Result<Way, Outcome> {
+        let mut arrivals = self.peers().arrivals();
         loop {
-            let changed = self.peers().changed();
             match self.look(whom) {
                 Ok(way) => return Ok(way),
                 Err(NoWay::Unknown(nearest)) => return Err(unknown(whom, nearest.as_deref())),
                 Err(NoWay::Yet(outcome)) if !self.is_client() || self.peers().is_somebody_there() => return Err(outcome),
-                Err(NoWay::Yet(_)) => changed.await,
+                Err(NoWay::Yet(_)) => drop(arrivals.changed().await),
             }
         }
     }

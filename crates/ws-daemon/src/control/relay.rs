@@ -1,0 +1,131 @@
+//! A run that a client asks its server for, but that another peer of the server is to do: it is asked for here in the client's
+//! place, and what becomes of it goes back. It is passed on only where the settings let it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tracing::info;
+use ws_daemon_protocol::codec::v2::{OUTPUT_COST_BYTES, Order, Progress, Verdict};
+use ws_daemon_protocol::command::Which;
+use ws_daemon_protocol::event::Event;
+use ws_daemon_protocol::id::{CallerId, RunId};
+use ws_daemon_protocol::message::Request;
+use ws_daemon_protocol::options::{Options, Queue};
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
+
+use super::Control;
+use crate::link::{IncomingRun, Link, Replier};
+use crate::origin::Said;
+use crate::worker::Credit;
+
+/// The runs that are passed on. Clones are the same table.
+#[derive(Debug, Clone, Default)]
+pub struct Relays(Arc<Mutex<HashMap<Key, Arc<Credit>>>>);
+
+/// Who asked, and for which run.
+type Key = (Box<str>, RunId);
+
+impl Relays {
+    fn table(&self) -> MutexGuard<'_, HashMap<Key, Arc<Credit>>> {
+        // Every section leaves the table whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// More output of a run that is passed on may go back.
+    pub fn credit(&self, link: &Link, run: &RunId, bytes: u64) {
+        if let Some(credit) = key(link, run).and_then(|key| self.table().get(&key).cloned()) {
+            credit.give(bytes);
+        }
+    }
+
+    /// Whoever asked is gone.
+    pub fn is_gone(&self, link: &Link) {
+        let Some(asker) = link.instance() else { return };
+        self.table().iter().filter(|((of, _), _)| &**of == asker).for_each(|(_, credit)| credit.close());
+    }
+}
+
+fn key(link: &Link, run: &RunId) -> Option<Key> {
+    Some((link.instance()?.into(), run.clone()))
+}
+
+impl Control {
+    /// Passes a run on, if that is allowed.
+    pub(super) fn relay(&self, relays: &Relays, incoming: IncomingRun) {
+        let IncomingRun { name, params, order, replier } = incoming;
+        let verdict = Verdict { attempt: order.queue.then_some(order.attempt), refused: false };
+        let (Some(run), Some(asker)) = (replier.run().cloned(), replier.asker().map(str::to_owned)) else { return };
+        if !self.0.relay {
+            info!(peer = %replier.peer(), "a run for another peer was not passed on: \"relay\" is off");
+            let why = "this server passes nothing on from one client to another; set \"relay\" to true in its config.json";
+            return replier.report(&Outcome::failed(ErrorCode::Denied, why).into(), verdict);
+        }
+        let id = relayed_id(&run, order.attempt);
+        let request = Request { name, id: Some(id), params, options: options(&order) };
+        let said = self.0.origin.order(request, &format!("relay:{asker}"));
+        let (key, credit) = ((Box::from(asker), run), Arc::new(Credit::new(order.credit)));
+        relays.table().insert(key.clone(), Arc::clone(&credit));
+        let relays = relays.clone();
+        self.0.rest.spawn(async move {
+            go_back(said, &replier, verdict, &credit).await;
+            relays.table().remove(&key);
+        });
+    }
+
+    /// Stops a run that was passed on. `false` if there is no such one.
+    pub(super) fn cancel_relayed(&self, relays: &Relays, link: &Link, run: &RunId) -> bool {
+        let known = key(link, run).is_some_and(|key| relays.table().contains_key(&key));
+        known && (0..=MOST_ATTEMPTS).any(|attempt| self.0.origin.cancel(&Which::Id(relayed_id(run, attempt))))
+    }
+}
+
+/// How many attempts of a run are looked for when it is to be stopped.
+const MOST_ATTEMPTS: u32 = 16;
+
+/// What a run goes by at the server: offered again, it attaches to what became of it.
+fn relayed_id(run: &RunId, attempt: u32) -> CallerId {
+    CallerId::from(&RunId::new(format!("{run}/{attempt}")))
+}
+
+fn options(order: &Order) -> Options {
+    let hop = order.hop.as_deref();
+    Options {
+        to: hop.and_then(|hop| hop.to.clone()),
+        route: hop.and_then(|hop| hop.route.clone()).unwrap_or_default(),
+        timeout: order.timeout_ms.map(Duration::from_millis),
+        output: order.output,
+        queue: order.queue.then(Queue::default),
+        events: true,
+        ..Options::default()
+    }
+}
+
+/// What is said of the run goes back to whoever asked.
+async fn go_back(mut said: tokio::sync::mpsc::Receiver<Said>, home: &Replier, verdict: Verdict, credit: &Credit) {
+    let Some(run) = home.run() else { return };
+    while let Some(said) = said.recv().await {
+        match said {
+            Said::Event(Event::Delivered { .. }) => home.event(Progress::Delivered),
+            Said::Event(Event::Started { .. }) => home.event(Progress::Started),
+            Said::Event(Event::Output(mut chunk)) => {
+                let cost = chunk.cost().max(OUTPUT_COST_BYTES);
+                chunk.run = run.clone();
+                // Whoever is gone wants no more; the run goes on.
+                if credit.wait(cost).await.is_some() {
+                    credit.spend(cost);
+                    home.link().output_room().await;
+                    home.output(&chunk);
+                }
+            }
+            Said::Event(_) => {}
+            Said::Final(report) => home.report(&of_this_run(report), verdict),
+        }
+    }
+}
+
+/// The run has another id here than at whoever asked.
+fn of_this_run(mut report: Report) -> Report {
+    report.more_mut().run = None;
+    report
+}

@@ -1,0 +1,290 @@
+//! What is kept of what a script prints: the beginning and the end of a stream, or one JSON value. It never reads a pipe, and
+//! never keeps more than its bounds: with [`Capture::Tail`] 128 KiB a run, with [`Capture::Json`] those and
+//! [`RESULT_BYTES_AT_ONCE`] in all runs together, with [`Capture::Stream`] the buffer's 256 KiB a run. So 256 runs at once keep
+//! 128 MiB at most; a run that ends needs as much again as it kept for a moment.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use ws_daemon_protocol::codec::compact::compact;
+use ws_daemon_protocol::codec::scanner::Scanner;
+
+use super::job::{Capture, StreamName};
+use super::starter::Starters;
+use super::stream::StreamBuffer;
+
+/// How much of the beginning of a stream is kept, in bytes; what follows is kept as its end.
+const HEAD_KEPT_BYTES: usize = 8 * 1024;
+
+/// How much of the end of a stream is kept, in bytes; when there is more, the oldest of it is dropped, which is marked.
+const TAIL_KEPT_BYTES: usize = 56 * 1024;
+
+/// The longest standard output that is taken for a JSON value, in bytes; a longer one is kept as a tail, with a note.
+const RESULT_BYTES: usize = 8 << 20;
+
+/// The memory for such output in all runs together, in bytes; when it is used up, the next is kept as a tail, with a note.
+pub const RESULT_BYTES_AT_ONCE: usize = 64 << 20;
+
+/// How deep such a value may be nested: it travels inside a frame, which has its own limit. A deeper one is kept as a tail.
+const RESULT_LEVELS: usize = 100;
+
+/// Output that is longer, in bytes, is checked on another thread: it would hold up everybody else.
+const CHECKED_HERE_BYTES: usize = 64 * 1024;
+
+/// What was kept of one run.
+#[derive(Debug)]
+pub struct Captured {
+    /// Standard output; `None` if it became the result.
+    pub stdout: Option<Text>,
+    /// Standard error.
+    pub stderr: Text,
+    /// Standard output as one compact JSON value, if that was asked for and it is one.
+    pub result: Option<Box<RawValue>>,
+    /// Why there is no result although one was asked for.
+    pub note: Option<String>,
+    /// Given back when this is dropped.
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+/// A stream, or its beginning and its end, joined.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Text {
+    /// What is there, as it is said: text, or the bytes in base64.
+    pub data: String,
+    /// Whether it is base64, since the bytes are no UTF-8.
+    pub base64: bool,
+    /// What is missing.
+    pub cut: Option<Cut>,
+}
+
+/// A piece missing from a [`Text`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Where, in bytes from the beginning (of the decoded bytes where they are in base64).
+    pub at: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// What one stream's bytes go to.
+#[derive(Debug, Default)]
+pub enum Keep {
+    /// Nowhere.
+    #[default]
+    Nothing,
+    /// Its beginning and end are kept.
+    Tail(Tail),
+    /// All of it is kept as long as it can be a result.
+    Whole(Whole),
+    /// To whoever reads it live.
+    Live(Arc<StreamBuffer>, StreamName),
+}
+
+/// The beginning and the end of a stream.
+#[derive(Debug, Default)]
+pub struct Tail {
+    head: Vec<u8>,
+    /// The end; once it is full, the oldest byte is at `oldest`.
+    ring: Vec<u8>,
+    oldest: usize,
+    total: u64,
+}
+
+/// All of a stream.
+#[derive(Debug)]
+pub struct Whole {
+    bytes: Vec<u8>,
+    budget: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+    /// What it became when it was too much, and why.
+    given_up: Option<(Tail, &'static str)>,
+}
+
+impl Keep {
+    /// Where the bytes of `stream` go under `capture`; `budget` is of [`RESULT_BYTES_AT_ONCE`].
+    pub fn new(capture: &Capture, stream: StreamName, budget: &Arc<Semaphore>) -> Self {
+        match (capture, stream) {
+            (Capture::None, _) => Self::Nothing,
+            (Capture::Tail, _) | (Capture::Json, StreamName::Stderr) => Self::Tail(Tail::default()),
+            (Capture::Json, StreamName::Stdout) => Self::Whole(Whole::new(Arc::clone(budget))),
+            (Capture::Stream(buffer), _) => Self::Live(Arc::clone(buffer), stream),
+        }
+    }
+
+    /// Takes the next bytes. Never waits.
+    pub fn take(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Nothing => {}
+            Self::Tail(tail) => tail.take(bytes),
+            Self::Whole(whole) => whole.take(bytes),
+            Self::Live(buffer, stream) => buffer.push(*stream, bytes),
+        }
+    }
+}
+
+impl Captured {
+    /// What was kept of the two streams, if anything was asked for.
+    pub async fn new(stdout: Keep, stderr: Keep, starters: &Starters) -> Option<Box<Self>> {
+        let Keep::Tail(stderr) = stderr else { return None };
+        let stderr = stderr.into_text();
+        match stdout {
+            Keep::Tail(stdout) => {
+                let stdout = Some(stdout.into_text());
+                Some(Box::new(Self { stdout, stderr, result: None, note: None, _held: None }))
+            }
+            Keep::Whole(whole) => Some(Box::new(Self::of_result(whole, stderr, starters).await)),
+            Keep::Nothing | Keep::Live(..) => None,
+        }
+    }
+
+    async fn of_result(whole: Whole, stderr: Text, starters: &Starters) -> Self {
+        let Whole { bytes, held, given_up, .. } = whole;
+        let checked = match given_up {
+            Some((tail, note)) => Err((tail.into_text(), note.to_owned())),
+            None if bytes.len() <= CHECKED_HERE_BYTES => result(&bytes),
+            // A run that ends has a slot, so there is room for its work.
+            None => starters.run(move || result(&bytes)).await.unwrap_or_else(|| {
+                Err((Text::default(), "the daemon lost what the script printed while checking whether it is JSON".into()))
+            }),
+        };
+        match checked {
+            Ok(result) => Self { stdout: None, stderr, result: Some(result), note: None, _held: held },
+            Err((stdout, note)) => Self { stdout: Some(stdout), stderr, result: None, note: Some(note), _held: None },
+        }
+    }
+}
+
+/// The value that `bytes` are; else their beginning and end, and why they are none.
+fn result(bytes: &[u8]) -> Result<Box<RawValue>, (Text, String)> {
+    one_value(bytes).map_err(|why| {
+        let mut tail = Tail::default();
+        tail.take(bytes);
+        (tail.into_text(), format!("there is no result: what the script printed {why}"))
+    })
+}
+
+fn one_value(bytes: &[u8]) -> Result<Box<RawValue>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| format!("is not UTF-8 from byte {} on", error.valid_up_to() + 1))?;
+    if text.trim_ascii().is_empty() {
+        return Err("is empty, and no JSON value".into());
+    }
+    let value: &RawValue = serde_json::from_str(text).map_err(|error| format!("is not one JSON value: {error}"))?;
+    // The checker takes objects only, and the value is known to be one: what it still can find is its depth.
+    let mut scanner = Scanner::new(RESULT_LEVELS + 1);
+    let nested = scanner.advance(b"{\"\":").is_ok() && scanner.advance(value.get().as_bytes()).is_ok();
+    if !nested {
+        return Err(format!("is nested more than {RESULT_LEVELS} levels deep"));
+    }
+    RawValue::from_string(compact(value.get()).into_owned()).map_err(|error| format!("is not one JSON value: {error}"))
+}
+
+impl Whole {
+    fn new(budget: Arc<Semaphore>) -> Self {
+        Self { bytes: Vec::new(), budget, held: None, given_up: None }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        if let Some((tail, _)) = &mut self.given_up {
+            return tail.take(bytes);
+        }
+        let why = if self.bytes.len() + bytes.len() > RESULT_BYTES {
+            "there is no result: what the script printed is longer than 8 MiB"
+        } else if !self.grow(bytes.len()) {
+            "there is no result: the memory for the results of all runs is used up; try again later"
+        } else {
+            return self.bytes.extend_from_slice(bytes);
+        };
+        let mut tail = Tail::default();
+        tail.take(&std::mem::take(&mut self.bytes));
+        tail.take(bytes);
+        self.held = None;
+        self.given_up = Some((tail, why));
+    }
+
+    /// Makes room for `more` bytes, within what all runs may hold.
+    fn grow(&mut self, more: usize) -> bool {
+        let wanted = self.bytes.len() + more;
+        if wanted <= self.bytes.capacity() {
+            return true;
+        }
+        let wanted = wanted.max(self.bytes.capacity() * 2).min(RESULT_BYTES);
+        let missing = wanted - self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let Ok(missing) = u32::try_from(missing) else { return false };
+        let Ok(permits) = Arc::clone(&self.budget).try_acquire_many_owned(missing) else { return false };
+        match &mut self.held {
+            Some(held) => held.merge(permits),
+            None => self.held = Some(permits),
+        }
+        self.bytes.reserve_exact(wanted - self.bytes.len());
+        true
+    }
+}
+
+impl Tail {
+    fn take(&mut self, bytes: &[u8]) {
+        self.total += bytes.len() as u64;
+        let (head, rest) = bytes.split_at(bytes.len().min(HEAD_KEPT_BYTES - self.head.len()));
+        self.head.extend_from_slice(head);
+        // What would be overwritten in the same breath is not written.
+        let rest = &rest[rest.len().saturating_sub(TAIL_KEPT_BYTES)..];
+        let (fresh, mut over) = rest.split_at(rest.len().min(TAIL_KEPT_BYTES - self.ring.len()));
+        if self.ring.capacity() < self.ring.len() + fresh.len() {
+            let wanted = (self.ring.capacity() * 2).max(self.ring.len() + fresh.len()).min(TAIL_KEPT_BYTES);
+            self.ring.reserve_exact(wanted - self.ring.len());
+        }
+        self.ring.extend_from_slice(fresh);
+        while !over.is_empty() {
+            let (now, later) = over.split_at(over.len().min(TAIL_KEPT_BYTES - self.oldest));
+            self.ring[self.oldest..self.oldest + now.len()].copy_from_slice(now);
+            self.oldest = (self.oldest + now.len()) % TAIL_KEPT_BYTES;
+            over = later;
+        }
+    }
+
+    fn into_text(mut self) -> Text {
+        self.ring.rotate_left(self.oldest);
+        let missing = self.total - (self.head.len() + self.ring.len()) as u64;
+        let (mut joined, mut ring) = (self.head, self.ring);
+        if missing == 0 {
+            joined.append(&mut ring);
+            return Text::new(joined, None);
+        }
+        // If it is text, the characters that the cut goes through are left out.
+        let head = joined.len() - unfinished(&joined);
+        let tail = ring.iter().take(3).take_while(|byte| is_continuation(**byte)).count();
+        if let (Ok(head), Ok(tail)) = (std::str::from_utf8(&joined[..head]), std::str::from_utf8(&ring[tail..])) {
+            let left_out = joined.len() - head.len() + (ring.len() - tail.len());
+            let cut = Cut { at: head.len() as u64, bytes: missing + left_out as u64 };
+            return Text { data: [head, tail].concat(), base64: false, cut: Some(cut) };
+        }
+        let cut = Cut { at: joined.len() as u64, bytes: missing };
+        joined.append(&mut ring);
+        Text::new(joined, Some(cut))
+    }
+}
+
+impl Text {
+    fn new(bytes: Vec<u8>, cut: Option<Cut>) -> Self {
+        match String::from_utf8(bytes) {
+            Ok(data) => Self { data, base64: false, cut },
+            Err(error) => Self { data: STANDARD.encode(error.as_bytes()), base64: true, cut },
+        }
+    }
+}
+
+/// How many bytes at the end begin a character of UTF-8 that is not whole: at most 3.
+pub fn unfinished(bytes: &[u8]) -> usize {
+    let begins = |length: &usize| {
+        let end = &bytes[bytes.len() - length..];
+        std::str::from_utf8(end).is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+    };
+    (1..=bytes.len().min(3)).find(begins).unwrap_or(0)
+}
+
+/// Whether a byte of UTF-8 can only stand inside a character.
+pub fn is_continuation(byte: u8) -> bool {
+    byte & 0b1100_0000 == 0b1000_0000
+}

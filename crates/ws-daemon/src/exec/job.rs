@@ -1,0 +1,88 @@
+//! What the executor is asked: one run, where its script lies, how long it may take, and what is kept of what it prints. It
+//! never knows how that is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{Span, info_span};
+use ws_daemon_protocol::id::{CallerId, RunId};
+use ws_daemon_protocol::message::Params;
+
+use super::stream::StreamBuffer;
+
+/// One run to be done.
+#[derive(Debug)]
+pub struct Job {
+    /// The run's id.
+    pub run: RunId,
+    /// The caller's id, if it came along.
+    pub id: Option<CallerId>,
+    /// The script's name as asked for.
+    pub name: String,
+    /// What the script gets.
+    pub params: Params,
+    /// Who asked, for the script's environment and the log.
+    pub peer: Arc<str>,
+    /// Where the script lies.
+    pub folder: Folder,
+    /// How long it may run, from its start; `None`: as long as it likes.
+    pub timeout: Option<Duration>,
+    /// What is kept of what it prints.
+    pub capture: Capture,
+    /// Stops it, in line as well as while it runs.
+    pub cancel: CancellationToken,
+}
+
+/// A folder of programs in the prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Folder {
+    /// `scripts/`: what a peer or a local process may ask for.
+    #[default]
+    Scripts,
+    /// `hooks/`: what only the daemon itself starts.
+    Hooks,
+}
+
+/// What is kept of what a script prints; all of it is logged besides.
+#[derive(Debug, Clone, Default)]
+pub enum Capture {
+    /// Nothing.
+    #[default]
+    None,
+    /// The beginning and the end of each stream.
+    Tail,
+    /// Standard output as one JSON value, and the beginning and the end of standard error.
+    Json,
+    /// All of it, to whoever reads it live. The buffer is closed when the run is over, also if it never started.
+    Stream(Arc<StreamBuffer>),
+}
+
+/// One of a script's two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StreamName {
+    /// What it says.
+    Stdout,
+    /// What it says of trouble.
+    Stderr,
+}
+
+impl StreamName {
+    /// Both, in the order of their descriptors.
+    pub const BOTH: [Self; 2] = [Self::Stdout, Self::Stderr];
+
+    /// The word on the wire and in the log.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+impl Job {
+    pub(super) fn span(&self) -> Span {
+        info_span!("run", id = %self.run, script = self.name)
+    }
+}
