@@ -76,9 +76,9 @@ pub enum Keep {
     #[default]
     Nothing,
     /// Its beginning and end are kept.
-    Tail(Tail),
+    Tail(Box<Tail>),
     /// All of it is kept as long as it can be a result.
-    Whole(Whole),
+    Whole(Box<Whole>),
     /// To whoever reads it live.
     Live(Arc<StreamBuffer>, StreamName),
 }
@@ -108,8 +108,8 @@ impl Keep {
     pub fn new(capture: &Capture, stream: StreamName, budget: &Arc<Semaphore>) -> Self {
         match (capture, stream) {
             (Capture::None, _) => Self::Nothing,
-            (Capture::Tail, _) | (Capture::Json, StreamName::Stderr) => Self::Tail(Tail::default()),
-            (Capture::Json, StreamName::Stdout) => Self::Whole(Whole::new(Arc::clone(budget))),
+            (Capture::Tail, _) | (Capture::Json, StreamName::Stderr) => Self::Tail(Box::default()),
+            (Capture::Json, StreamName::Stdout) => Self::Whole(Box::new(Whole::new(Arc::clone(budget)))),
             (Capture::Stream(buffer), _) => Self::Live(Arc::clone(buffer), stream),
         }
     }
@@ -135,7 +135,7 @@ impl Captured {
                 let stdout = Some(stdout.into_text());
                 Some(Box::new(Self { stdout, stderr, result: None, note: None, _held: None }))
             }
-            Keep::Whole(whole) => Some(Box::new(Self::of_result(whole, stderr, starters).await)),
+            Keep::Whole(whole) => Some(Box::new(Self::of_result(*whole, stderr, starters).await)),
             Keep::Nothing | Keep::Live(..) => None,
         }
     }
@@ -287,4 +287,123 @@ pub fn unfinished(bytes: &[u8]) -> usize {
 /// Whether a byte of UTF-8 can only stand inside a character.
 pub fn is_continuation(byte: u8) -> bool {
     byte & 0b1100_0000 == 0b1000_0000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail(pieces: &[&[u8]]) -> Text {
+        let mut tail = Tail::default();
+        for piece in pieces {
+            tail.take(piece);
+        }
+        assert!(tail.head.capacity() + tail.ring.capacity() <= HEAD_KEPT_BYTES + TAIL_KEPT_BYTES);
+        tail.into_text()
+    }
+
+    #[test]
+    fn what_fits_is_kept_as_it_is_and_what_is_no_utf8_in_base64() {
+        let long = vec![b'x'; HEAD_KEPT_BYTES + TAIL_KEPT_BYTES];
+        let table: [(&[&[u8]], &str, bool); 4] = [
+            (&[], "", false),
+            (&[b"a\xc3", b"\xa9\n"], "aé\n", false),
+            (&[b"a\xc3"], "YcM=", true),
+            (&[&long[..100], &long[100..]], std::str::from_utf8(&long).expect("text"), false),
+        ];
+        for (pieces, data, base64) in table {
+            assert_eq!(tail(pieces), Text { data: data.into(), base64, cut: None });
+        }
+    }
+
+    #[test]
+    fn beginning_and_end_are_kept_however_it_came_and_the_cut_is_marked() {
+        let lines: Vec<u8> = (0..40_000).flat_map(|number| format!("line {number}\n").into_bytes()).collect();
+        for size in [1, 7, 4096, 60_000, lines.len()] {
+            let Text { data, base64, cut } = tail(&lines.chunks(size).collect::<Vec<_>>());
+            let cut = cut.expect("cut");
+            assert!(!base64 && data.ends_with("line 39998\nline 39999\n"));
+            assert_eq!((cut.at, cut.bytes), (8192, (lines.len() - 65536) as u64));
+            assert_eq!(data.as_bytes(), [&lines[..8192], &lines[lines.len() - 57_344..]].concat());
+        }
+    }
+
+    #[test]
+    fn a_cut_goes_through_no_character() {
+        let euros = "€".repeat(50_000);
+        for shift in 0..3 {
+            let text = format!("{}{euros}", "x".repeat(shift));
+            let Text { data, base64, cut } = tail(&[text.as_bytes()]);
+            let cut = cut.expect("cut");
+            let at = usize::try_from(cut.at).expect("small");
+            assert!(!base64 && (8190..=8192).contains(&at));
+            assert_eq!(data.len() as u64 + cut.bytes, text.len() as u64);
+            assert_eq!(data, [&text[..at], &text[text.len() - (data.len() - at)..]].concat());
+        }
+        let bytes = vec![0xff; 70_000];
+        let Text { data, base64, cut } = tail(&[&bytes]);
+        assert_eq!((base64, cut), (true, Some(Cut { at: 8192, bytes: 70_000 - 65536 })));
+        assert_eq!(STANDARD.decode(data).expect("base64").len(), 65536);
+    }
+
+    async fn json(budget: &Arc<Semaphore>, pieces: &[&[u8]]) -> Box<Captured> {
+        let starters = Starters::new(1).expect("threads");
+        let mut stdout = Keep::new(&Capture::Json, StreamName::Stdout, budget);
+        let mut stderr = Keep::new(&Capture::Json, StreamName::Stderr, budget);
+        for piece in pieces {
+            stdout.take(piece);
+        }
+        stderr.take(b"trouble\n");
+        Captured::new(stdout, stderr, &starters).await.expect("asked for")
+    }
+
+    #[tokio::test]
+    async fn one_json_value_becomes_the_result_and_anything_else_a_tail_with_a_note() {
+        let budget = Arc::new(Semaphore::new(RESULT_BYTES_AT_ONCE));
+        let long = format!("[{}1.50]", "1, ".repeat(100_000));
+        for (said, result) in
+            [("{ \"a\" : 1.0 }\n", "{\"a\":1.0}"), ("\"x y\"", "\"x y\""), ("12345678901234567890", "12345678901234567890")]
+        {
+            let captured = json(&budget, &[said.as_bytes()]).await;
+            assert_eq!(captured.result.as_ref().expect(said).get(), result);
+            assert_eq!((&captured.stdout, &captured.note, captured.stderr.data.as_str()), (&None, &None, "trouble\n"));
+        }
+        let captured = json(&budget, &[long.as_bytes()]).await;
+        assert_eq!(captured.result.as_ref().expect("long").get(), long.replace(' ', ""));
+        assert!(budget.available_permits() < RESULT_BYTES_AT_ONCE);
+        drop(captured);
+        assert_eq!(budget.available_permits(), RESULT_BYTES_AT_ONCE);
+
+        let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
+        let table: [(&[u8], &str); 5] = [
+            (b" \n", "is empty"),
+            (b"{} {}", "is not one JSON value: trailing characters"),
+            (b"{\"a\":", "is not one JSON value: EOF"),
+            (b"\"\xff\"", "is not UTF-8 from byte 2 on"),
+            (deep.as_bytes(), "nested more than 100 levels"),
+        ];
+        for (said, note) in table {
+            let captured = json(&budget, &[said]).await;
+            assert!(captured.note.as_ref().expect("a note").contains(note), "{:?}", captured.note);
+            assert!(captured.result.is_none() && captured.stdout.as_ref().is_some_and(|stdout| !stdout.data.is_empty()));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_or_finds_no_memory_is_no_result() {
+        let budget = Arc::new(Semaphore::new(RESULT_BYTES_AT_ONCE));
+        let (long, end) = (vec![b'1'; RESULT_BYTES], b"the end\n".as_slice());
+        let captured = json(&budget, &[&long, end]).await;
+        assert!(captured.note.as_ref().expect("a note").contains("longer than 8 MiB"));
+        let stdout = captured.stdout.as_ref().expect("a tail");
+        assert!(stdout.data.ends_with("the end\n"));
+        assert_eq!(stdout.cut.map(|cut| cut.bytes), Some((RESULT_BYTES + 8 - 65536) as u64));
+        assert_eq!(budget.available_permits(), RESULT_BYTES_AT_ONCE, "memory that is not used is given back");
+
+        let small = Arc::new(Semaphore::new(1000));
+        let captured = json(&small, &[b"[1,", &[b' '; 2000], b"2]"]).await;
+        assert!(captured.note.as_ref().expect("a note").contains("is used up"));
+        assert!(captured.stdout.as_ref().is_some_and(|stdout| stdout.data.len() == 2005 && stdout.cut.is_none()));
+        assert_eq!(small.available_permits(), 1000);
+    }
 }

@@ -1,6 +1,8 @@
 //! What a daemon that was killed left running: found by what it wrote down and by what stands in each process's environment,
-//! and stopped. It holds each process by a descriptor while it looks at it again and signals it: no stranger can be hit. It
-//! never touches this process.
+//! and stopped. Each process is held by a descriptor while it is looked at again and signalled, so that a number that was given
+//! to somebody else meanwhile hits nobody. It never touches this process itself, and never waits by looking again and again.
+//!
+//! Linux only: elsewhere nothing tells whether a recorded number is still the same process, so nothing is signalled.
 
 use ws_daemon_protocol::id::RunId;
 
@@ -11,7 +13,8 @@ use super::Grace;
 pub struct Orphan {
     /// The run.
     pub run: RunId,
-    /// Its script's process id and start time, as [`super::Running::process`] told them, if that was written down.
+    /// Its script's process id and start time, as [`super::Running::process`] told them, if that was written down. Good for one
+    /// life of the machine.
     pub recorded: Option<(u32, u64)>,
 }
 
@@ -20,15 +23,271 @@ pub async fn stop(run: &RunId, recorded: Option<(u32, u64)>, grace: Grace) -> us
     stop_all(&[Orphan { run: run.clone(), recorded }], grace).await
 }
 
-/// Stops what is left of these runs: TERM, after the grace KILL. Ends when it is gone; returns how many processes are not,
-/// which is 0 unless the kernel holds them.
+/// Stops what is left of these runs: the recorded process with its group, and all that have the run in their environment. TERM,
+/// after the grace KILL. Ends when they are gone; returns how many are not, which is 0 unless the kernel holds them.
 pub async fn stop_all(orphans: &[Orphan], grace: Grace) -> usize {
-    let _ = (orphans, grace);
-    0
+    if orphans.is_empty() {
+        return 0;
+    }
+    #[cfg(target_os = "linux")]
+    return linux::stop_all(orphans, grace).await;
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = grace;
+        tracing::warn!(
+            runs = orphans.len(),
+            "what runs of the daemon's last life left running is not looked for on this system"
+        );
+        0
+    }
 }
 
-/// When a process started, in the system's own count; `None` if that is not known.
+/// When a process started, in the system's own count; `None` if that is not told.
 pub fn start_time(pid: u32) -> Option<u64> {
-    let _ = pid;
-    None
+    #[cfg(target_os = "linux")]
+    return linux::Look::at(pid).map(|look| look.start_time);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = pid;
+        None
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::collections::HashSet;
+    use std::fs;
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+    use std::thread;
+
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    use tokio::io::Interest;
+    use tokio::sync::oneshot;
+    use tokio::time::{Instant, timeout_at};
+    use tracing::{info, warn};
+
+    use super::super::Grace;
+    use super::super::start::RUN;
+    use super::Orphan;
+    use crate::system::readiness;
+
+    /// What /proc tells of a process.
+    #[derive(Debug)]
+    pub(super) struct Look {
+        state: u8,
+        group: u32,
+        pub(super) start_time: u64,
+    }
+
+    /// Whom we are after.
+    #[derive(Debug)]
+    struct Wanted {
+        /// `WSDAEMON_RUN=…`, as it stands in an environment.
+        variables: HashSet<Vec<u8>>,
+        /// Groups whose leader is still the recorded one.
+        groups: HashSet<u32>,
+    }
+
+    pub(super) async fn stop_all(orphans: &[Orphan], grace: Grace) -> usize {
+        let wanted = Arc::new(Wanted::new(orphans));
+        let mut left = Vec::new();
+        for signal in [Signal::TERM, Signal::KILL] {
+            let deadline = Instant::now() + grace.kill;
+            // Again, since one that was just being started may have been missed; what has ended is not found twice.
+            loop {
+                left = find(&wanted).await;
+                if left.is_empty() {
+                    return 0;
+                }
+                info!(processes = left.len(), ?signal, "stopping what runs of the daemon's last life left running");
+                for process in &left {
+                    // The only failure that matters is that it is gone, which is what a signal is for.
+                    let _ = pidfd_send_signal(process, signal);
+                }
+                let all = std::mem::take(&mut left);
+                let count = all.len();
+                if timeout_at(deadline, all_ended(all)).await.is_err() || Instant::now() >= deadline {
+                    left = find(&wanted).await;
+                    if left.is_empty() {
+                        return 0;
+                    }
+                    warn!(processes = count, ?signal, "they have not ended in time");
+                    break;
+                }
+            }
+        }
+        left.len()
+    }
+
+    async fn all_ended(processes: Vec<OwnedFd>) {
+        for process in processes {
+            match readiness(process, Interest::READABLE) {
+                Ok(process) => drop(process.readable().await),
+                Err(error) => warn!(%error, "the end of a process cannot be waited for"),
+            }
+        }
+    }
+
+    /// Looks through /proc on a thread of its own: there may be many, and one may hold up whoever reads its environment.
+    async fn find(wanted: &Arc<Wanted>) -> Vec<OwnedFd> {
+        let (tell, told) = oneshot::channel();
+        let there = Arc::clone(wanted);
+        let thread = thread::Builder::new().name("orphans".into()).spawn(move || drop(tell.send(there.find())));
+        if let Err(error) = thread {
+            warn!(%error, "no thread to look for what runs left running; it is looked for here");
+            return wanted.find();
+        }
+        told.await.unwrap_or_default()
+    }
+
+    impl Wanted {
+        fn new(orphans: &[Orphan]) -> Self {
+            let same = |(pid, start_time): &(u32, u64)| Look::at(*pid).is_some_and(|look| look.start_time == *start_time);
+            Self {
+                variables: orphans.iter().map(|orphan| format!("{RUN}{}", orphan.run).into_bytes()).collect(),
+                groups: orphans.iter().filter_map(|orphan| orphan.recorded.filter(same)).map(|(pid, _)| pid).collect(),
+            }
+        }
+
+        /// All that are alive, each held by a descriptor.
+        fn find(&self) -> Vec<OwnedFd> {
+            let entries = match fs::read_dir("/proc") {
+                Ok(entries) => entries,
+                Err(error) => {
+                    warn!(%error, "no /proc: what runs left running is not found");
+                    return Vec::new();
+                }
+            };
+            let own = std::process::id();
+            let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+            pids.filter(|pid| *pid != own).filter_map(|pid| self.hold(pid)).collect()
+        }
+
+        fn hold(&self, pid: u32) -> Option<OwnedFd> {
+            if !self.is_wanted(pid) {
+                return None;
+            }
+            let held = pidfd_open(Pid::from_raw(pid.try_into().ok()?)?, PidfdFlags::empty());
+            match held {
+                // Looked at again, now that the number cannot be given to another without that being seen.
+                Ok(held) => self.is_wanted(pid).then_some(held),
+                Err(rustix::io::Errno::SRCH) => None,
+                Err(error) => {
+                    warn!(%error, pid, "a process that a run left running cannot be held, and is not stopped");
+                    None
+                }
+            }
+        }
+
+        fn is_wanted(&self, pid: u32) -> bool {
+            // One that has ended and is not reaped yet is as good as gone.
+            let Some(look) = Look::at(pid).filter(|look| !matches!(look.state, b'Z' | b'X')) else { return false };
+            if self.groups.contains(&look.group) {
+                return true;
+            }
+            // Other users' environments are not ours to read, and their processes not ours to stop.
+            let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+            environment.split(|byte| *byte == 0).any(|variable| self.variables.contains(variable))
+        }
+    }
+
+    impl Look {
+        /// proc_pid_stat(5): the name in parentheses may hold anything, so the fields are counted from its end.
+        pub(super) fn at(pid: u32) -> Option<Self> {
+            let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+            let behind = stat.iter().rposition(|byte| *byte == b')')? + 1;
+            let fields: Vec<&str> = std::str::from_utf8(&stat[behind..]).ok()?.split_ascii_whitespace().collect();
+            Some(Self {
+                state: *fields.first()?.as_bytes().first()?,
+                group: fields.get(2)?.parse().ok()?,
+                start_time: fields.get(19)?.parse().ok()?,
+            })
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Starts a shell in a group of its own, and reads lines of it until it has said `ready` so often.
+    fn shell(script: &str, run: Option<&RunId>, ready: usize) -> Child {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdout(Stdio::piped()).process_group(0);
+        if let Some(run) = run {
+            command.env("WSDAEMON_RUN", run.to_string());
+        }
+        let mut child = command.spawn().expect("spawned");
+        let said = BufReader::new(child.stdout.take().expect("piped"));
+        assert_eq!(said.lines().take(ready).filter(|line| line.as_ref().is_ok_and(|line| line == "ready")).count(), ready);
+        child
+    }
+
+    fn run_id() -> RunId {
+        RunId::new(Uuid::now_v7().to_string())
+    }
+
+    fn grace(kill: Duration) -> Grace {
+        Grace { kill, ..Grace::default() }
+    }
+
+    #[tokio::test]
+    async fn what_has_the_run_in_its_environment_is_stopped_also_outside_of_its_group() {
+        let (run, other) = (run_id(), run_id());
+        let mut left = shell("setsid sh -c 'echo ready; sleep 1000' & echo ready; wait", Some(&run), 2);
+        let mut stranger = shell("echo ready; exec sleep 1000", Some(&other), 1);
+        assert_eq!(stop(&run, None, grace(Duration::from_secs(30))).await, 0);
+        assert_eq!(left.wait().expect("ended").signal(), Some(libc::SIGTERM));
+        let found = |run: &RunId| {
+            let wanted = format!("WSDAEMON_RUN={run}").into_bytes();
+            std::fs::read_dir("/proc")
+                .expect("there")
+                .flatten()
+                .filter(move |entry| {
+                    let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+                    environment.split(|byte| *byte == 0).any(|variable| variable == wanted)
+                })
+                .count()
+        };
+        assert_eq!((found(&run), found(&other)), (0, 1));
+        stranger.kill().expect("alive");
+        stranger.wait().expect("ended");
+    }
+
+    #[tokio::test]
+    async fn a_recorded_process_is_stopped_with_its_group_only_if_it_is_still_the_same() {
+        let mut left = shell("sh -c 'echo ready; exec sleep 1000' & echo ready; wait", None, 2);
+        let (pid, started) = (left.id(), start_time(left.id()).expect("alive"));
+        assert_eq!(stop(&run_id(), Some((pid, started + 1)), Grace::default()).await, 0);
+        assert!(left.try_wait().expect("ours").is_none(), "another process of that number was stopped");
+        assert_eq!(stop(&run_id(), Some((pid, started)), grace(Duration::from_secs(30))).await, 0);
+        assert_eq!(left.wait().expect("ended").signal(), Some(libc::SIGTERM));
+        // One that has ended may stay until someone reaps it.
+        let members = std::fs::read_dir("/proc").expect("there").flatten().filter(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+            fields.get(2) == Some(&pid.to_string().as_str()) && fields[0] != "Z"
+        });
+        assert_eq!(members.count(), 0, "a member of the group is left");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_heed_term_is_killed_and_several_runs_are_stopped_at_once() {
+        let runs = [run_id(), run_id()];
+        let mut deaf = shell("trap '' TERM; echo ready; while :; do sleep 1000; done", Some(&runs[0]), 1);
+        let mut mild = shell("echo ready; exec sleep 1000", Some(&runs[1]), 1);
+        let orphans = runs.map(|run| Orphan { run, recorded: None });
+        assert_eq!(stop_all(&orphans, grace(Duration::from_millis(200))).await, 0);
+        assert_eq!(deaf.wait().expect("ended").signal(), Some(libc::SIGKILL));
+        assert_eq!(mild.wait().expect("ended").signal(), Some(libc::SIGTERM));
+    }
 }

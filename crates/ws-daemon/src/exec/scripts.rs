@@ -132,7 +132,7 @@ impl Scripts {
         let look = fstat(self.look_up(root, &name).ok()?).ok()?;
         let regular = FileType::from_raw_mode(look.st_mode) == FileType::RegularFile;
         let bytes = u64::try_from(look.st_size).unwrap_or(0);
-        regular.then(|| ScriptEntry { name, executable: look.st_mode & 0o111 != 0, bytes })
+        regular.then_some(ScriptEntry { name, executable: look.st_mode & 0o111 != 0, bytes })
     }
 
     fn check(&self, file: &OwnedFd, name: &str) -> Result<(), Outcome> {

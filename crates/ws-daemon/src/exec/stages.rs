@@ -238,3 +238,299 @@ impl fmt::Debug for Admitted {
         f.debug_struct("Admitted").field("run", &self.run).field("has_slot", &self.has_slot()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use serde_json::value::RawValue;
+    use tempfile::TempDir;
+    use tokio::time::{Instant, timeout};
+    use tokio_util::sync::CancellationToken;
+    use uuid::Uuid;
+    use ws_daemon_protocol::id::RunId;
+    use ws_daemon_protocol::message::Params;
+    use ws_daemon_protocol::outcome::Signal;
+
+    use super::*;
+    use crate::config::Limits;
+    use crate::exec::{ChunkData, Folder, Grace, Stats, StreamBuffer, Surroundings};
+    use crate::tasks::{Stop, Tasks};
+
+    /// So long that whoever waits for it has failed.
+    const LONG: Duration = Duration::from_mins(1);
+
+    const SHORT: Duration = Duration::from_millis(150);
+
+    struct Stage {
+        prefix: TempDir,
+        executor: Executor,
+        stop: Stop,
+    }
+
+    fn stage_of(runs: usize, kill: Duration, drain: Duration) -> Stage {
+        let prefix = tempfile::tempdir().expect("a temporary folder");
+        for folder in ["scripts", "hooks"] {
+            fs::create_dir(prefix.path().join(folder)).expect("made");
+        }
+        let environment =
+            [("PATH", "/usr/bin:/bin"), ("WSDAEMON_DEADLINE", "0")].map(|(name, value)| (name.into(), value.into()));
+        let around = Surroundings::new(prefix.path(), &prefix.path().join("socket"), environment.into_iter()).expect("no NUL");
+        let limits = Limits {
+            runs,
+            waiting: 8,
+            waiting_bytes: 1 << 20,
+            message: 1 << 20,
+            nesting: 128,
+            connections: 1,
+            local_connections: 1,
+            held_bytes: 0,
+        };
+        let stop = Stop::default();
+        let around = around.with_grace(Grace { kill, drain });
+        let executor = Executor::new(around, &limits, Tasks::default(), stop.clone()).expect("threads");
+        Stage { prefix, executor, stop }
+    }
+
+    fn stage() -> Stage {
+        stage_of(4, LONG, LONG)
+    }
+
+    impl Stage {
+        fn write(&self, name: &str, text: &str) {
+            let path = self.prefix.path().join(name);
+            fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+        }
+
+        /// A script `name` and a job for it.
+        fn job(&self, name: &str, text: &str) -> Job {
+            self.write(&format!("scripts/{name}"), text);
+            Job {
+                run: RunId::new(Uuid::now_v7().to_string()),
+                id: None,
+                name: name.into(),
+                params: Params::new(None::<&RawValue>),
+                peer: "tester".into(),
+                folder: Folder::Scripts,
+                timeout: None,
+                capture: Capture::None,
+                cancel: CancellationToken::new(),
+            }
+        }
+
+        fn admit(&self, job: Job) -> Admitted {
+            self.executor.admit(job).expect("a place")
+        }
+
+        async fn run(&self, job: Job) -> Ended {
+            timeout(LONG, self.admit(job).run()).await.expect("it ends")
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.prefix.path().join(name)
+        }
+    }
+
+    fn stopped_by(ended: &Ended, code: ErrorCode, signal: i32) {
+        match ended.outcome() {
+            Outcome::Stopped(found, _, Signal(by)) => assert_eq!((*found, *by), (code, signal)),
+            other => panic!("{other:?}"),
+        }
+        assert!(!ended.never_started() && ended.ms().is_some());
+    }
+
+    /// Ends a run when its script has said `word`.
+    async fn cancelled_at(stage: &Stage, mut job: Job, word: &str) -> Ended {
+        let buffer = Arc::new(StreamBuffer::new());
+        job.capture = Capture::Stream(Arc::clone(&buffer));
+        let cancel = job.cancel.clone();
+        let hear = async {
+            let chunk = buffer.next(1000).await.expect("it speaks");
+            assert_eq!(chunk.data, ChunkData::Text(format!("{word}\n")));
+            cancel.cancel();
+        };
+        timeout(LONG, async { tokio::join!(stage.admit(job).run(), hear).0 }).await.expect("it ends")
+    }
+
+    #[tokio::test]
+    async fn a_script_finds_its_deadline_only_if_it_has_one() {
+        let stage = stage();
+        let mut job = stage.job("s", "echo \"[$WSDAEMON_DEADLINE]\"");
+        job.capture = Capture::Tail;
+        assert_eq!(stage.run(job).await.captured().and_then(|kept| kept.stdout.clone()).expect("kept").data, "[]\n");
+        let mut job = stage.job("s", "echo $WSDAEMON_DEADLINE");
+        (job.capture, job.timeout) = (Capture::Tail, Some(LONG));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+        let said = stage.run(job).await.captured().and_then(|kept| kept.stdout.clone()).expect("kept").data;
+        let deadline: f64 = said.trim().parse().expect("a number");
+        assert!((-0.01..30.0).contains(&(deadline - now - 60.0)), "{said}");
+        assert_eq!(said.trim().split_once('.').map(|(_, ms)| ms.len()), Some(3), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_script_whose_time_is_over_is_stopped_whatever_it_makes_of_term() {
+        let stage = stage_of(4, SHORT, LONG);
+        let mut job = stage.job("mild", "exec sleep 1000");
+        job.timeout = Some(SHORT);
+        stopped_by(&stage.run(job).await, ErrorCode::TimedOut, libc::SIGTERM);
+        let mut job = stage.job("polite", "trap 'exit 3' TERM; while :; do sleep 0.05; done");
+        job.timeout = Some(SHORT);
+        let ended = stage.run(job).await;
+        stopped_by(&ended, ErrorCode::TimedOut, libc::SIGTERM);
+        assert!(ended.ms().is_some_and(|ms| (150..30_000).contains(&ms)), "{:?}", ended.ms());
+        let mut job = stage.job("deaf", "trap '' TERM; while :; do sleep 1000; done");
+        job.timeout = Some(SHORT);
+        stopped_by(&stage.run(job).await, ErrorCode::TimedOut, libc::SIGKILL);
+        let mut job = stage.job("quick", "exit 5");
+        job.timeout = Some(LONG);
+        assert_eq!(*stage.run(job).await.outcome(), Outcome::Exited(5));
+    }
+
+    #[tokio::test]
+    async fn what_left_the_group_does_not_hold_a_stopped_run() {
+        let stage = stage_of(4, SHORT, SHORT);
+        let mut job = stage.job("s", "setsid sh -c 'echo $$ > left; exec sleep 1000' & wait");
+        job.timeout = Some(Duration::from_secs(1));
+        stopped_by(&stage.run(job).await, ErrorCode::TimedOut, libc::SIGTERM);
+        let left: i32 = fs::read_to_string(stage.path("left")).expect("it ran").trim().parse().expect("a number");
+        let left = rustix::process::Pid::from_raw(left).expect("a process");
+        rustix::process::kill_process(left, rustix::process::Signal::KILL).expect("it is let be");
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_script_is_stopped_with_its_group() {
+        let stage = stage();
+        let job = stage.job("mild", "sleep 1000 & echo $! > child; echo ready; wait");
+        let ended = cancelled_at(&stage, job, "ready").await;
+        stopped_by(&ended, ErrorCode::Cancelled, libc::SIGTERM);
+        let job = stage.job("polite", "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done");
+        stopped_by(&cancelled_at(&stage, job, "ready").await, ErrorCode::Cancelled, libc::SIGTERM);
+        let stage = stage_of(4, SHORT, LONG);
+        let job = stage.job("deaf", "trap '' TERM; echo ready; while :; do sleep 1000; done");
+        stopped_by(&cancelled_at(&stage, job, "ready").await, ErrorCode::Cancelled, libc::SIGKILL);
+    }
+
+    #[tokio::test]
+    async fn a_run_in_line_ends_at_once_when_it_is_cancelled_or_the_daemon_stops() {
+        let stage = stage_of(1, LONG, LONG);
+        let first = stage.admit(stage.job("s", "exit 0"));
+        assert!(first.has_slot());
+        let (second, third) = (stage.job("s", "exit 0"), stage.job("s", "exit 0"));
+        let cancel = second.cancel.clone();
+        let (second, third) = (stage.admit(second), stage.admit(third));
+        assert!(!second.has_slot());
+        assert_eq!(stage.executor.stats(), Stats { running: 1, in_line: 2 });
+        cancel.cancel();
+        let ended = timeout(LONG, second.turn()).await.expect("at once").expect_err("cancelled");
+        assert!(matches!(ended.outcome(), Outcome::Failed(ErrorCode::Cancelled, _)));
+        assert!(ended.never_started() && !ended.drained() && ended.ms().is_none());
+        stage.stop.drain.cancel();
+        let ended = timeout(LONG, third.turn()).await.expect("at once").expect_err("drained");
+        assert!(matches!(ended.outcome(), Outcome::Failed(ErrorCode::Busy, _)));
+        assert!(ended.never_started() && ended.drained());
+        // Its turn had come, and still nothing of it started.
+        let ended = first.turn().await.expect_err("drained");
+        assert!(ended.drained());
+        assert_eq!(stage.executor.stats(), Stats { running: 0, in_line: 0 });
+    }
+
+    #[tokio::test]
+    async fn the_stages_can_be_gone_through_one_by_one() {
+        let stage = stage();
+        let job = stage.job("s", "echo $$ > pid; exit 4");
+        let ready = stage.admit(job).turn().await.expect("a slot");
+        let running = ready.start().await.expect("it starts");
+        let (pid, started) = running.process();
+        let (again, same) = running.process();
+        assert!(pid > 0 && (pid, started) == (again, same));
+        #[cfg(target_os = "linux")]
+        assert!(started > 0);
+        let ended = timeout(LONG, running.end()).await.expect("it ends");
+        assert_eq!((ended.outcome(), ended.never_started()), (&Outcome::Exited(4), false));
+        assert_eq!(fs::read_to_string(stage.path("pid")).expect("written").trim(), pid.to_string());
+        let mut job = stage.job("s", "exit 0");
+        job.name = "none".into();
+        let ready = stage.admit(job).turn().await.expect("a slot");
+        let ended = ready.start().await.expect_err("there is none");
+        assert!(matches!(ended.outcome(), Outcome::Failed(ErrorCode::NotFound, _)));
+        assert!(ended.never_started() && !ended.drained());
+    }
+
+    #[tokio::test]
+    async fn output_is_kept_as_asked_for() {
+        let stage = stage();
+        let text = "echo '{ \"a\": [1.0] }'; echo trouble >&2; exit 2";
+        for (capture, stdout, result) in
+            [(Capture::Tail, Some("{ \"a\": [1.0] }\n"), None), (Capture::Json, None, Some("{\"a\":[1.0]}"))]
+        {
+            let mut job = stage.job("s", text);
+            job.capture = capture;
+            let ended = stage.run(job).await;
+            let kept = ended.captured().expect("kept");
+            assert_eq!(kept.stdout.as_ref().map(|text| text.data.as_str()), stdout);
+            assert_eq!(kept.result.as_ref().map(|result| result.get()), result);
+            assert_eq!((kept.stderr.data.as_str(), ended.outcome()), ("trouble\n", &Outcome::Exited(2)));
+        }
+        assert!(stage.run(stage.job("s", text)).await.captured().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_closed_when_its_run_is_over_also_if_it_never_started() {
+        let stage = stage();
+        let started = Instant::now();
+        for name in ["s", "none"] {
+            let buffer = Arc::new(StreamBuffer::new());
+            let mut job = stage.job("s", "echo one; echo two >&2");
+            (job.name, job.capture) = (name.into(), Capture::Stream(Arc::clone(&buffer)));
+            let read = async {
+                let mut said = String::new();
+                while let Some(chunk) = buffer.next(1000).await {
+                    let ChunkData::Text(text) = chunk.data else { panic!("text") };
+                    said.push_str(&text);
+                }
+                said
+            };
+            let (_, said) = timeout(LONG, async { tokio::join!(stage.run(job), read) }).await.expect("it ends");
+            assert_eq!(said.len(), if name == "s" { 8 } else { 0 }, "{said}");
+        }
+        assert!(started.elapsed() < LONG);
+        let buffer = Arc::new(StreamBuffer::new());
+        let mut job = stage.job("s", "exit 0");
+        job.capture = Capture::Stream(Arc::clone(&buffer));
+        stage.stop.drain.cancel();
+        stage.executor.admit(job).expect_err("it stops");
+        assert_eq!(timeout(LONG, buffer.next(1000)).await.expect("closed"), None);
+    }
+
+    #[tokio::test]
+    async fn hooks_are_not_scripts_and_scripts_are_listed() {
+        let stage = stage();
+        stage.write("hooks/h", "exit 6");
+        let mut job = stage.job("s", "exit 0");
+        (job.name, job.folder) = ("h".into(), Folder::Hooks);
+        assert_eq!(*stage.run(job).await.outcome(), Outcome::Exited(6));
+        let mut job = stage.job("s", "exit 0");
+        job.name = "h".into();
+        assert!(matches!(stage.run(job).await.outcome(), Outcome::Failed(ErrorCode::NotFound, _)));
+        let mut job = stage.job("s", "exit 0");
+        (job.name, job.folder) = ("../scripts/s".into(), Folder::Hooks);
+        let ended = stage.run(job).await;
+        let Outcome::Failed(ErrorCode::Forbidden, said) = ended.outcome() else { panic!("{ended:?}") };
+        assert!(said.contains("hooks/"), "{said}");
+
+        fs::create_dir_all(stage.path("scripts/deep/er")).expect("made");
+        stage.write("scripts/deep/er/x", "exit 0");
+        fs::write(stage.path("scripts/note.txt"), "12345").expect("written");
+        for (target, link) in [("deep/er/x", "inside"), ("../hooks/h", "outside"), (".", "circle")] {
+            std::os::unix::fs::symlink(target, stage.path("scripts").join(link)).expect("linked");
+        }
+        let listed: Vec<_> = stage.executor.scripts().await;
+        let listed: Vec<_> = listed.iter().map(|entry| (entry.name.as_str(), entry.executable, entry.bytes)).collect();
+        assert_eq!(listed, [("deep/er/x", true, 17), ("inside", true, 17), ("note.txt", false, 5), ("s", true, 17)]);
+        assert_eq!(stage.executor.capacity(), 4);
+    }
+}

@@ -240,3 +240,193 @@ impl Position {
         Chunk { stream, offset, gap, data }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt;
+    use proptest::prelude::*;
+
+    use super::StreamName::{Stderr, Stdout};
+    use super::*;
+
+    /// What a reader finds when it looks.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Found {
+        Nothing,
+        Next(Chunk),
+        End,
+    }
+
+    fn next(buffer: &StreamBuffer, max_bytes: usize) -> Found {
+        match buffer.next(max_bytes).now_or_never() {
+            None => Found::Nothing,
+            Some(None) => Found::End,
+            Some(Some(chunk)) => Found::Next(chunk),
+        }
+    }
+
+    fn chunk(stream: StreamName, offset: u64, text: &str) -> Found {
+        Found::Next(Chunk { stream, offset, gap: 0, data: ChunkData::Text(text.into()) })
+    }
+
+    fn bytes(count: u64) -> usize {
+        usize::try_from(count).expect("small")
+    }
+
+    #[test]
+    fn chunks_come_in_order_and_a_character_waits_for_its_rest() {
+        let buffer = StreamBuffer::new();
+        assert_eq!(next(&buffer, 100), Found::Nothing);
+        buffer.push(Stdout, b"one \xe2\x82");
+        buffer.push(Stderr, b"two");
+        assert_eq!(next(&buffer, 100), chunk(Stdout, 0, "one "));
+        assert_eq!(next(&buffer, 100), chunk(Stderr, 0, "two"));
+        assert_eq!(next(&buffer, 100), Found::Nothing);
+        buffer.push(Stdout, b"\xac!");
+        assert_eq!(next(&buffer, 4), chunk(Stdout, 4, "€!"));
+        buffer.push(Stdout, b"\xe2");
+        buffer.close();
+        let rest = Chunk { stream: Stdout, offset: 8, gap: 0, data: ChunkData::Base64("4g==".into()) };
+        assert_eq!(next(&buffer, 100), Found::Next(rest));
+        assert_eq!(next(&buffer, 100), Found::End);
+    }
+
+    #[test]
+    fn what_is_dropped_is_told_also_when_nothing_follows_it() {
+        let buffer = StreamBuffer::new();
+        buffer.push(Stdout, b"gone");
+        for _ in 0..5 {
+            buffer.push(Stderr, "ä".repeat(30_000).as_bytes());
+        }
+        buffer.close();
+        let mut read = 0;
+        let mut gaps = Vec::new();
+        while let Found::Next(Chunk { stream, offset, gap, data: ChunkData::Text(text) }) = next(&buffer, 1000) {
+            assert!(text.chars().all(|char| char == 'ä'));
+            gaps.extend((gap > 0).then_some((stream, offset, gap)));
+            read += text.len();
+        }
+        let [(Stderr, at, lost), (Stdout, 4, 4)] = gaps[..] else { panic!("{gaps:?}") };
+        assert_eq!((at, bytes(lost) + read), (lost, 300_000));
+        assert!((250_000..=STREAM_BYTES).contains(&read), "{read}");
+    }
+
+    #[test]
+    fn small_pieces_of_both_streams_in_turn_stay_within_the_bound() {
+        let buffer = StreamBuffer::new();
+        for _ in 0..100_000 {
+            buffer.push(Stdout, b"o");
+            buffer.push(Stderr, b"e");
+        }
+        let state = buffer.state();
+        assert!(state.pieces.len() * PIECE_BYTES + state.bytes.len() <= STREAM_BYTES);
+        assert!(state.bytes.capacity() <= STREAM_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_waits_is_woken_by_output_and_by_the_end_and_a_tap_sees_all() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let tapped = Arc::clone(&seen);
+        let tap = move |stream, offset, bytes: &[u8]| tapped.lock().expect("whole").push((stream, offset, bytes.to_vec()));
+        let buffer = StreamBuffer::with_tap(Box::new(tap));
+        let write = async {
+            for text in ["one", "two"] {
+                tokio::task::yield_now().await;
+                buffer.push(Stdout, text.as_bytes());
+            }
+            tokio::task::yield_now().await;
+            buffer.close();
+            buffer.push(Stdout, b"late");
+        };
+        let read = async {
+            let mut all = String::new();
+            while let Some(chunk) = buffer.next(100).await {
+                assert_eq!(chunk.offset, all.len() as u64);
+                let ChunkData::Text(text) = chunk.data else { panic!("text") };
+                all.push_str(&text);
+            }
+            all
+        };
+        assert_eq!(tokio::join!(read, write).0, "onetwo");
+        assert_eq!(*seen.lock().expect("whole"), [(Stdout, 0, b"one".to_vec()), (Stdout, 3, b"two".to_vec())]);
+    }
+
+    /// What a script does and what its reader does.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(StreamName, Vec<u8>),
+        Flood(StreamName, String, usize),
+        Read(usize),
+    }
+
+    fn steps(text_only: bool) -> impl Strategy<Value = Vec<(usize, Step)>> {
+        let stream = || prop_oneof![Just(Stdout), Just(Stderr)];
+        let text = "[aé€𝄞]{0,12}".prop_map(String::into_bytes);
+        let bytes = if text_only { text.boxed() } else { prop_oneof![text, prop::collection::vec(any::<u8>(), 0..12)].boxed() };
+        let step = prop_oneof![
+            6 => (stream(), bytes).prop_map(|(stream, bytes)| Step::Push(stream, bytes)),
+            1 => (stream(), "[é€𝄞]{1,3}", 1..90_000_usize).prop_map(|(stream, text, bytes)| Step::Flood(stream, text, bytes)),
+            4 => (0..40_usize).prop_map(Step::Read),
+            1 => Just(Step::Read(100_000)),
+        ];
+        prop::collection::vec((1..5_usize, step), 0..60)
+    }
+
+    /// Does the steps, every push cut into pieces; checks each chunk against what was written.
+    fn check(steps: Vec<(usize, Step)>, text_only: bool) {
+        let buffer = StreamBuffer::new();
+        let mut written = [Vec::new(), Vec::new()];
+        let mut told = [0_u64, 0];
+        let mut take = |written: &[Vec<u8>; 2], max_bytes| -> bool {
+            let Found::Next(Chunk { stream, offset, gap, data }) = next(&buffer, max_bytes) else { return false };
+            assert_eq!(offset, told[stream as usize] + gap, "no byte is missing but for the gap");
+            let bytes = match data {
+                ChunkData::Text(text) => text.into_bytes(),
+                ChunkData::Base64(text) => {
+                    assert!(!text_only, "a character was split");
+                    STANDARD.decode(text).expect("base64")
+                }
+            };
+            assert!(bytes.len() <= max_bytes.max(4));
+            assert!(!bytes.is_empty() || gap > 0);
+            told[stream as usize] = offset + bytes.len() as u64;
+            let at = self::bytes(offset);
+            assert_eq!(bytes, written[stream as usize][at..at + bytes.len()]);
+            true
+        };
+        for (size, step) in steps {
+            let (stream, bytes) = match step {
+                Step::Push(stream, bytes) => (stream, bytes),
+                Step::Flood(stream, text, bytes) => (stream, text.repeat(bytes / text.len()).into_bytes()),
+                Step::Read(max_bytes) => {
+                    take(&written, max_bytes);
+                    continue;
+                }
+            };
+            let size = if bytes.len() > 100 { 16_383 } else { size };
+            for piece in bytes.chunks(size) {
+                buffer.push(stream, piece);
+                written[stream as usize].extend_from_slice(piece);
+            }
+        }
+        buffer.close();
+        while take(&written, 5000) {}
+        assert_eq!(told.map(bytes), written.map(|written| written.len()), "all is told, or told as a gap");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn chunks_and_gaps_are_what_was_written(steps in steps(false)) {
+            check(steps, false);
+        }
+
+        #[test]
+        fn no_chunk_of_text_splits_a_character(steps in steps(true)) {
+            check(steps, true);
+        }
+    }
+}
