@@ -35,7 +35,7 @@ fn a_disk_that_is_full_refuses_and_works_again_when_there_is_room() {
     let _mount = Mount::new(&["-t", "tmpfs", "-o", "size=256k", "none"], &disk).unwrap();
     let path = disk.join("spool.db");
     let spool = Spool::open(&path, Bounds::default(), Durability::Full).unwrap().spool;
-    block(async {
+    let acknowledged = block(async {
         let big = |number| NewRequest { body: "x".repeat(2000).into(), ..request(&[number], None) };
         let ballast = disk.join("ballast");
         fs::write(&ballast, vec![1; 60_000]).unwrap();
@@ -55,8 +55,9 @@ fn a_disk_that_is_full_refuses_and_works_again_when_there_is_room() {
         assert_eq!(spool.accept(big(number + 2)).await, Ok(Accepted::Fresh), "there is room");
         acknowledged.push(number + 2);
         spool.close().await;
-        assert_eq!(kept(&path), acknowledged);
+        acknowledged
     });
+    assert_eq!(kept(&path), acknowledged);
 }
 
 #[test]
