@@ -11,7 +11,7 @@
 //! | 4 | `control` |
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
-//! | 1 | `link`, `exec`, `route`, `policy` |
+//! | 1 | `link`, `exec`, `route`, `policy`, `spool` |
 //! | 0 | `config`, `tasks`, `system` |
 
 pub mod cli;
@@ -26,6 +26,7 @@ pub mod origin;
 pub mod peers;
 pub mod policy;
 pub mod route;
+pub mod spool;
 pub mod system;
 pub mod tasks;
 pub mod worker;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. Modules of one layer do not know each other.
 const LAYERS: [&[&str]; 8] = [
     &["config", "tasks", "system"],
-    &["link", "exec", "route", "policy"],
+    &["link", "exec", "route", "policy", "spool"],
     &["peers"],
     &["origin", "worker"],
     &["control"],
