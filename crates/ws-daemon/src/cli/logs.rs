@@ -41,9 +41,8 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let mut printer = Printer::new(Some(Exit::Ok));
     let mut conversation = arguments.asking.open(flags)?;
     // One question a stream, under its name: what they print comes in the order in which it was printed.
-    for stream in &wanted {
-        conversation.say(&command("RUN", &question(arguments, *stream), stream.word()))?;
-    }
+    let questions = wanted.iter().map(|stream| command("RUN", &question(arguments, *stream), stream.word()));
+    conversation.say(&questions.collect::<String>())?;
     let mut open = wanted.len();
     while open > 0 {
         let line = conversation.next()?.ok_or_else(super::conversation::closed)?;
