@@ -118,6 +118,9 @@ impl Conversation {
         };
         let text = std::str::from_utf8(&bytes).map_err(|error| strange(&error))?.trim_end();
         let value: Value = serde_json::from_str(text).map_err(|error| strange(&error))?;
+        if !value.is_object() {
+            return Err(strange(&"it is no object"));
+        }
         let text = text.to_owned();
         Ok(Some(Line { text, value }))
     }

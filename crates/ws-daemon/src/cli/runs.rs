@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value};
 
-use super::clean::clean;
 use super::conversation::{Asking, report, text};
 use super::exit::{Exit, Trouble};
 use super::final_line;
@@ -42,7 +41,7 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let answer = arguments.asking.ask(flags, "RUNS", &data)?;
     let mut printer = Printer::new(Some(Exit::Ok));
     let now = when::now_ms();
-    let mut table = Table::new(["RUN", "~SCRIPT", "STATE", "~PEER", "~OUTCOME", "ASKED", "SIDE"]);
+    let mut table = Table::new(["RUN", "~SCRIPT", "~STATE", "~PEER", "ASKED", "SIDE"]);
     let records = answer.records();
     for (raw, record) in &records {
         if arguments.asking.json {
@@ -61,7 +60,7 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     Ok(Exit::Ok)
 }
 
-fn row(record: &Value, now: i64) -> [Cell; 7] {
+fn row(record: &Value, now: i64) -> [Cell; 6] {
     let word = |key| Cell::new(text(record, key).unwrap_or_default());
     let asked = record.get("accepted").and_then(Value::as_i64).map(|then| when::ago(then, now)).unwrap_or_default();
     let side = match text(record, "side") {
@@ -69,17 +68,19 @@ fn row(record: &Value, now: i64) -> [Cell; 7] {
         Some("done") => "to here",
         other => other.unwrap_or_default(),
     };
-    [word("run"), word("name"), word("state"), word("peer"), outcome(record), Cell::new(&asked), Cell::new(side)]
+    [word("run"), word("name"), state(record), word("peer"), Cell::new(&asked), Cell::new(side)]
 }
 
-fn outcome(record: &Value) -> Cell {
-    let Some(report) = report(record).filter(|_| text(record, "state").is_none_or(|state| state == "settled")) else {
-        return Cell::new("");
+/// How it stands, and of what is settled how it ended.
+fn state(record: &Value) -> Cell {
+    let state = text(record, "state");
+    let Some(report) = report(record).filter(|_| state.is_none_or(|state| state == "settled")) else {
+        return Cell::new(state.unwrap_or_default());
     };
     match (&report.error, report.status) {
-        (None, Some(0)) => Cell::good("0"),
-        (None, Some(status @ 1..=255)) => Cell::bad(&status.to_string()),
-        (Some(error), _) => Cell::bad(&clean(error)),
+        (None, Some(0)) => Cell::good("exit 0"),
+        (None, Some(status @ 1..=255)) => Cell::bad(&format!("exit {status}")),
+        (Some(error), _) => Cell::bad(error),
         _ => Cell::bad(&final_line::ending(&report)),
     }
 }

@@ -13,6 +13,9 @@ use super::printer::{Printer, cut, width_of};
 /// Columns that shrink keep at least so much.
 const NARROWEST: usize = 8;
 
+/// Spaces between two columns.
+const GAP: usize = 2;
+
 /// One entry, clean.
 #[derive(Debug, Clone)]
 pub struct Cell {
@@ -76,44 +79,43 @@ impl<const N: usize> Table<N> {
         let columns = self.columns(width);
         let heading = self.heading.map(|word| Cell { text: word.to_owned(), style: Style::new().bold() });
         let rows = std::iter::once(&heading).chain(&self.rows);
-        rows.map(|row| line(row, &columns, width.unwrap_or(usize::MAX), colours)).collect()
+        rows.map(|row| line(row, &columns, colours)).collect()
     }
 
-    /// How wide each column is: as its widest entry, or, where that is too much, the widest that may shrink gives way.
-    fn columns(&self, width: Option<usize>) -> [usize; N] {
+    /// How wide each column is that is shown: as its widest entry, or, where that is too much, the widest that may shrink gives
+    /// way; where that does not help, the last are left out.
+    fn columns(&self, width: Option<usize>) -> Vec<usize> {
         let widest = |at: usize| self.rows.iter().map(|row| row[at].text.width()).max().unwrap_or_default();
-        let mut columns: [usize; N] = std::array::from_fn(|at| widest(at).max(self.heading[at].width()));
-        let Some(width) = width else { return columns };
-        while columns.iter().sum::<usize>() + 2 * N.saturating_sub(1) > width {
-            let can = (0..N).filter(|at| self.shrinks[*at] && columns[*at] > NARROWEST);
-            let Some(at) = can.max_by_key(|at| columns[*at]) else { break };
+        let whole: Vec<usize> = (0..N).map(|at| widest(at).max(self.heading[at].width())).collect();
+        let Some(width) = width else { return whole };
+        let fitting = (1..=N).rev().find_map(|shown| self.shrunk(&whole[..shown], width));
+        fitting.unwrap_or_else(|| vec![width])
+    }
+
+    /// The columns, as narrow as they need to be for `width`; `None` if they cannot be.
+    fn shrunk(&self, whole: &[usize], width: usize) -> Option<Vec<usize>> {
+        let mut columns = whole.to_vec();
+        while columns.iter().sum::<usize>() + GAP * columns.len().saturating_sub(1) > width {
+            let can = (0..columns.len()).filter(|at| self.shrinks[*at] && columns[*at] > NARROWEST);
+            let at = can.max_by_key(|at| columns[*at])?;
             columns[at] -= 1;
         }
-        columns
+        Some(columns)
     }
 }
 
-/// One line; columns for which there is no room at all are left out.
-fn line<const N: usize>(row: &[Cell; N], columns: &[usize; N], width: usize, colours: bool) -> String {
-    let (mut line, mut used) = (String::new(), 0_usize);
+fn line<const N: usize>(row: &[Cell; N], columns: &[usize], colours: bool) -> String {
+    let mut line = String::new();
     for (at, (cell, column)) in row.iter().zip(columns).enumerate() {
-        let gap = if at == 0 { 0 } else { 2 };
-        let room = width.saturating_sub(used + gap).min(*column);
-        if room == 0 {
-            break;
-        }
-        let text = cut(&cell.text, room);
-        let fill = if at + 1 == N { 0 } else { room - text.width().min(room) };
-        line.push_str(&" ".repeat(gap));
+        let text = cut(&cell.text, *column);
+        let fill = if at + 1 == columns.len() { 0 } else { GAP + column.saturating_sub(text.width()) };
         if colours {
             line.push_str(&text.style(cell.style).to_string());
         } else {
             line.push_str(&text);
         }
         line.push_str(&" ".repeat(fill));
-        used += gap + room;
     }
-    line.truncate(line.trim_end_matches(' ').len());
     line
 }
 
@@ -146,6 +148,8 @@ mod tests {
             }
         }
         assert_eq!(table().lines(Some(36), false)[2], "a-rather-lo…  absent     sms, europ…");
+        assert_eq!(table().lines(Some(25), false)[2], "a-rather-long…  absent");
+        assert_eq!(table().lines(Some(5), false), ["NAME", "漢字", "a-ra…"]);
     }
 
     #[test]
