@@ -12,8 +12,9 @@ use crate::support::{Conversation, DEADLINE, Process, Ran, ScriptedDaemon, comma
 
 const RUN: &str = "01940b52-9c3e-7cc1-8b1e-5b1f0a3c9d77";
 
-/// What a terminal must never get from afar: ESC, CSI, BEL, CR, an override and an isolate; as JSON text.
-const NASTY: &str = r"a\u001b[2Jb\u009b2Jc\u0007d\re\u202ef\u2066g";
+/// What a terminal must never get from afar: ESC, CSI, BEL, CR, an override and an isolate; as JSON text, in which only those
+/// stand as they are that may.
+const NASTY: &str = "a\\u001b[2Jb\u{9b}2Jc\\u0007d\\re\u{202e}f\\u2066g";
 
 /// `words` with the socket of `daemon`.
 fn asking(daemon: &ScriptedDaemon, words: &[&str]) -> Command {
