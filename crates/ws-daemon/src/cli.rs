@@ -1,17 +1,35 @@
 //! The command line: what may be said, and which file answers it. Settings are gathered here from flags, environment and
 //! config.json; what they mean is for `config` to say.
 
+mod cancel;
 mod check;
+mod clean;
 mod completions;
 mod container;
+mod conversation;
 mod demo;
+mod events;
 mod exec;
 mod exit;
+mod final_line;
 mod gather;
 mod health;
 mod init;
 mod log;
+mod logs;
+mod pause;
+mod peers;
+mod ping;
+mod printer;
+mod reload;
 mod run;
+mod runs;
+mod scripts;
+mod show;
+mod stats;
+mod table;
+mod wait;
+mod when;
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
@@ -48,6 +66,30 @@ enum Command {
     Run,
     /// Run a script on a peer, wait, and exit with its status.
     Exec(exec::Arguments),
+    /// List the peers: who is connected, and who was.
+    Peers(peers::Arguments),
+    /// Measure the way to a peer and back.
+    Ping(ping::Arguments),
+    /// List runs, the newest first.
+    Runs(runs::Arguments),
+    /// Show all that is known about one run.
+    Show(show::Arguments),
+    /// Print what a run has printed.
+    Logs(logs::Arguments),
+    /// Have a run stopped, or never begun.
+    Cancel(cancel::Arguments),
+    /// Wait until a run is settled, and exit with its status.
+    Wait(wait::Arguments),
+    /// List the scripts that peers may ask this daemon to run.
+    Scripts(scripts::Arguments),
+    /// Print what happens, as it happens.
+    Events(events::Arguments),
+    /// Close the client's link for a while.
+    Pause(pause::Arguments),
+    /// Print the daemon's counters.
+    Stats(stats::Arguments),
+    /// Have the daemon read its settings again.
+    Reload(reload::Arguments),
     /// Show the settings as they are understood, and where each came from.
     Check(check::Arguments),
     /// Ask whether the daemon answers; for health checks.
@@ -86,6 +128,18 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
     match command.unwrap_or(Command::Run) {
         Command::Run => run::run(&flags),
         Command::Exec(arguments) => exec::run(&flags, &arguments),
+        Command::Peers(arguments) => peers::run(&flags, &arguments),
+        Command::Ping(arguments) => ping::run(&flags, &arguments),
+        Command::Runs(arguments) => runs::run(&flags, &arguments),
+        Command::Show(arguments) => show::run(&flags, &arguments),
+        Command::Logs(arguments) => logs::run(&flags, &arguments),
+        Command::Cancel(arguments) => cancel::run(&flags, &arguments),
+        Command::Wait(arguments) => wait::run(&flags, &arguments),
+        Command::Scripts(arguments) => scripts::run(&flags, &arguments),
+        Command::Events(arguments) => events::run(&flags, &arguments),
+        Command::Pause(arguments) => pause::run(&flags, &arguments),
+        Command::Stats(arguments) => stats::run(&flags, &arguments),
+        Command::Reload(arguments) => reload::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Health(arguments) => health::run(&flags, &arguments),
         Command::Init(arguments) => init::run(&flags, &arguments),

@@ -1,17 +1,18 @@
-//! `ws-daemon exec`: one request to the running daemon, as any process could make it. It waits for the answer and exits with
-//! the script's status.
+//! `ws-daemon exec`: one request to the running daemon, as any process could make it. It waits for what becomes of it and exits
+//! with the script's status. It stops nothing: who ends it by Ctrl-C leaves a run that has started to its peer.
 
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+mod answers;
+mod request;
+
 use std::time::Duration;
 
-use serde_json::value::RawValue;
-use ws_daemon_protocol::outcome::Report;
+use clap::ValueEnum;
+use ws_daemon_protocol::time::parse as time;
 
+use super::conversation::Asking;
 use super::exit::{Exit, Trouble};
 use super::gather::Flags;
-use crate::local::socket_names;
+use answers::Answers;
 
 /// What `exec` takes.
 #[derive(Debug, clap::Args)]
@@ -24,151 +25,101 @@ pub struct Arguments {
     /// An id for the request, which the script finds in WSDAEMON_ID.
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// Give up waiting after so long, like 30s.
-    #[arg(long, value_name = "TIME", value_parser = ws_daemon_protocol::time::parse)]
-    timeout: Option<Duration>,
-    /// Print the answer as one JSON line.
+    /// Who may run it: a name, 'web-*', tag:sms, '!name'; give it several times for any of several.
+    #[arg(long, value_name = "TARGET")]
+    to: Vec<String>,
+    /// Every peer that matches runs it, not one of them.
     #[arg(long)]
-    json: bool,
-    /// The daemon's socket; by default the one in the prefix, or the one a script was started by.
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    each: bool,
+    /// With --each: so many at a time.
+    #[arg(long, value_name = "N", requires = "each", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
+    /// With --each: begin no more runs once more than so many have failed.
+    #[arg(long, value_name = "N", requires = "each")]
+    max_failures: Option<u32>,
+    /// Which of those that may: round-robin, least-busy, or sticky:KEY (the same KEY goes to the same peer).
+    #[arg(long, value_name = "ROUTE", value_parser = request::route)]
+    route: Option<request::Route>,
+    /// Stop the script after so long, like 30s.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    timeout: Option<Duration>,
+    /// Keep the request on disk until it is done, across restarts of both daemons.
+    #[arg(long)]
+    queue: bool,
+    /// Forget it if it could not begin for so long, like 1h; implies --queue.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    ttl: Option<Duration>,
+    /// Begin it so long from now at the earliest, like 10m; implies --queue.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    not_before: Option<Duration>,
+    /// Return once it is on disk and print the run's id; implies --queue. Then: ws-daemon wait RUN.
+    #[arg(long, conflicts_with_all = ["follow", "output"])]
+    detach: bool,
+    /// Run it again up to N times where nobody knows whether it ran; without this it never runs twice.
+    #[arg(long, value_name = "N")]
+    retry: Option<u32>,
+    /// A script here that gets the outcome as its params, also if nobody waits any more.
+    #[arg(long, value_name = "SCRIPT")]
+    then: Option<String>,
+    /// Print what the script prints as it comes, stdout to stdout and stderr to stderr.
+    #[arg(long, short, conflicts_with = "output")]
+    follow: bool,
+    /// What to print at the end: nothing, the output's head and tail, or the JSON value that the script printed.
+    #[arg(long, value_name = "WHAT")]
+    output: Option<Output>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// What is wanted of what the script prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    None,
+    Tail,
+    Json,
 }
 
 const EXITS: &str = "\
 Exit status: the script's own, 128+N if signal N killed it, or
-   65  the request is wrong             74  nobody knows: it may have run
-   69  no peer, or no daemon            75  too busy, try again later
-   77  not allowed                      78  the settings are wrong
-  124  it took too long                125  a daemon stopped it
-  126  the script cannot be executed   127  there is no such script
+   65  the request is wrong, or what    74  nobody knows: it may have run
+       should be JSON is none           75  too busy, try again later
+   69  no peer, or no daemon            78  the settings are wrong
+   77  not allowed                     125  a daemon stopped it
+  124  it took too long                127  there is no such script
+  126  the script cannot be executed
+With --each: 0 if every run exited with 0, else as the first that failed.
+With --follow: 141 if whoever reads stdout is gone before the script ends.
+Ctrl-C ends the waiting (130) and nothing else: a run that has begun goes on.
 
 Examples:
   ws-daemon exec hello '{\"who\":\"world\"}'
   date +%s | ws-daemon exec sms/send -
-  ws-daemon exec backup --timeout 2h --json";
+  ws-daemon exec backup --timeout 2h --follow
+  ws-daemon exec update --to 'web-*' --each --batch 5 --max-failures 2
+  ws-daemon exec sms/send '{\"to\":\"+49…\"}' --to tag:sms --ttl 1h --detach";
 
 /// Asks and waits.
 pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
-    let request = request(arguments)?;
-    let stream = connect(flags, arguments.socket.as_deref())?;
-    let line = converse(stream, &request)
-        .map_err(|error| Trouble::new(Exit::Interrupted, format_args!("the daemon went away before it answered: {error}")))?;
-    if line.is_empty() {
-        return Err(Trouble::new(
-            Exit::Interrupted,
-            "the daemon closed the connection without an answer; the script may have run",
-        ));
+    if arguments.each && arguments.follow && !arguments.asking.json {
+        let said = "--follow with --each would mix what many print: use --output tail, or --json to tell them apart";
+        return Err(Trouble::new(Exit::Usage, said));
     }
-    let report: Report = serde_json::from_str(&line).map_err(|error| {
-        Trouble::new(Exit::Failed, format_args!("the daemon's answer is not understood: {error}: {line:?}"))
-    })?;
-    if arguments.json {
-        super::print(line.trim_end());
-    } else {
-        explain(&arguments.name, &report);
-    }
-    Ok(Exit::of_report(&report))
-}
-
-/// The request, with the params as they were written.
-fn request(arguments: &Arguments) -> Result<String, Trouble> {
-    let params = match arguments.params.as_deref() {
-        Some("-") => {
-            let mut text = String::new();
-            if std::io::stdin().is_terminal() {
-                eprintln!("ws-daemon: reading the params from the terminal; end with Ctrl-D");
+    let request = request::written(arguments)?;
+    let mut conversation = arguments.asking.open(flags)?;
+    conversation.say(&request)?;
+    let mut answers = Answers::new(arguments);
+    loop {
+        match conversation.next().map_err(|trouble| answers.cut_off(trouble))? {
+            Some(line) => {
+                if let Some(exit) = answers.take(&line)? {
+                    return Ok(exit);
+                }
             }
-            std::io::stdin().read_to_string(&mut text).map_err(|error| {
-                Trouble::new(Exit::BadMessage, format_args!("the params cannot be read from stdin: {error}"))
-            })?;
-            text
-        }
-        Some(text) => text.to_owned(),
-        None => "null".to_owned(),
-    };
-    let params: Box<RawValue> = serde_json::from_str(&params).map_err(|error| {
-        Trouble::new(
-            Exit::BadMessage,
-            format_args!("the params are not JSON: {error}; text needs its own quotes, like '\"text\"'"),
-        )
-    })?;
-    let mut request = serde_json::json!({ "name": arguments.name }).to_string();
-    request.pop();
-    if let Some(id) = &arguments.id {
-        request.push_str(&format!(",\"id\":{}", serde_json::Value::from(id.as_str())));
-    }
-    request.push_str(&format!(",\"params\":{params}"));
-    if let Some(timeout) = arguments.timeout {
-        request.push_str(&format!(",\"timeout\":{}", timeout.as_millis()));
-    }
-    request.push('}');
-    Ok(request)
-}
-
-/// A connection to the daemon: at the socket that was `named`, at the one a script was started by, or in the prefix.
-pub fn connect(flags: &Flags, named: Option<&Path>) -> Result<UnixStream, Trouble> {
-    let (prefix, _) = flags.prefix();
-    let named = named.map(Path::to_owned).or_else(|| std::env::var_os("WSDAEMON_SOCKET").map(PathBuf::from));
-    if let Some(path) = named {
-        return UnixStream::connect(&path).map_err(|error| no_daemon(&path, &error));
-    }
-    let first = prefix.join("ws-daemon.sock");
-    match UnixStream::connect(&first) {
-        Ok(stream) => Ok(stream),
-        // Further daemons in one prefix have numbers.
-        Err(error) => {
-            let mut others = socket_names(&prefix).skip(1).take_while(|path| path.exists());
-            others.find_map(|path| UnixStream::connect(path).ok()).ok_or_else(|| nor_could_be(flags, &first, &error))
+            None => return Err(answers.cut_off(closed())),
         }
     }
 }
 
-/// Where no daemon is because none could start, that is the thing to say.
-fn nor_could_be(flags: &Flags, path: &Path, error: &std::io::Error) -> Trouble {
-    let is_down = matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused);
-    match flags.settings() {
-        Err(trouble) if is_down => {
-            let said = format!("no daemon answers at {}, and none would start: {}", path.display(), trouble.said());
-            Trouble::new(trouble.exit(), said)
-        }
-        _ => no_daemon(path, error),
-    }
-}
-
-fn no_daemon(path: &Path, error: &std::io::Error) -> Trouble {
-    let advice = match error.kind() {
-        std::io::ErrorKind::PermissionDenied => "you may not use it: run this as the daemon's user, or set \"socket_group\"",
-        _ => "start it with: ws-daemon run, or name its folder with --prefix",
-    };
-    Trouble::new(Exit::Unavailable, format_args!("no daemon answers at {}: {error}; {advice}", path.display()))
-}
-
-/// Sends all there is to say and returns the first line that comes back, empty if none does.
-pub fn converse(mut stream: UnixStream, request: &str) -> std::io::Result<String> {
-    stream.write_all(request.as_bytes())?;
-    stream.shutdown(std::net::Shutdown::Write)?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
-    Ok(line)
-}
-
-/// What a person wants to know: nothing if all went well, else why not.
-fn explain(name: &str, report: &Report) {
-    let name = name.escape_debug();
-    // What a peer says may hold anything; it must not move the cursor.
-    let clean = |text: &str| -> String { text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect() };
-    match (&report.error, &report.message, &report.signal, report.status) {
-        (Some(error), Some(message), ..) => anstream::eprintln!("ws-daemon: {name}: {}: {}", clean(error), clean(message)),
-        (Some(error), None, ..) => anstream::eprintln!("ws-daemon: {name}: {}", clean(error)),
-        (None, _, Some(signal), _) => anstream::eprintln!("ws-daemon: {name}: killed by {}", clean(signal)),
-        (None, _, None, None) => anstream::eprintln!("ws-daemon: {name}: killed by a signal that the peer does not name"),
-        (None, _, None, Some(-2)) => anstream::eprintln!(
-            "ws-daemon: {name}: nobody is connected to this server yet: start a client that has it as its proxy"
-        ),
-        (None, _, None, Some(status)) if !(0..=255).contains(&status) => {
-            anstream::eprintln!("ws-daemon: {name}: the peer answered with the status {status} and no words");
-        }
-        _ => {}
-    }
+fn closed() -> Trouble {
+    Trouble::new(Exit::Interrupted, "the daemon closed the connection without an answer; the script may have run")
 }

@@ -17,6 +17,8 @@ pub enum Exit {
     Usage,
     /// The message or its params are wrong (`EX_DATAERR`).
     BadMessage,
+    /// There is no such run (`EX_NOINPUT`).
+    NoSuchRun,
     /// No peer, or no daemon (`EX_UNAVAILABLE`).
     Unavailable,
     /// Nobody knows what came of it (`EX_IOERR`).
@@ -46,6 +48,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Usage => 64,
             Exit::BadMessage => 65,
+            Exit::NoSuchRun => 66,
             Exit::Unavailable => 69,
             Exit::Interrupted => 74,
             Exit::Busy => 75,
@@ -107,6 +110,12 @@ impl Trouble {
         Self { exit, said: said.to_string() }
     }
 
+    /// Trouble of which everything has been said, or that nobody is there to hear.
+    #[must_use]
+    pub fn said_already(exit: Exit) -> Self {
+        Self { exit, said: String::new() }
+    }
+
     /// The exit code.
     #[must_use]
     pub fn exit(&self) -> Exit {
@@ -121,7 +130,9 @@ impl Trouble {
 
     /// Says it on stderr.
     pub fn show(&self) {
-        eprintln!("ws-daemon: {}", self.said.trim_end());
+        if !self.said.is_empty() {
+            eprintln!("ws-daemon: {}", self.said.trim_end());
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ws_daemon_protocol::outcome::Report;
 
-use super::exec::{connect, converse};
+use super::conversation::{connect, converse};
 use super::exit::{Exit, Trouble};
 use super::gather::Flags;
 

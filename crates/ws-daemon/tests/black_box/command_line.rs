@@ -13,7 +13,28 @@ use tempfile::TempDir;
 
 use crate::support::{DEADLINE, Daemon, Peer, Process, Ran, command, need_tool, pair, ran};
 
-const COMMANDS: [&str; 8] = ["run", "exec", "check", "health", "init", "demo", "completions", "container"];
+const COMMANDS: [&str; 20] = [
+    "run",
+    "exec",
+    "peers",
+    "ping",
+    "runs",
+    "show",
+    "logs",
+    "cancel",
+    "wait",
+    "scripts",
+    "events",
+    "pause",
+    "stats",
+    "reload",
+    "check",
+    "health",
+    "init",
+    "demo",
+    "completions",
+    "container",
+];
 
 /// `exec` with the socket of `daemon` and these words.
 fn exec(daemon: &Daemon, words: &[&str], stdin: &str) -> Ran {

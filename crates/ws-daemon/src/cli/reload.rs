@@ -1,0 +1,30 @@
+//! `ws-daemon reload`: has the daemon read its settings again.
+
+use serde_json::Value;
+
+use super::conversation::Asking;
+use super::exit::{Exit, Trouble};
+use super::gather::Flags;
+use super::printer::Printer;
+
+/// What `reload` takes.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Look before: ws-daemon check shows the settings as a daemon would read them.\n\nExample:\n  ws-daemon check && ws-daemon reload"
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Asks for it.
+pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
+    let answer = arguments.asking.ask(flags, "RELOAD", &Value::Null)?;
+    let mut printer = Printer::new(Some(Exit::Ok));
+    if arguments.asking.json {
+        printer.json(&answer.text)?;
+    } else {
+        printer.line("the settings were read again")?;
+    }
+    Ok(Exit::Ok)
+}
