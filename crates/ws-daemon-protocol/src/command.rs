@@ -147,6 +147,9 @@ pub enum StreamName {
 }
 
 impl StreamName {
+    /// Both, in the order of their descriptors.
+    pub const BOTH: [Self; 2] = [Self::Stdout, Self::Stderr];
+
     /// The name as it is written.
     #[must_use]
     pub fn word(self) -> &'static str {

@@ -71,6 +71,14 @@ fn as_doubles(value: Value) -> Value {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IdKey(Box<str>);
 
+impl IdKey {
+    /// The key as text: equal ids have equal texts.
+    #[must_use]
+    pub fn as_text(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The id of one run: a `UUIDv7` (RFC 9562, section 5.7) made by the asker.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(Box<str>);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2::Verdict;
 use ws_daemon_protocol::command::{Command, OutputQuery, RunQuery, Topic, Which};
@@ -127,7 +128,11 @@ impl Control {
             },
             Command::Run(RunQuery { which, output: Some(query) }) => self.output(user, &which, query).await,
             Command::Cancel(which) => {
-                if self.0.origin.cancel(&which) { done() } else { Answer::Outcome(no_such_run(&which)) }
+                if self.0.origin.cancel(&which) {
+                    done()
+                } else {
+                    Answer::Outcome(no_such_run(&which))
+                }
             }
             Command::Scripts => Answer::Result(self.scripts().await),
             Command::Stats => Answer::Result(self.stats()),
@@ -146,12 +151,18 @@ impl Control {
         }
     }
 
-    /// Sorts what links hand up until they are all gone. Statuses that nobody waits for go to `unclaimed`; while that is full,
+    /// Sorts what links hand up until the daemon closes. Statuses that nobody waits for go to `unclaimed`; while that is full,
     /// they are dropped, and that is logged.
-    pub async fn sort(self, mut inbound: mpsc::Receiver<Inbound>, unclaimed: mpsc::Sender<Box<str>>) {
+    pub async fn sort(self, mut inbound: mpsc::Receiver<Inbound>, unclaimed: mpsc::Sender<Box<str>>, close: CancellationToken) {
         let hooks = Hooks::new(self.0.executor.clone(), self.0.rest.clone());
         let relays = Relays::default();
-        while let Some(inbound) = inbound.recv().await {
+        loop {
+            let inbound = tokio::select! {
+                biased;
+                inbound = inbound.recv() => inbound,
+                () = close.cancelled() => return,
+            };
+            let Some(inbound) = inbound else { return };
             match inbound {
                 Inbound::Run(run) if run.order.hop.is_some() => self.relay(&relays, run),
                 Inbound::Run(run) => self.0.worker.claim(run),

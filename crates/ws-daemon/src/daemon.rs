@@ -1,32 +1,30 @@
 //! The composition root: builds every part, binds what it listens on, wires the parts together, runs them and stops them in
 //! order. The only file that knows them all; it does none of their work.
 
+mod identity;
 mod service_manager;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
-use uuid::Uuid;
-use ws_daemon_protocol::codec::v2::Hello;
 
 use crate::config::{LocalTcp, Role, Settings};
-use crate::control::Control;
+use crate::control::{Control, Means, Reload};
 use crate::exec::{Executor, Surroundings};
 use crate::http::Http;
 use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
-use crate::origin::Origin;
-use crate::peers::{Dialer, EpochSource, Peers};
+use crate::news::News;
+use crate::origin::{self, Origin};
+use crate::peers::{Dialer, DialerHandle, Peers};
+use crate::spool::{Spool, SpoolFault};
 use crate::system;
 use crate::tasks::{Stop, Tasks};
 use crate::worker::Worker;
@@ -82,6 +80,9 @@ pub enum StartFault {
         /// What the system said.
         source: io::Error,
     },
+    /// The spool is of a later version.
+    #[error(transparent)]
+    Spool(SpoolFault),
     /// Nothing can be executed.
     #[error("no script can be run: {0}")]
     Executor(#[source] io::Error),
@@ -96,6 +97,8 @@ pub struct Daemon {
     settings: Settings,
     socket: SocketFile,
     executor: Executor,
+    spool: Option<Spool>,
+    reload: Reload,
     stop: Stop,
     counts: Counts,
     local_tcp: Option<TcpListener>,
@@ -118,15 +121,17 @@ struct Counts {
     requests: Tasks,
     links: Tasks,
     connections: Tasks,
+    /// The lives of queued runs, which a stop only interrupts.
+    lives: Tasks,
     rest: Tasks,
 }
 
 impl Daemon {
-    /// Binds everything, or nothing.
+    /// Binds everything, or nothing. `reload` is what RELOAD does.
     ///
     /// # Errors
     /// What could not be had, and what to do about it.
-    pub fn bind(settings: Settings) -> Result<Self, StartFault> {
+    pub fn bind(settings: Settings, reload: Reload) -> Result<Self, StartFault> {
         let prefix = &settings.prefix;
         let source = match std::fs::metadata(prefix) {
             Ok(found) if found.is_dir() => None,
@@ -153,43 +158,76 @@ impl Daemon {
         };
         let local_tcp = bind_local_tcp(settings.local)?;
         let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
+        let spool = identity::open_spool(&settings).map_err(StartFault::Spool)?;
         let (stop, counts) = (Stop::default(), Counts::default());
         let executor = surroundings(&settings, &socket)
             .and_then(|around| Executor::new(around, &settings.limits, counts.rest.clone(), stop.clone()))
             .map_err(StartFault::Executor)?;
-        Ok(Self { settings, socket, executor, stop, counts, local_tcp, port, signals })
+        Ok(Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, signals })
     }
 
     /// Runs until a signal says stop, and returns when everything has been settled.
     pub async fn run(self) {
-        let Self { settings, socket, executor, stop, counts, local_tcp, port, mut signals } = self;
+        let Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, mut signals } = self;
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
         let terms = Terms::new(&settings.limits, &settings.times);
-        let me = who_i_am(&settings);
-        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, Vec::new(), drop);
-        let worker = Worker::new(executor.clone(), counts.runs.clone());
-        let (origin, control) = start_role(&settings, port, &peers, &counts, &stop);
+        let me = identity::who_i_am(&settings, spool.as_ref()).await;
+        let known = identity::known_peers(spool.as_ref()).await;
+        let (changes, remembering) = identity::remember(spool.clone(), stop.close_local.clone());
+        counts.rest.spawn(remembering);
+        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
+        let (runs, rest) = (counts.runs.clone(), counts.rest.clone());
+        let worker = Worker::new(executor.clone(), peers.clone(), spool.clone(), runs, rest, stop.clone());
+        let news = News::default();
+        let means = origin::Means {
+            peers: peers.clone(),
+            spool: spool.clone(),
+            executor: executor.clone(),
+            news: news.clone(),
+            requests: counts.requests.clone(),
+            lives: counts.lives.clone(),
+            stop: stop.clone(),
+        };
+        let origin = ask_in_role(&settings, means, &counts);
+        // What was claimed is settled before its asker can ask again.
+        worker.recover().await;
+        origin.recover().await;
+        let dialer = start_role(&settings, port, &peers, spool.clone(), &counts, &stop);
+        let control = Control::new(Means {
+            dialer,
+            peers: peers.clone(),
+            origin: origin.clone(),
+            worker,
+            executor: executor.clone(),
+            spool: spool.clone(),
+            news,
+            relay: settings.relay,
+            reload,
+            rest: counts.rest.clone(),
+            since: Instant::now(),
+        });
         let lobby = Lobby::default();
         let local =
             Local::new(origin, control.clone(), lobby.clone(), &settings.limits, counts.connections.clone(), stop.clone());
 
-        counts.rest.spawn(control.sort(inbound_receiver, worker, unclaimed));
+        counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
         if let Some(listener) = local_tcp {
             counts.connections.spawn(local.clone().accept_tcp(listener));
         }
         info!(path = %socket.path().display(), "local socket ready");
         counts.connections.spawn(local.accept_socket(socket));
-        // Only what still works with the table keeps the links' channel open: when all of it has ended, the sorting ends.
-        drop(peers);
-
         counts.rest.spawn(service_manager::feed_watchdog(executor, stop.close_local.clone()));
         service_manager::ready();
         signals.next().await;
         service_manager::stopping();
+        peers.drain();
         shut_down(&stop, &counts, settings.times.grace, &mut signals).await;
+        if let Some(spool) = spool {
+            spool.close().await;
+        }
     }
 }
 
@@ -212,31 +250,43 @@ async fn hung_up(signal: &mut Option<Signal>) -> Option<()> {
     }
 }
 
-/// Starts what differs between a server and a client.
+/// The asking side of a server or a client.
+fn ask_in_role(settings: &Settings, means: origin::Means, counts: &Counts) -> Origin {
+    match settings.role {
+        Role::Server { .. } => Origin::of_server(means),
+        Role::Client { .. } => {
+            let (origin, sending) = Origin::of_client(means, settings.limits.held_bytes);
+            counts.rest.spawn(sending);
+            origin
+        }
+    }
+}
+
+/// Starts what makes links: a server's port, or a client's dialer.
 fn start_role(
     settings: &Settings,
     port: Option<TcpListener>,
     peers: &Peers,
+    spool: Option<Spool>,
     counts: &Counts,
     stop: &Stop,
-) -> (Origin, Control) {
-    let (peers, requests) = (peers.clone(), counts.requests.clone());
+) -> Option<DialerHandle> {
+    let peers = peers.clone();
     match &settings.role {
         Role::Server { open, .. } => {
             let connections = settings.limits.connections;
             let links = counts.links.clone();
-            let http = Http::new(peers.clone(), open.clone(), settings.times.handshake, connections, links, stop.clone());
+            let http = Http::new(peers, open.clone(), settings.times.handshake, connections, links, stop.clone());
             if let Some(listener) = port {
                 counts.links.spawn(http.accept(listener));
             }
-            (Origin::of_server(peers, requests, stop.clone()), Control::new(None))
+            None
         }
         Role::Client { server } => {
-            let (handle, dialer) = Dialer::new(peers.clone(), server.clone(), settings.times, epochs(), stop.drain.clone());
+            let epochs = identity::epochs(spool);
+            let (handle, dialer) = Dialer::new(peers, server.clone(), settings.times, epochs, stop.drain.clone());
             counts.links.spawn(dialer.run());
-            let (origin, sending) = Origin::of_client(peers, requests, stop.clone(), settings.limits.held_bytes);
-            counts.rest.spawn(sending);
-            (origin, Control::new(Some(handle)))
+            Some(handle)
         }
     }
 }
@@ -278,33 +328,13 @@ async fn shut_down(stop: &Stop, counts: &Counts, grace: Duration, signals: &mut 
     stop.close_local.cancel();
     let rest = async {
         counts.connections.ended().await;
+        counts.lives.ended().await;
         counts.rest.ended().await;
     };
     if timeout_at(end, rest).await.is_err() {
         warn!("some local connections did not take their last answers in time");
     }
     info!(took = ?begun.elapsed(), "stopped");
-}
-
-/// Who this daemon is, for this life of it.
-fn who_i_am(settings: &Settings) -> Hello {
-    Hello {
-        name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        configured: false,
-        instance: Uuid::now_v7().to_string(),
-        epoch: 1,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        tags: Vec::new(),
-        capacity: settings.limits.runs as u64,
-        features: Vec::new(),
-        former: Vec::new(),
-    }
-}
-
-/// Epochs of an instance that lasts as long as this process.
-fn epochs() -> EpochSource {
-    let last = Arc::new(AtomicU64::new(0));
-    EpochSource::new(move || std::future::ready(last.fetch_add(1, Ordering::Relaxed) + 1).boxed())
 }
 
 fn surroundings(settings: &Settings, socket: &SocketFile) -> io::Result<Surroundings> {

@@ -22,10 +22,10 @@ mod stream;
 mod supervise;
 
 pub use capture::{Captured, Cut, Text};
-pub use job::{Capture, Folder, Job, StreamName};
+pub use job::{Capture, Folder, Job};
 pub use scripts::ScriptEntry;
 pub use stages::{Admitted, Ended, Ready, Running};
-pub use stream::{Chunk, ChunkData, OutputTap, StreamBuffer};
+pub use stream::{Chunk, ChunkData, OutputTap, StreamBuffer, text_of};
 
 use std::ffi::{CString, OsString};
 use std::io;
@@ -230,6 +230,12 @@ impl Executor {
         let _alone = self.0.listing.lock().await;
         let inner = Arc::clone(&self.0);
         self.0.starters.run(move || inner.scripts.list()).await.unwrap_or_default()
+    }
+
+    /// Whether there is a hook of this name.
+    #[must_use]
+    pub fn has_hook(&self, name: &str) -> bool {
+        self.0.hooks.has(name)
     }
 
     /// Whether the executor can still do its work: the folder of scripts answers and tasks get their turn. For the watchdog.

@@ -11,8 +11,8 @@
 //! | 4 | `control` |
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
-//! | 1 | `link`, `exec`, `route`, `policy`, `spool` |
-//! | 0 | `config`, `tasks`, `system` |
+//! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
+//! | 0 | `config`, `news`, `tasks`, `system` |
 
 pub mod cli;
 pub mod config;
@@ -22,6 +22,7 @@ pub mod exec;
 pub mod http;
 pub mod link;
 pub mod local;
+pub mod news;
 pub mod origin;
 pub mod peers;
 pub mod policy;

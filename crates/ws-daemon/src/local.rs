@@ -107,7 +107,9 @@ impl Local {
         let close = self.stop.close_local.clone();
         let user = match caller {
             // Whoever it was that connected; the system's own word.
-            Caller::Socket => system::peer_user(stream.as_fd()).map_or_else(|| "unknown".into(), |uid| format!("uid:{uid}").into()),
+            Caller::Socket => {
+                system::peer_user(stream.as_fd()).map_or_else(|| "unknown".into(), |uid| format!("uid:{uid}").into())
+            }
             Caller::Tcp => "tcp".into(),
         };
         let end = Session::new(self, caller, user).run(stream, close).await;

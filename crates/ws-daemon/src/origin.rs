@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use uuid::Uuid;
 use ws_daemon_protocol::codec::v2::Order;
@@ -31,7 +31,7 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 use crate::exec::Executor;
 use crate::link::{Ask, AskBody, Closed, Departure, Link, Sink};
 use crate::news::News;
-use crate::peers::Peers;
+use crate::peers::{Choice, Peers, Pick};
 use crate::spool::{RunState, Spool};
 use crate::tasks::{Stop, Tasks};
 use held::Held;
@@ -214,12 +214,12 @@ impl Origin {
             if self.0.held.as_ref().is_some_and(|held| !held.is_empty()) {
                 return Err(ask);
             }
-            let Some(link) = self.peers().next() else { return Err(ask) };
+            let Pick::Link(link) = self.peers().pick(&Choice::ANYONE) else { return Err(ask) };
             link.has_room().await;
             match link.ask(ask) {
                 Ok(()) => return Ok(link),
                 // It died between the choice and now: the next one, since this request has not left.
-                Err(Closed(back)) => ask = back,
+                Err(Closed(back)) => ask = *back,
             }
         }
     }
@@ -238,13 +238,13 @@ impl Origin {
 
     /// A peer is there: of the instances that it was, the spools are lost, and what is bound to them is over.
     pub fn is_there(&self, link: &Link) {
-        let former = link.former();
+        let former = link.hello().map_or(&[][..], |hello| &hello.former);
         if former.is_empty() {
             return;
         }
         let mut lost = self.0.lost.lock().unwrap_or_else(PoisonError::into_inner);
         if lost.len() + former.len() <= LOST {
-            lost.extend(former.iter().cloned());
+            lost.extend(former.iter().map(|instance| instance.as_str().into()));
         }
         drop(lost);
         self.peers().touch();

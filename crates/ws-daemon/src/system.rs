@@ -151,6 +151,15 @@ pub fn raise_open_files(wanted: u64) -> u64 {
     if raised.is_ok() { target } else { current }
 }
 
+/// The user id of the process at the other end of a Unix socket; `None` where the system does not tell.
+#[must_use]
+pub fn peer_user(socket: BorrowedFd<'_>) -> Option<u32> {
+    #[cfg(target_os = "linux")]
+    return rustix::net::sockopt::socket_peercred(socket).ok().map(|peer| peer.uid.as_raw());
+    #[cfg(not(target_os = "linux"))]
+    return nix::unistd::getpeereid(socket).ok().map(|(user, _)| user.as_raw());
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::CStr;

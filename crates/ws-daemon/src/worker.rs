@@ -1,48 +1,196 @@
-//! The doing side: a run that a peer asks for is claimed, executed, and its outcome sent home by the way it came. It never knows
-//! what is asked here.
+//! The doing side: a run that a peer asks for is claimed, executed, and its outcome sent home. A direct run goes home by the way
+//! it came; a queued one is on disk before it starts, and its outcome before it is sent, by whatever link its asker has then. It
+//! never knows what is asked here.
 
-use std::sync::Arc;
+mod claim;
+mod doing;
+mod home;
 
+pub use doing::Credit;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
 use tracing::info;
 use uuid::Uuid;
-use ws_daemon_protocol::codec::v2::Verdict;
+use ws_daemon_protocol::codec::v2::{Progress, Verdict};
 use ws_daemon_protocol::id::RunId;
+use ws_daemon_protocol::more::More;
+use ws_daemon_protocol::options::OutputMode;
+use ws_daemon_protocol::outcome::Report;
 
-use crate::exec::{Executor, Job};
-use crate::link::IncomingRun;
-use crate::tasks::Tasks;
+use crate::exec::{Admitted, Capture, Ended, Executor, Folder, Job, StreamBuffer};
+use crate::link::{IncomingRun, Link, Replier};
+use crate::peers::Peers;
+use crate::spool::Spool;
+use crate::tasks::{Stop, Tasks};
+use doing::{Doing, Key};
 
-/// Claims runs for one executor.
+/// Finished direct runs whose last output waits for its reader; with more, an outcome goes home without it.
+const LINGERING: usize = 1024;
+
+/// Claims runs for one executor. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Worker {
+pub struct Worker(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     executor: Executor,
+    peers: Peers,
+    spool: Option<Spool>,
+    doing: Mutex<HashMap<Key, Arc<Doing>>>,
+    lingering: Semaphore,
     runs: Tasks,
+    rest: Tasks,
+    stop: Stop,
 }
 
 impl Worker {
-    /// A worker whose runs are counted by `runs`.
+    /// A worker whose runs are counted by `runs`, and what is still to be told of them by `rest`. Without a spool, queued runs
+    /// are refused.
     #[must_use]
-    pub fn new(executor: Executor, runs: Tasks) -> Self {
-        Self { executor, runs }
+    pub fn new(executor: Executor, peers: Peers, spool: Option<Spool>, runs: Tasks, rest: Tasks, stop: Stop) -> Self {
+        let (doing, lingering) = (Mutex::default(), Semaphore::new(LINGERING));
+        Self(Arc::new(Inner { executor, peers, spool, doing, lingering, runs, rest, stop }))
+    }
+
+    fn doing(&self) -> MutexGuard<'_, HashMap<Key, Arc<Doing>>> {
+        // Every section leaves the table whole.
+        self.0.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a run in hand. Never waits: a run for which there is no place is answered at once.
     pub fn claim(&self, incoming: IncomingRun) {
+        if incoming.order.queue {
+            return self.claim_queued(incoming);
+        }
         let IncomingRun { name, params, order, replier } = incoming;
         let run = replier.run().cloned().unwrap_or_else(|| RunId::new(Uuid::now_v7().to_string()));
         // On a version 2 link the caller's id stands beside the run's.
-        let id = if replier.run().is_some() { order.caller } else { replier.id().cloned() };
-        let job = Job { run, id, name, params, peer: Arc::clone(replier.peer()) };
-        match self.executor.admit(job) {
-            Ok(admitted) => self.runs.spawn(async move {
-                let ended = admitted.run().await;
-                replier.report(&ended.outcome().clone().into(), Verdict::default());
-                ended.log();
-            }),
+        let id = if replier.run().is_some() { order.caller.clone() } else { replier.id().cloned() };
+        let buffer = (order.output == OutputMode::Stream).then(Arc::<StreamBuffer>::default);
+        let seat = self.seat(Key::of(&replier, &run, 0), order.credit);
+        let job = Job {
+            run,
+            id,
+            name,
+            params,
+            peer: Arc::clone(replier.peer()),
+            folder: Folder::Scripts,
+            timeout: order.timeout_ms.map(Duration::from_millis),
+            capture: capture(order.output, buffer.as_ref()),
+            cancel: seat.doing.cancel.clone(),
+        };
+        match self.0.executor.admit(job) {
+            Ok(admitted) => {
+                let worker = self.clone();
+                self.0.runs.spawn(async move {
+                    let told = order.events.then_some(&replier);
+                    let run = run_telling(admitted, told);
+                    let ended = match buffer {
+                        None => run.await,
+                        Some(buffer) => worker.streaming(run, &replier, seat.credit(), &buffer).await,
+                    };
+                    drop(seat);
+                    replier.report(&report_of(&ended), Verdict::default());
+                    ended.log();
+                });
+            }
             Err(outcome) => {
                 info!(peer = %replier.peer(), ?outcome, "run refused");
                 replier.report(&outcome.into(), Verdict::default());
             }
         }
     }
+
+    /// Runs a direct run whose output goes home while it runs. Its end waits for the last of it as long as it may.
+    async fn streaming(
+        &self,
+        run: impl Future<Output = Ended>,
+        home: &Replier,
+        credit: &Credit,
+        buffer: &StreamBuffer,
+    ) -> Ended {
+        let mut telling = std::pin::pin!(home::tell_live(home, credit, buffer));
+        let mut run = std::pin::pin!(run);
+        let mut told = false;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut run => break ended,
+                () = &mut telling, if !told => told = true,
+            }
+        };
+        let lingers = self.0.lingering.try_acquire();
+        if lingers.is_ok() && !told {
+            tokio::select! {
+                () = telling => {}
+                () = self.0.stop.terminate.cancelled() => {}
+                () = self.0.stop.kill.cancelled() => {}
+            }
+        }
+        ended
+    }
+
+    /// An asker wants a run stopped, or, if it is a queued one that is not claimed, never to be started.
+    pub fn cancel(&self, link: &Link, run: &RunId, attempt: Option<u32>) {
+        let Some(asker) = link.instance() else { return };
+        let key = Key::new(asker, run, attempt.unwrap_or(0));
+        let doing = self.doing().get(&key).cloned();
+        match (doing, attempt) {
+            (Some(doing), _) => doing.cancel.cancel(),
+            (None, Some(attempt)) => self.refuse(link, run, attempt),
+            (None, None) => {}
+        }
+    }
+
+    /// More output may go home.
+    pub fn credit(&self, link: &Link, run: &RunId, bytes: u64) {
+        let Some(asker) = link.instance() else { return };
+        self.doing().iter().filter(|(key, _)| key.is(asker, run)).for_each(|(_, doing)| doing.credit().give(bytes));
+    }
+
+    /// A link is gone, and with it whoever waited for output.
+    pub fn is_gone(&self, link: &Link) {
+        let Some(asker) = link.instance() else { return };
+        self.doing().iter().filter(|(key, _)| key.is_of(asker)).for_each(|(_, doing)| doing.credit().close());
+    }
+}
+
+/// Runs to the end, and tells the steps home.
+async fn run_telling(admitted: Admitted, home: Option<&Replier>) -> Ended {
+    let Some(home) = home else { return admitted.run().await };
+    home.event(Progress::Delivered);
+    let running = match admitted.turn().await {
+        Ok(ready) => ready.start().await,
+        Err(ended) => return ended,
+    };
+    match running {
+        Ok(running) => {
+            home.event(Progress::Started);
+            running.end().await
+        }
+        Err(ended) => ended,
+    }
+}
+
+fn capture(output: OutputMode, buffer: Option<&Arc<StreamBuffer>>) -> Capture {
+    match (output, buffer) {
+        (OutputMode::Tail, _) => Capture::Tail,
+        (OutputMode::Json, _) => Capture::Json,
+        (OutputMode::Stream, Some(buffer)) => Capture::Stream(Arc::clone(buffer)),
+        (OutputMode::None | OutputMode::Stream, _) => Capture::None,
+    }
+}
+
+/// What is said of a run that is over: its outcome, what was kept of its output, and how long it took.
+fn report_of(ended: &Ended) -> Report {
+    let mut report = Report::from(ended.outcome().clone());
+    let kept = ended.captured().map(home::more).unwrap_or_default();
+    if let Some(note) = ended.captured().and_then(|captured| captured.note.as_ref()) {
+        report.message.get_or_insert_with(|| note.clone());
+    }
+    *report.more_mut() = More { ms: ended.ms(), ..kept };
+    report
 }

@@ -18,7 +18,7 @@ const DEFAULT_PREFIX: &str = "/root/ws-daemon";
 const CONTAINER_SIGNS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 
 /// The flags that say the same as config.json. Each wins over the environment variable in brackets, which wins over the file.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Settings (flag, else environment, else config.json, else default)")]
 pub struct Flags {
     /// Folder of config.json, scripts/ and the socket [WSDAEMON_PREFIX] [default: /root/ws-daemon]

@@ -50,6 +50,12 @@ pub struct Written {
     pub local: Option<String>,
     /// The group that may use the socket.
     pub socket_group: Option<String>,
+    /// What this daemon is called.
+    pub name: Option<String>,
+    /// More names.
+    pub tags: Option<Vec<String>>,
+    /// Whether a client may ask for a run on another one.
+    pub relay: Option<bool>,
     /// Bounds.
     #[serde(default)]
     pub limits: WrittenLimits,
@@ -83,6 +89,9 @@ pub struct WrittenLimits {
     pub local_connections: Option<usize>,
     #[serde(default, deserialize_with = "size::deserialize")]
     pub held_bytes: Option<usize>,
+    #[serde(default, deserialize_with = "size::deserialize")]
+    pub spool_bytes: Option<usize>,
+    pub spool_runs: Option<usize>,
 }
 
 /// Intervals as written; what each means stands in [`super::Times`].

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::Value;
+use ws_daemon_protocol::codec::v2::{NAME_CHARS, TAGS};
 
 use super::file::{Mode, Written, WrittenLimits, WrittenOpen, WrittenTimes};
 use super::server_url::{SEED_PORT, ServerUrl, ServerUrlFault};
@@ -69,6 +70,12 @@ pub struct Settings {
     pub local: LocalTcp,
     /// The group that may use the socket.
     pub socket_group: Option<String>,
+    /// What this daemon is called, if someone chose a name.
+    pub name: Option<String>,
+    /// More names.
+    pub tags: Vec<String>,
+    /// Whether a client may ask for a run on another one.
+    pub relay: bool,
     /// Bounds.
     pub limits: Limits,
     /// Intervals and deadlines.
@@ -133,6 +140,10 @@ pub struct Limits {
     pub local_connections: usize,
     /// Bytes of requests held while the server is away; more are answered `queue_full`.
     pub held_bytes: usize,
+    /// Bytes of the spool on disk; when full, what is to be queued is answered `queue_full`.
+    pub spool_bytes: usize,
+    /// Queued runs, asked for and claimed, with their history; when full of unsettled ones, more are answered `queue_full`.
+    pub spool_runs: usize,
 }
 
 /// The intervals and deadlines.
@@ -194,6 +205,11 @@ pub enum SettingsFault {
     /// A bound that would let nothing through.
     #[error("{0} must be at least {1}")]
     TooSmall(&'static str, usize),
+    /// A name that cannot be one.
+    #[error(
+        "{0}: a name has 1 to {NAME_CHARS} characters, none of them a control character, and there are at most {TAGS} tags"
+    )]
+    Name(&'static str),
     /// An interval that would never, or always, be over.
     #[error("times.{0} must be longer than 0")]
     NoTime(&'static str),
@@ -286,8 +302,31 @@ impl Settings {
         let limits = limits(&mut resolver)?;
         let times = times(&mut resolver)?;
         let socket_group = group.map(|(group, _)| group);
-        Ok((Self { prefix, role, local, socket_group, limits, times }, resolver.rows))
+        let (name, tags) = names(&mut resolver)?;
+        let (relay, source) = resolver.or_default(false, |written| written.relay);
+        resolver.row("relay", relay, source);
+        Ok((Self { prefix, role, local, socket_group, name, tags, relay, limits, times }, resolver.rows))
     }
+}
+
+/// What this daemon is called, and its tags.
+fn names(resolver: &mut Resolver) -> Result<(Option<String>, Vec<String>), SettingsFault> {
+    let good = |name: &str| !name.is_empty() && name.chars().count() <= NAME_CHARS && !name.contains(char::is_control);
+    let name = resolver.written(|written| written.name.clone());
+    if let Some((name, source)) = &name {
+        if !good(name) {
+            return Err(SettingsFault::Name("name"));
+        }
+        resolver.row("name", name.as_str(), *source);
+    }
+    let tags = resolver.written(|written| written.tags.clone());
+    if let Some((tags, source)) = &tags {
+        if tags.len() > TAGS || !tags.iter().all(|tag| good(tag)) {
+            return Err(SettingsFault::Name("tags"));
+        }
+        resolver.row("tags", tags.clone(), *source);
+    }
+    Ok((name.map(|(name, _)| name), tags.map(|(tags, _)| tags).unwrap_or_default()))
 }
 
 fn server(resolver: &mut Resolver) -> Role {
@@ -344,6 +383,8 @@ fn limits(resolver: &mut Resolver) -> Result<Limits, SettingsFault> {
         connections: resolver.bound("limits.connections", 1, 16_384, |limits| limits.connections)?,
         local_connections: resolver.bound("limits.local_connections", 1, 4096, |limits| limits.local_connections)?,
         held_bytes: resolver.bound("limits.held_bytes", 0, 64 << 20, |limits| limits.held_bytes)?,
+        spool_bytes: resolver.bound("limits.spool_bytes", 128 << 10, 1 << 30, |limits| limits.spool_bytes)?,
+        spool_runs: resolver.bound("limits.spool_runs", 1, 200_000, |limits| limits.spool_runs)?,
     })
 }
 

@@ -92,7 +92,7 @@ fn options(order: &Order) -> Options {
     let hop = order.hop.as_deref();
     Options {
         to: hop.and_then(|hop| hop.to.clone()),
-        route: hop.and_then(|hop| hop.route.clone()).unwrap_or_default(),
+        route: hop.map(|hop| hop.route.clone()).unwrap_or_default(),
         timeout: order.timeout_ms.map(Duration::from_millis),
         output: order.output,
         queue: order.queue.then(Queue::default),

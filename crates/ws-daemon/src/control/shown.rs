@@ -25,9 +25,7 @@ impl Control {
     pub(super) async fn scripts(&self) -> Value {
         let mut scripts = self.0.executor.scripts().await;
         scripts.sort_by(|one, other| one.name.cmp(&other.name));
-        let show = |script: &crate::exec::ScriptEntry| {
-            json!({ "name": script.name, "executable": script.executable, "bytes": script.bytes })
-        };
+        let show = |script: &crate::exec::ScriptEntry| json!({ "name": script.name, "executable": script.executable, "bytes": script.bytes });
         scripts.iter().map(show).collect()
     }
 
@@ -48,7 +46,7 @@ impl Control {
             "name": me.name, "instance": me.instance, "version": me.version,
             "up_ms": u64::try_from(self.0.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             "links": self.0.peers.links().len(), "asked": self.0.origin.live_count(),
-            "running": exec.running, "waiting": exec.waiting, "spool": spool,
+            "running": exec.running, "waiting": exec.in_line, "spool": spool,
         })
     }
 }

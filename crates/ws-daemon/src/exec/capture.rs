@@ -11,8 +11,9 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use ws_daemon_protocol::codec::compact::compact;
 use ws_daemon_protocol::codec::scanner::Scanner;
+use ws_daemon_protocol::command::StreamName;
 
-use super::job::{Capture, StreamName};
+use super::job::Capture;
 use super::starter::Starters;
 use super::stream::StreamBuffer;
 

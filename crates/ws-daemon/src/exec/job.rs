@@ -58,29 +58,6 @@ pub enum Capture {
     Stream(Arc<StreamBuffer>),
 }
 
-/// One of a script's two streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum StreamName {
-    /// What it says.
-    Stdout,
-    /// What it says of trouble.
-    Stderr,
-}
-
-impl StreamName {
-    /// Both, in the order of their descriptors.
-    pub const BOTH: [Self; 2] = [Self::Stdout, Self::Stderr];
-
-    /// The word on the wire and in the log.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-        }
-    }
-}
-
 impl Job {
     pub(super) fn span(&self) -> Span {
         info_span!("run", id = %self.run, script = self.name)

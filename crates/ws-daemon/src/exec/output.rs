@@ -11,8 +11,8 @@ use tokio::task::consume_budget;
 use tracing::{info, warn};
 
 use super::capture::Keep;
-use super::job::StreamName;
 use crate::system::readiness;
+use ws_daemon_protocol::command::StreamName;
 
 /// One read from a pipe, in bytes.
 const READ_BYTES: usize = 16 * 1024;

@@ -10,9 +10,9 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process_group, waitid, waitpid};
 
-use super::job::StreamName;
 use super::output::Output;
 use crate::system::{self, ExitWatch, Launch};
+use ws_daemon_protocol::command::StreamName;
 
 /// A running child, leader of its own process group.
 #[derive(Debug)]

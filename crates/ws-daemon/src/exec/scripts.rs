@@ -51,6 +51,11 @@ impl Scripts {
         open(&self.folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
     }
 
+    /// Whether there is a file of this name, whatever it is: one that cannot be run is worth an error.
+    pub fn has(&self, name: &str) -> bool {
+        self.folder.join(name).exists()
+    }
+
     /// The path to start the script `name` by.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::Notify;
 
 use super::capture::{is_continuation, unfinished};
-use super::job::StreamName;
+use ws_daemon_protocol::command::StreamName;
 
 /// How much of one run's output waits for its reader, in bytes, with what it costs to keep it; when there is more, the oldest is
 /// dropped, which the reader is told.
@@ -238,6 +238,18 @@ impl Position {
             Err(error) => ChunkData::Base64(STANDARD.encode(error.as_bytes())),
         };
         Chunk { stream, offset, gap, data }
+    }
+}
+
+/// Bytes as they are said: text, or base 64 and marked, and how many of them that is. Unless this is `the_end`, the beginning of
+/// a character waits for its rest.
+#[must_use]
+pub fn text_of(bytes: &[u8], the_end: bool) -> (String, bool, usize) {
+    let waiting = if the_end { 0 } else { unfinished(bytes) };
+    let whole = &bytes[..bytes.len() - waiting];
+    match std::str::from_utf8(whole) {
+        Ok(text) => (text.to_owned(), false, whole.len()),
+        Err(_) => (STANDARD.encode(whole), true, whole.len()),
     }
 }
 

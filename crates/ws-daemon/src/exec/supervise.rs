@@ -29,10 +29,11 @@ use tokio::net::unix::pipe;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
+use ws_daemon_protocol::command::StreamName;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 
 use super::capture::{Captured, Keep};
-use super::job::{Job, StreamName};
+use super::job::Job;
 use super::output::{Output, drain_both};
 use super::process::{Pipes, Process};
 use super::start::{Started, start};

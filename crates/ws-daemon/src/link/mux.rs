@@ -255,7 +255,7 @@ impl Mux {
     /// requests are passed over.
     pub fn take(&self) -> Option<String> {
         let mut state = self.state();
-        let frame = state.take();
+        let frame = state.take(self.dialect);
         let room = state.ask_bytes < ASK_QUEUE_BYTES || state.reply_bytes < OUTPUT_QUEUE_BYTES;
         drop(state);
         if room {
@@ -336,14 +336,18 @@ fn link_lost() -> Outcome {
 }
 
 impl State {
-    fn take(&mut self) -> Option<String> {
+    fn take(&mut self, dialect: Dialect) -> Option<String> {
         loop {
             let Outgoing { frame, kind } = self.outgoing.pop_front()?;
             match kind {
                 Kind::Reply => self.reply_bytes -= frame.len(),
                 Kind::Ask(number, departure) => {
                     self.ask_bytes -= frame.len();
-                    if !departure.leave() {
+                    let leaves = match dialect {
+                        Dialect::Seed => departure.leave(),
+                        Dialect::Version2 => departure.leave_to_version2(),
+                    };
+                    if !leaves {
                         self.forget(number);
                         continue;
                     }

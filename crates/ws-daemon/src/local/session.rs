@@ -4,8 +4,8 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -17,9 +17,9 @@ use ws_daemon_protocol::message::{CommandMessage, Message, Rejection, Request};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::Local;
+use super::answers::{Answers, IN_FLIGHT, Next, Pending};
 use crate::control::{Answer, Control};
 use crate::origin::Said;
-use super::answers::{Answers, IN_FLIGHT, Next, Pending};
 use crate::policy::{self, Caller};
 use crate::system::hung_up;
 

@@ -166,9 +166,9 @@ impl Direct<'_> {
                 let why = "the link was lost while the peer had the request; it may have run";
                 Heard::End(with_peer(Outcome::failed(ErrorCode::Interrupted, why).into(), link.peer()))
             }
-            RunEvent::Lost { left: false } => {
-                Heard::End(Outcome::failed(ErrorCode::LinkLost, "the link was lost before the request left; it did not run").into())
-            }
+            RunEvent::Lost { left: false } => Heard::End(
+                Outcome::failed(ErrorCode::LinkLost, "the link was lost before the request left; it did not run").into(),
+            ),
         }
     }
 }

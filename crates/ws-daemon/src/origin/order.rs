@@ -9,11 +9,13 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tracing::warn;
 use uuid::Uuid;
+use ws_daemon_protocol::command::Topic;
 use ws_daemon_protocol::event::Event;
 use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::message::{Message, Request};
 use ws_daemon_protocol::options::{NotBefore, OutputMode, Queue};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
+use ws_daemon_protocol::target::Target;
 
 use super::direct::Direct;
 use super::follow::Follow;
@@ -75,9 +77,13 @@ impl Origin {
         let found = self.peers().all_matching(request.options.to.as_ref());
         let parts: Vec<Part> = found
             .into_iter()
-            .filter(|peer| queued || peer.connected)
-            .filter_map(|peer| peer.instance)
-            .map(|instance| part(Whom { instance: Some(instance), ..Whom::default() }))
+            .filter(|peer| queued || peer.link.is_some())
+            .filter_map(|peer| match peer.instance {
+                Some(instance) => Some(Whom { instance: Some(instance.into()), ..Whom::default() }),
+                // A seed peer has only its name, which is its address.
+                None => Some(Whom { to: Some(Target::parse(&peer.name).ok()?), ..Whom::default() }),
+            })
+            .map(part)
             .collect();
         match parts.len() {
             0 => match self.look(&Whom::of(request)) {
@@ -96,18 +102,20 @@ impl Origin {
         };
         let enter = |part: &Part| self.ledger().enter(part.run.clone(), &request.name, request.id.clone(), false);
         let seats: Vec<(Seat, Whom)> = parts.into_iter().map(|part| (enter(&part), part.whom)).collect();
-        let one = |(seat, whom): (Seat, Whom)| async {
-            let listener = caller.0.clone();
-            let mut report = Direct { origin: self, request: &request, live: seat.live(), whom, caller: Some(listener) }.run().await;
-            report.more_mut().run = Some(seat.live().run.clone());
-            seat.live().settle(&report);
-            self.news().tell(ws_daemon_protocol::command::Topic::Runs, || super::settled_line(seat.live(), &report));
-            report
-        };
+        let one = |(seat, whom): (Seat, Whom)| self.one_direct(&request, seat, whom, caller.0.clone());
         let reports = self.brake(&request, seats, one, &caller).await;
         if let Some(then) = &request.options.then {
             self.then(then, request.id.as_ref(), request.options.each, reports);
         }
+    }
+
+    async fn one_direct(&self, request: &Request, seat: Seat, whom: Whom, caller: mpsc::Sender<Said>) -> Report {
+        let direct = Direct { origin: self, request, live: seat.live(), whom, caller: Some(caller) };
+        let mut report = direct.run().await;
+        report.more_mut().run = Some(seat.live().run.clone());
+        seat.live().settle(&report);
+        self.news().tell(Topic::Runs, || super::settled_line(seat.live(), &report));
+        report
     }
 
     /// Lets the parts of a request live, as many at once as it says, until too many have failed; tells each report as it comes.
@@ -156,7 +164,9 @@ impl Origin {
 
     async fn queue(&self, request: Request, queue: &Queue, user: Box<str>, caller: Caller) {
         let Some(spool) = self.spool().cloned() else {
-            return caller.tell(Said::refused(ErrorCode::SpoolFailed, "this daemon runs without a spool; its log says why")).await;
+            return caller
+                .tell(Said::refused(ErrorCode::SpoolFailed, "this daemon runs without a spool; its log says why"))
+                .await;
         };
         let parts = match self.parts(&request) {
             Ok(parts) => parts,
@@ -167,7 +177,9 @@ impl Origin {
         let (expires_ms, not_before_ms) = (new.expires_ms, new.not_before_ms);
         let accepted = match spool.accept(new).await {
             Ok(accepted) => accepted,
-            Err(SpoolError::Full) => return caller.tell(Said::refused(ErrorCode::QueueFull, "the spool is full; try again later")).await,
+            Err(SpoolError::Full) => {
+                return caller.tell(Said::refused(ErrorCode::QueueFull, "the spool is full; try again later")).await;
+            }
             Err(error) => return caller.tell(Said::refused(ErrorCode::SpoolFailed, &error.to_string())).await,
         };
         let request = Arc::new(request);
@@ -181,7 +193,18 @@ impl Origin {
                     let seat = self.ledger().enter(run, &request.name, request.id.clone(), true);
                     let (request, spool) = (Arc::clone(&request), spool.clone());
                     let origin = self.clone();
-                    Queued { origin, spool, request, seat, whom, bound: None, attempt: 1, ever_bound: false, expires_ms, not_before_ms }
+                    Queued {
+                        origin,
+                        spool,
+                        request,
+                        seat,
+                        whom,
+                        bound: None,
+                        attempt: 1,
+                        ever_bound: false,
+                        expires_ms,
+                        not_before_ms,
+                    }
                 });
                 let lives: Vec<Queued> = lives.collect();
                 let follows = lives.iter().map(|life| Follow::live(self, life.seat.live())).collect();
@@ -212,42 +235,13 @@ impl Origin {
             }
             return;
         }
-        let (origin, request) = (self.clone(), Arc::clone(request));
+        let (stopping, request) = (self.stop().close_links.clone(), Arc::clone(request));
         self.lives().spawn(async move {
-            let (nobody, _) = mpsc::channel(1);
-            let one = |life: Queued| async {
-                let live = Arc::clone(life.seat.live());
-                life.run().await;
-                let report = live.progress.borrow().report.clone();
-                report.map_or_else(|| Outcome::failed(ErrorCode::Interrupted, "the daemon stops").into(), |report| (*report).clone())
-            };
-            let stopping = origin.stop().close_links.clone();
             tokio::select! {
-                _ = origin.brake_queued(&request, lives, one, &Caller(nobody)) => {}
+                () = brake_queued(&request, lives) => {}
                 () = stopping.cancelled() => {}
             }
         });
-    }
-
-    /// As [`brake`](Self::brake), but what is not started is cancelled in its own life, so that the disk knows.
-    async fn brake_queued<F>(&self, request: &Request, lives: Vec<Queued>, one: impl Fn(Queued) -> F, _nobody: &Caller)
-    where
-        F: Future<Output = Report>,
-    {
-        let options = &request.options;
-        let (batch, max_failures) = (options.batch.unwrap_or(usize::MAX), options.max_failures.unwrap_or(usize::MAX));
-        let (mut left, mut going, mut failed) = (lives.into_iter(), FuturesUnordered::new(), 0);
-        loop {
-            while going.len() < batch {
-                let Some(life) = left.next() else { break };
-                if failed >= max_failures {
-                    life.seat.live().cancel.cancel();
-                }
-                going.push(one(life));
-            }
-            let Some(report) = going.next().await else { return };
-            failed += usize::from(report.status != Some(0));
-        }
     }
 
     async fn tell_queued(&self, request: &Request, follows: Vec<Follow>, nearest: Option<Box<str>>, caller: &Caller) {
@@ -303,10 +297,9 @@ impl Origin {
         };
         let life = |record: RunRecord| {
             let seat = self.ledger().enter(record.run, &request.name, request.id.clone(), true);
-            let whom = record.target.map_or_else(
-                || Whom::of(&request),
-                |instance| Whom { instance: Some(instance), ..Whom::default() },
-            );
+            let whom = record
+                .target
+                .map_or_else(|| Whom::of(&request), |instance| Whom { instance: Some(instance), ..Whom::default() });
             let bound = record.bound.filter(|_| record.state == RunState::Bound);
             let ever_bound = bound.is_some() || record.attempt > 1;
             let (origin, spool, request, attempt) = (self.clone(), spool.clone(), Arc::clone(&request), record.attempt);
@@ -314,6 +307,30 @@ impl Origin {
         };
         let lives = runs.into_iter().map(life).collect();
         self.start(&request, lives);
+    }
+}
+
+/// As [`brake`](Origin::brake), but what is not to start is cancelled in its own life, so that the disk knows.
+async fn brake_queued(request: &Request, lives: Vec<Queued>) {
+    let one = async |life: Queued| {
+        let live = Arc::clone(life.seat.live());
+        life.run().await;
+        let progress = live.progress.borrow();
+        progress.report.as_ref().is_some_and(|report| report.status == Some(0))
+    };
+    let options = &request.options;
+    let (batch, max_failures) = (options.batch.unwrap_or(usize::MAX), options.max_failures.unwrap_or(usize::MAX));
+    let (mut left, mut going, mut failed) = (lives.into_iter(), FuturesUnordered::new(), 0);
+    loop {
+        while going.len() < batch {
+            let Some(life) = left.next() else { break };
+            if failed >= max_failures {
+                life.seat.live().cancel.cancel();
+            }
+            going.push(one(life));
+        }
+        let Some(went_well) = going.next().await else { return };
+        failed += usize::from(!went_well);
     }
 }
 
@@ -329,7 +346,8 @@ fn new_request(request: &Request, queue: &Queue, user: Box<str>, parts: &[Part],
         NotBefore::After(delay) => Some(later(whole_ms(delay))),
         NotBefore::At(at_ms) => Some(later(at_ms.saturating_sub(wall_ms()))),
     };
-    let run = |part: &Part| NewRun { run: part.run.clone(), name: request.name.as_str().into(), target: part.whom.instance.clone() };
+    let run =
+        |part: &Part| NewRun { run: part.run.clone(), name: request.name.as_str().into(), target: part.whom.instance.clone() };
     NewRequest {
         user,
         key: request.id.as_ref().map(|id| id.key().as_text().into()),

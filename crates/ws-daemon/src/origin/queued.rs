@@ -171,7 +171,11 @@ impl Queued {
             let whom = match &self.bound {
                 // A seed peer's link was its only one.
                 Some(instance) if instance.starts_with(SEED_INSTANCE) => {
-                    return Err(Outcome::failed(ErrorCode::Interrupted, "the link was lost while a seed peer had it; it may have run").into());
+                    return Err(Outcome::failed(
+                        ErrorCode::Interrupted,
+                        "the link was lost while a seed peer had it; it may have run",
+                    )
+                    .into());
                 }
                 Some(instance) => Whom { instance: Some(instance.clone()), ..Whom::default() },
                 None => self.whom.clone(),
@@ -359,14 +363,17 @@ impl Queued {
             // Never claimed, and refused from now on; a cancelled one is over by that.
             Some(ErrorCode::Busy) if verdict.refused => Offered::Next,
             // Not claimed, but not refused for ever either: it stays bound.
-            Some(ErrorCode::Busy | ErrorCode::SpoolFailed | ErrorCode::QueueFull) if link.is_v2() => Offered::Again { wait: true },
+            Some(ErrorCode::Busy | ErrorCode::SpoolFailed | ErrorCode::QueueFull) if link.is_v2() => {
+                Offered::Again { wait: true }
+            }
             _ => Offered::Settled(with_peer(report, link.peer())),
         }
     }
 
     /// Output is kept before more is asked for. What the disk does not take is a gap.
     async fn keep(&self, chunk: Chunk) {
-        let bytes = if chunk.is_base64 { BASE64_STANDARD.decode(&chunk.data).unwrap_or_default() } else { chunk.data.into_bytes() };
+        let bytes =
+            if chunk.is_base64 { BASE64_STANDARD.decode(&chunk.data).unwrap_or_default() } else { chunk.data.into_bytes() };
         match self.spool.keep_output(self.id(), number(chunk.stream), chunk.offset, bytes).await {
             Ok(()) => self.live().note(|progress| progress.output += 1),
             Err(error) => warn!(run = %self.live().run, %error, "output was not kept"),

@@ -74,7 +74,7 @@ impl Origin {
         }
         let route = Route::default();
         let Pick::Link(link) = self.peers().pick(&Choice { target: None, route: &route, not: None }) else { return None };
-        let hop = Hop { to: whom.to.clone(), route: (whom.route != Route::RoundRobin).then(|| whom.route.clone()) };
+        let hop = Hop { to: whom.to.clone(), route: whom.route.clone() };
         link.has_feature("relay").then(|| Way { link, hop: Some(Box::new(hop)) })
     }
 

@@ -13,7 +13,8 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::doing::{Credit, Doing, Key, Seat};
 use super::{Worker, capture, home, report_of};
-use crate::exec::{Admitted, Folder, Grace, Job, Orphan, StreamBuffer, stop_all};
+use crate::exec::orphans::{Orphan, stop_all};
+use crate::exec::{Admitted, Folder, Grace, Job, StreamBuffer};
 use crate::link::{Backoff, IncomingRun, Link};
 use crate::spool::{ClaimRecord, ClaimState, Claimed, NewClaim, Spool, SpoolError};
 
@@ -75,13 +76,20 @@ impl Worker {
         let (run, attempt) = (frame.run.clone(), frame.order.attempt);
         let verdict = |refused| Verdict { attempt: Some(attempt), refused };
         let have = frame.order.have.unwrap_or_default();
-        let body = v2::run(&frame);
+        let body = v2::run(&frame.name, &frame.run, &frame.params, &frame.order);
         let name = frame.name.clone();
         let (work, admitted) = self.admit(&spool, &asker, frame, seat);
         let claimed = match &admitted {
             Ok(admitted) => {
                 let starting = admitted.has_slot();
-                let claim = NewClaim { asker: asker.clone(), run: run.clone(), attempt, name: name.into(), body: body.into(), starting };
+                let claim = NewClaim {
+                    asker: asker.clone(),
+                    run: run.clone(),
+                    attempt,
+                    name: name.into(),
+                    body: body.into(),
+                    starting,
+                };
                 spool.claim(claim).await
             }
             Err(outcome) => {

@@ -1,0 +1,177 @@
+//! Who this daemon is: its instance and its epochs, from its spool if it has one, else for this life of it; and who it knows. It
+//! never decides what that is good for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+use ws_daemon_protocol::codec::v2::Hello;
+
+use crate::config::{Role, Settings};
+use crate::peers::{EpochSource, PeerChange, PeerRecord};
+use crate::spool::{self, Bounds, Durability, Spool, SpoolFault};
+
+/// The wait before a spool that failed to raise the epoch is asked again: without a new epoch there is no link.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What is to be remembered of peers, before it is on disk; when full, whoever tells drops it, and the peer is told of again the
+/// next time that it comes or goes.
+const CHANGES: usize = 4096;
+
+/// Opens the spool of this daemon. `None`, with a warning, if another daemon has it, or the disk does not let it: then nothing can
+/// be queued.
+///
+/// # Errors
+/// When a later version of this program has written it: to go on without would be to forget what it holds.
+pub fn open_spool(settings: &Settings) -> Result<Option<Spool>, SpoolFault> {
+    let (mode, port) = match &settings.role {
+        Role::Server { listen, .. } => ("server", listen.port()),
+        Role::Client { server } => ("client", server.port),
+    };
+    let path = settings.prefix.join(format!("spool-{mode}-{port}.db"));
+    let limits = &settings.limits;
+    let bounds = Bounds { bytes: limits.spool_bytes as u64, runs: limits.spool_runs as u64, ..Bounds::default() };
+    match Spool::open(&path, bounds, Durability::Full) {
+        Ok(opened) => {
+            if let Some(aside) = opened.set_aside {
+                error!(path = %aside.display(), "the spool was damaged and is set aside; what it held is lost to this daemon");
+            }
+            info!(path = %path.display(), instance = %opened.spool.identity().instance, "spool ready");
+            Ok(Some(opened.spool))
+        }
+        Err(fault @ SpoolFault::Newer { .. }) => Err(fault),
+        Err(error) => {
+            warn!(%error, "the daemon runs without a spool: requests with \"queue\" are refused");
+            Ok(None)
+        }
+    }
+}
+
+/// What this daemon says of itself.
+pub async fn who_i_am(settings: &Settings, spool: Option<&Spool>) -> Hello {
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let (instance, epoch, former) = match spool {
+        None => (Uuid::new_v4().to_string(), 1, Vec::new()),
+        Some(spool) => {
+            let identity = spool.identity();
+            let epoch = match &settings.role {
+                Role::Server { .. } => raise(spool).await,
+                // Raised at each dial.
+                Role::Client { .. } => identity.epoch,
+            };
+            (identity.instance.into(), epoch, identity.former.into_iter().map(Into::into).collect())
+        }
+    };
+    let mut features = vec!["output".to_owned(), "events".to_owned()];
+    if spool.is_some() {
+        features.push("queue".into());
+    }
+    if settings.relay {
+        features.push("relay".into());
+    }
+    Hello {
+        name: settings.name.clone().unwrap_or_else(host),
+        configured: settings.name.is_some(),
+        instance,
+        epoch,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tags: settings.tags.clone(),
+        capacity: settings.limits.runs as u64,
+        features,
+        former,
+    }
+}
+
+/// A new epoch for each dial, on disk before it is used.
+pub fn epochs(spool: Option<Spool>) -> EpochSource {
+    let last = Arc::new(AtomicU64::new(0));
+    EpochSource::new(move || match spool.clone() {
+        None => std::future::ready(last.fetch_add(1, Ordering::Relaxed) + 1).boxed(),
+        Some(spool) => async move { raise(&spool).await }.boxed(),
+    })
+}
+
+async fn raise(spool: &Spool) -> u64 {
+    loop {
+        match spool.raise_epoch().await {
+            Ok(epoch) => return epoch,
+            Err(error) => {
+                warn!(%error, "the spool did not take a new epoch; tried again in a while");
+                sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// The peers that the spool knows.
+pub async fn known_peers(spool: Option<&Spool>) -> Vec<PeerRecord> {
+    let Some(spool) = spool else { return Vec::new() };
+    match spool.peers().await {
+        Ok(records) => records.into_iter().map(from_spool).collect(),
+        Err(error) => {
+            warn!(%error, "the peers that were here cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+/// Where changes of the table of peers are told, and the task that takes them to disk.
+pub fn remember(
+    spool: Option<Spool>,
+    close: CancellationToken,
+) -> (impl Fn(PeerChange) + Send + Sync + 'static, impl Future<Output = ()>) {
+    let (tell, mut told) = mpsc::channel::<PeerChange>(CHANGES);
+    let keep = async move {
+        loop {
+            let change = tokio::select! {
+                biased;
+                change = told.recv() => change,
+                () = close.cancelled() => return,
+            };
+            let Some(change) = change else { return };
+            let Some(spool) = &spool else { continue };
+            let kept = match change {
+                PeerChange::Seen(record) => spool.peer_seen(to_spool(record)).await,
+                PeerChange::Forgotten(instance) => spool.forget_peer(&instance).await,
+            };
+            if let Err(error) = kept {
+                warn!(%error, "a peer that came or went was not remembered");
+            }
+        }
+    };
+    // Full: it is told again the next time.
+    (move |change| drop(tell.try_send(change)), keep)
+}
+
+fn from_spool(record: spool::PeerRecord) -> PeerRecord {
+    PeerRecord {
+        instance: record.instance.into(),
+        name: record.name.into(),
+        tags: record.tags.into_iter().map(Into::into).collect(),
+        epoch: record.epoch,
+        version: record.version.into(),
+        capacity: record.capacity,
+        address: record.address.into(),
+        last_seen_ms: u64::try_from(record.last_seen).unwrap_or(0),
+    }
+}
+
+fn to_spool(record: PeerRecord) -> spool::PeerRecord {
+    spool::PeerRecord {
+        instance: record.instance.into(),
+        name: record.name.into(),
+        configured: false,
+        tags: record.tags.into_iter().map(Into::into).collect(),
+        epoch: record.epoch,
+        version: record.version.into(),
+        capacity: record.capacity,
+        address: record.address.into(),
+        last_seen: i64::try_from(record.last_seen_ms).unwrap_or(i64::MAX),
+    }
+}
