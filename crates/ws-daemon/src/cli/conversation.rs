@@ -50,7 +50,9 @@ impl Asking {
     /// The line, unless it says that the daemon would not do it.
     pub fn unless_refused(&self, line: Line, code: &str) -> Result<Line, Trouble> {
         let report = line.report()?;
-        if report.status == Some(0) || line.text("run").is_some() {
+        // What is said of a run names it, or has no word for what went wrong here.
+        let is_of_a_run = line.text("run").is_some() || code == "RUN" && report.error.is_none();
+        if report.status == Some(0) || is_of_a_run {
             return Ok(line);
         }
         let exit = match report.error.as_deref().and_then(ErrorCode::from_word) {
@@ -171,7 +173,7 @@ impl Line {
     pub fn result(&self) -> Option<Box<RawValue>> {
         #[derive(serde::Deserialize)]
         struct Written {
-            #[serde(default)]
+            #[serde(default, deserialize_with = "also_null")]
             result: Option<Box<RawValue>>,
         }
         serde_json::from_str::<Written>(&self.text).ok()?.result
@@ -184,6 +186,11 @@ impl Line {
             self.result().and_then(|result| serde_json::from_str(result.get()).ok()).unwrap_or_default();
         list.into_iter().filter_map(|raw| serde_json::from_str(raw.get()).ok().map(|value| (raw, value))).collect()
     }
+}
+
+/// A `result` that is `null` is one.
+fn also_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    serde::Deserialize::deserialize(deserializer).map(Some)
 }
 
 /// The text under a key of a record.

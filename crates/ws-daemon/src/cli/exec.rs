@@ -34,8 +34,8 @@ pub struct Arguments {
     /// With --each: so many at a time.
     #[arg(long, value_name = "N", requires = "each", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
-    /// With --each: begin no more runs once more than so many have failed.
-    #[arg(long, value_name = "N", requires = "each")]
+    /// With --each: begin nothing more once so many have failed.
+    #[arg(long, value_name = "N", requires = "each", value_parser = clap::value_parser!(u32).range(1..))]
     max_failures: Option<u32>,
     /// Which of those that may: round-robin, least-busy, or sticky:KEY (the same KEY goes to the same peer).
     #[arg(long, value_name = "ROUTE", value_parser = request::route)]

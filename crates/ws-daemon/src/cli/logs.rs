@@ -6,7 +6,7 @@ use super::conversation::{Asking, command};
 use super::exit::{Exit, Trouble};
 use super::final_line::Chunk;
 use super::gather::Flags;
-use super::printer::{Printer, Stream};
+use super::printer::Printer;
 
 /// What `logs` takes.
 #[derive(Debug, clap::Args)]
@@ -36,33 +36,27 @@ pub struct Arguments {
 
 /// Prints it: stdout to stdout, stderr to stderr.
 pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
-    let wanted = arguments.stream.as_deref().and_then(Stream::of_word);
-    let wanted: Vec<Stream> = wanted.map_or(vec![Stream::Out, Stream::Err], |stream| vec![stream]);
     let mut printer = Printer::new(Some(Exit::Ok));
     let mut conversation = arguments.asking.open(flags)?;
-    // One question a stream, under its name: what they print comes in the order in which it was printed.
-    let questions = wanted.iter().map(|stream| command("RUN", &question(arguments, *stream), stream.word()));
-    conversation.say(&questions.collect::<String>())?;
-    let mut open = wanted.len();
-    while open > 0 {
+    conversation.say(&command("RUN", &question(arguments), "ws-daemon"))?;
+    loop {
         let line = conversation.next()?.ok_or_else(super::conversation::closed)?;
-        if line.event().is_none() {
-            open -= 1;
-            let line = arguments.asking.unless_refused(line, "RUN")?;
-            if arguments.asking.json {
-                printer.json(&line.text)?;
-            }
-        } else if arguments.asking.json {
+        let is_last = line.event().is_none();
+        let line = if is_last { arguments.asking.unless_refused(line, "RUN")? } else { line };
+        if arguments.asking.json {
             printer.json(&line.text)?;
         } else if let Some(chunk) = Chunk::of_event(&line) {
             chunk.print(&mut printer)?;
         }
+        if is_last {
+            return Ok(Exit::Ok);
+        }
     }
-    Ok(Exit::Ok)
 }
 
-fn question(arguments: &Arguments, stream: Stream) -> Value {
-    let mut question = json!({ "run": arguments.run, "output": stream.word() });
+fn question(arguments: &Arguments) -> Value {
+    let stream = arguments.stream.as_deref().unwrap_or("both");
+    let mut question = json!({ "run": arguments.run, "output": stream });
     if let Some(from) = arguments.from {
         question["offset"] = from.into();
     }

@@ -26,7 +26,9 @@ pub struct Arguments {
 /// Waits.
 pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let mut conversation = arguments.asking.open(flags)?;
-    conversation.say(&command("RUN", &json!({ "run": arguments.run, "follow": true }), "ws-daemon"))?;
+    // What it prints comes too, and is passed over: only who follows is told the end.
+    let question = json!({ "run": arguments.run, "output": "both", "follow": true });
+    conversation.say(&command("RUN", &question, "ws-daemon"))?;
     let mut printer = Printer::new(Some(Exit::Ok));
     loop {
         let line = conversation.next()?.ok_or_else(super::conversation::closed)?;

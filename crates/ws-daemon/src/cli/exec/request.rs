@@ -90,9 +90,10 @@ fn options(arguments: &Arguments) -> Vec<(&'static str, Value)> {
 }
 
 fn queue(arguments: &Arguments) -> Option<Value> {
-    let times = [("ttl", arguments.ttl), ("not_before", arguments.not_before)];
-    let times = times.into_iter().filter_map(|(key, time)| Some((key.to_owned(), milliseconds(time?))));
-    let times: Map<String, Value> = times.collect();
+    // As text it is a span; as a number it would be a time since 1970.
+    let not_before = arguments.not_before.map(|span| format!("{}ms", span.as_millis()).into());
+    let times = [("ttl", arguments.ttl.map(milliseconds)), ("not_before", not_before)];
+    let times: Map<String, Value> = times.into_iter().filter_map(|(key, time)| Some((key.to_owned(), time?))).collect();
     match (times.is_empty(), arguments.queue || arguments.detach) {
         (false, _) => Some(Value::Object(times)),
         (true, true) => Some(json!(true)),
