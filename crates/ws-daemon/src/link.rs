@@ -182,7 +182,10 @@ impl Replier {
     pub fn report(&self, report: &Report, verdict: Verdict) {
         let mux = self.link.mux();
         match (mux.dialect(), &self.id) {
-            (Dialect::Seed, id) => mux.say(seed::status(report, id.as_ref())),
+            (Dialect::Seed, id) => {
+                let seeds = Report { more: None, ..report.clone() };
+                mux.say(seed::status(&seeds, id.as_ref()));
+            }
             (Dialect::Version2, Some(id)) => mux.say(v2::status(id, verdict, report)),
             // Asked under no id: answered nothing.
             (Dialect::Version2, None) => {}

@@ -18,3 +18,4 @@ mod service_manager;
 mod settings;
 mod shutdown;
 mod support;
+mod version2;
