@@ -12,6 +12,7 @@ use crate::command::{Command, Place, StreamName, fault};
 use crate::event::Chunk;
 use crate::id::{CALLER_ID_BYTES, CallerId, RunId};
 use crate::message::{CommandMessage, Params};
+use crate::more::More;
 use crate::options::{OutputMode, Route};
 use crate::outcome::{ErrorCode, Outcome, Report};
 use crate::target::Target;
@@ -434,7 +435,12 @@ fn hello_frame(data: &str) -> Result<Frame, Refused> {
 
 fn status_frame(data: &str) -> Result<Frame, Refused> {
     let (run, head) = of_run(data)?;
-    let report = Report::parse(data).map_err(|error| Refused::bad(fault(&error)))?;
+    let mut report = Report::parse(data).map_err(|error| Refused::bad(fault(&error)))?;
+    // Which run it is, is said by the id; what else stands there is not to be passed on.
+    if let Some(more) = &mut report.more {
+        more.run = None;
+    }
+    report.more = report.more.filter(|more| **more != More::default());
     let verdict = Verdict { attempt: head.attempt, refused: head.refused };
     Ok(Frame::Status(Box::new(StatusFrame { run, verdict, report })))
 }
@@ -705,6 +711,8 @@ mod tests {
         for (text, frame) in table {
             assert_eq!(taken(&text), frame, "{text}");
         }
+        let with_run = r#"{"name":"&cmd","params":{"code":"STATUS","data":{"status":7,"id":"r","run":"x\"y"}}}"#;
+        assert_eq!(taken(with_run), of_status(Verdict::default(), &exited));
         assert_eq!(
             status(&id("\"r\""), verdict, &Outcome::Exited(0).into()),
             r#"{"name":"&cmd","params":{"code":"STATUS","data":{"status":0,"id":"r","attempt":2,"refused":true}}}"#
@@ -733,12 +741,12 @@ mod tests {
 
     #[test]
     fn what_a_newer_minor_version_adds_is_passed_over_or_refused_under_its_id() {
+        use ErrorCode::{BadMessage, UnknownCommand, Unsupported};
         let run = r#"{"name":"t","id":"r","params":null,"colour":{"x":[1]},"attempt":5}"#;
         let Frame::Run(frame) = taken(run) else { panic!("no run") };
         assert_eq!(frame.order, Order::default(), "an attempt without a queue is none");
         let hello = r#"{"name":"&cmd","params":{"code":"hello","data":{"name":"a","instance":"i","epoch":1,"more":null}}}"#;
         assert!(matches!(taken(hello), Frame::Hello(_)));
-        use ErrorCode::{BadMessage, UnknownCommand, Unsupported};
         let table = [
             (r#"{"name":"t","id":"r","output":"film"}"#, Some("\"r\""), Unsupported, "this daemon knows no output \"film\""),
             (r#"{"name":"&cmd","id":5,"params":{"code":"DANCE"}}"#, Some("5"), UnknownCommand, "no command has the code"),
