@@ -325,7 +325,7 @@ impl Link {
         self.0.draining.load(Ordering::Acquire)
     }
 
-    /// Whether the same instance has come by another link.
+    /// Whether this link counts no more: it is down, or the same instance has come by another one.
     #[must_use]
     pub fn is_replaced(&self) -> bool {
         self.0.replaced.load(Ordering::Acquire)

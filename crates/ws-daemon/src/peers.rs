@@ -738,6 +738,25 @@ mod tests {
         assert!(matches!(client.inbound.recv().await, Some(Inbound::Down(_))));
     }
 
+    #[tokio::test]
+    async fn a_seed_link_honours_what_the_asker_can_do_alone_and_says_what_it_cannot() {
+        let seed = Link::seed("a", 1 << 20, CancellationToken::new());
+        let alone = Order { timeout_ms: Some(5), attempt: 1, queue: true, ..Order::default() };
+        assert_eq!(seed.supports(&alone), Ok(()));
+        let table = [
+            (Order { output: OutputMode::Tail, ..Order::default() }, "\"output\" cannot be honoured"),
+            (Order { events: true, ..Order::default() }, "\"events\" cannot be honoured"),
+            (Order { hop: Some(Box::default()), ..Order::default() }, "\"to\" cannot be honoured"),
+        ];
+        for (order, words) in table {
+            let refused = seed.supports(&order);
+            let Err(Outcome::Failed(ErrorCode::Unsupported, said)) = &refused else { panic!("{refused:?}") };
+            assert!(said.starts_with(words), "{said}");
+            assert_eq!(Link::version2("b", "b", hello("b", "i"), 1 << 20, CancellationToken::new()).supports(&order), Ok(()));
+        }
+        assert!(seed.ping().await.is_err() && seed.instance().is_none() && seed.tags().is_empty());
+    }
+
     fn record(name: &str, instance: &str, last_seen_ms: u64) -> PeerRecord {
         PeerRecord {
             instance: instance.into(),

@@ -129,7 +129,7 @@ pub struct Have {
 }
 
 /// Who else is to run it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hop {
     /// Who may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
