@@ -182,7 +182,10 @@ impl Replier {
     pub fn report(&self, report: &Report, verdict: Verdict) {
         let mux = self.link.mux();
         match (mux.dialect(), &self.id) {
-            (Dialect::Seed, id) => mux.say(seed::status(report, id.as_ref())),
+            (Dialect::Seed, id) => {
+                let seeds = Report { more: None, ..report.clone() };
+                mux.say(seed::status(&seeds, id.as_ref()));
+            }
             (Dialect::Version2, Some(id)) => mux.say(v2::status(id, verdict, report)),
             // Asked under no id: answered nothing.
             (Dialect::Version2, None) => {}
@@ -322,7 +325,7 @@ impl Link {
         self.0.draining.load(Ordering::Acquire)
     }
 
-    /// Whether the same instance has come by another link.
+    /// Whether this link counts no more: it is down, or the same instance has come by another one.
     #[must_use]
     pub fn is_replaced(&self) -> bool {
         self.0.replaced.load(Ordering::Acquire)

@@ -535,3 +535,293 @@ fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use ws_daemon_protocol::codec::v2::{Order, Progress, Verdict};
+    use ws_daemon_protocol::command::StreamName;
+    use ws_daemon_protocol::event::Chunk;
+    use ws_daemon_protocol::id::RunId;
+    use ws_daemon_protocol::message::Params;
+    use ws_daemon_protocol::options::OutputMode;
+    use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
+
+    use super::*;
+    use crate::link::{Ask, AskBody, Departure, IncomingRun, Role, RunEvent, RunStream, Sink, Stream, run_stream};
+    use crate::tasks::Tasks;
+
+    /// A daemon as its links know it.
+    struct End {
+        peers: Peers,
+        inbound: mpsc::Receiver<Inbound>,
+        closing: CancellationToken,
+    }
+
+    fn hello(name: &str, instance: &str) -> Hello {
+        Hello {
+            name: name.into(),
+            configured: false,
+            instance: instance.into(),
+            epoch: 1,
+            version: "0.2.0".into(),
+            tags: vec![format!("tag-{name}")],
+            capacity: 4,
+            features: Vec::new(),
+            former: Vec::new(),
+        }
+    }
+
+    fn end(me: Hello, records: Vec<PeerRecord>) -> End {
+        let (sender, inbound) = mpsc::channel(64);
+        let terms = Terms { message: 1 << 20, nesting: 128, ping: Duration::from_secs(20) };
+        let closing = CancellationToken::new();
+        let peers = Peers::new(sender, terms, closing.clone(), me, records, |_| {});
+        End { peers, inbound, closing }
+    }
+
+    /// Connects `client` to `server` over a stream in memory; both links are up when this returns.
+    async fn connect(tasks: &Tasks, server: &mut End, client: &mut End, epoch: u64) -> (Link, Link) {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let host = server.peers.clone();
+        tasks.spawn(async move {
+            let wire = Wire::over(Stream::boxed(near), Role::Server, 1 << 20).await;
+            let newcomer = host.welcome(wire, Dialect::Version2, "near".into()).await.expect("it says HELLO");
+            host.host(newcomer, CancellationToken::new()).await;
+        });
+        let dialler = client.peers.clone();
+        tasks.spawn(async move {
+            let wire = Wire::over(Stream::boxed(far), Role::Client, 1 << 20).await;
+            let newcomer = dialler.introduce(wire, "far".into(), epoch).await.expect("it is taken in");
+            dialler.host(newcomer, CancellationToken::new()).await;
+        });
+        (up(server).await, up(client).await)
+    }
+
+    async fn up(end: &mut End) -> Link {
+        match end.inbound.recv().await {
+            Some(Inbound::Up(link)) => link,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn run(end: &mut End) -> IncomingRun {
+        match end.inbound.recv().await {
+            Some(Inbound::Run(run)) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ask(link: &Link, run: &str, order: Order) -> RunStream {
+        let (sink, stream) = run_stream(order.credit);
+        let body = AskBody::Run("t".into(), Params::new(None), order);
+        let (departure, sink) = (Departure::default(), Sink::Stream(sink));
+        link.ask(Ask { body, id: None, run: RunId::new(run), departure, sink }).expect("it is open");
+        stream
+    }
+
+    fn queued(attempt: u32) -> Order {
+        Order { queue: true, attempt, ..Order::default() }
+    }
+
+    #[tokio::test]
+    async fn a_run_with_all_that_becomes_known_of_it() {
+        let tasks = Tasks::default();
+        let (mut server, mut client) = (end(hello("server", "s"), Vec::new()), end(hello("web", "w"), Vec::new()));
+        let (to_client, to_server) = connect(&tasks, &mut server, &mut client, 1).await;
+        assert_eq!((to_client.peer(), to_client.instance(), to_client.capacity()), ("web", Some("w"), Some(4)));
+        assert_eq!((to_server.peer(), to_server.is_v2(), to_server.version()), ("server", true, Some("0.2.0")));
+        let order = Order { output: OutputMode::Stream, events: true, credit: 100, ..Order::default() };
+        let mut stream = ask(&to_client, "r1", order.clone());
+        let incoming = run(&mut client).await;
+        assert_eq!((&incoming.order, incoming.replier.asker()), (&order, Some("s")));
+        let replier = incoming.replier;
+        let chunk = |offset, data: &str| {
+            let (run, stream, data) = (RunId::new("r1"), StreamName::Stdout, data.to_owned());
+            Chunk { run, stream, offset, data, is_base64: false, gap: 0 }
+        };
+        replier.event(Progress::Delivered);
+        replier.event(Progress::Started);
+        replier.output(&chunk(0, "a"));
+        replier.output(&chunk(1, "beyond the credit"));
+        for expected in [RunEvent::Delivered, RunEvent::Started, RunEvent::Output(chunk(0, "a"))] {
+            assert_eq!(stream.next().await, expected);
+        }
+        assert_eq!(to_client.in_flight(), 1);
+        to_client.ping().await.expect("it lives");
+        stream.credit(1000);
+        match client.inbound.recv().await {
+            Some(Inbound::Credit { link, run, bytes }) => {
+                assert_eq!((link, run, bytes), (to_server.clone(), RunId::new("r1"), 1000));
+            }
+            other => panic!("{other:?}"),
+        }
+        replier.link().output_room().await;
+        replier.output(&chunk(18, "c"));
+        replier.report(&Outcome::Exited(3).into(), Verdict::default());
+        assert_eq!(stream.next().await, RunEvent::Output(Chunk { gap: 17, ..chunk(18, "c") }));
+        assert_eq!(stream.next().await, RunEvent::Report(Outcome::Exited(3).into(), Verdict::default()));
+        assert_eq!(to_client.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_status_of_another_attempt_or_of_a_forgotten_run_is_late_and_orders_go_across() {
+        let tasks = Tasks::default();
+        let (mut server, mut client) = (end(hello("server", "s"), Vec::new()), end(hello("web", "w"), Vec::new()));
+        let (to_client, to_server) = connect(&tasks, &mut server, &mut client, 1).await;
+        let mut stream = ask(&to_client, "r1", queued(2));
+        let replier = run(&mut client).await.replier;
+        let verdict = |attempt, refused| Verdict { attempt: Some(attempt), refused };
+        replier.report(&Outcome::Exited(1).into(), verdict(1, false));
+        replier.report(&Outcome::failed(ErrorCode::Busy, "m").into(), verdict(2, true));
+        match server.inbound.recv().await {
+            Some(Inbound::LateStatus { link, run, verdict: found, report }) => {
+                assert_eq!((link, run, found), (to_client.clone(), RunId::new("r1"), verdict(1, false)));
+                assert_eq!(report.status, Some(1));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(stream.next().await, RunEvent::Report(Outcome::failed(ErrorCode::Busy, "m").into(), verdict(2, true)));
+        to_server.send_status(&RunId::new("r0"), verdict(1, false), &Outcome::Exited(0).into());
+        assert!(matches!(server.inbound.recv().await, Some(Inbound::LateStatus { run, .. }) if run == RunId::new("r0")));
+        to_client.send_ack(&RunId::new("r1"), 2);
+        to_client.send_cancel(&RunId::new("r2"), None);
+        let acked = client.inbound.recv().await;
+        assert!(matches!(&acked, Some(Inbound::Ack { run, attempt: 2, .. }) if *run == RunId::new("r1")), "{acked:?}");
+        let cancelled = client.inbound.recv().await;
+        assert!(matches!(&cancelled, Some(Inbound::Cancel { run, attempt: None, .. }) if *run == RunId::new("r2")));
+    }
+
+    #[tokio::test]
+    async fn a_lost_link_settles_direct_runs_and_tells_queued_ones() {
+        let tasks = Tasks::default();
+        let (mut server, mut client) = (end(hello("server", "s"), Vec::new()), end(hello("web", "w"), Vec::new()));
+        let (to_client, to_server) = connect(&tasks, &mut server, &mut client, 1).await;
+        let mut stream = ask(&to_client, "r1", queued(1));
+        let (settle, settled) = oneshot::channel();
+        let body = AskBody::Run("t".into(), Params::new(None), Order::default());
+        let (departure, sink) = (Departure::default(), Sink::Once(settle));
+        to_client.ask(Ask { body, id: None, run: RunId::new("r2"), departure, sink }).expect("it is open");
+        run(&mut client).await;
+        run(&mut client).await;
+        client.closing.cancel();
+        assert_eq!(stream.next().await, RunEvent::Lost { left: true });
+        assert_eq!(settled.await.expect("settled").status, Some(-5));
+        for (end, link) in [(&mut server, to_client), (&mut client, to_server)] {
+            let down = end.inbound.recv().await;
+            assert!(matches!(&down, Some(Inbound::Down(gone)) if *gone == link), "{down:?}");
+            assert!(end.peers.links().is_empty());
+        }
+        let known = server.peers.registered();
+        assert!(known.len() == 1 && known[0].link.is_none() && known[0].last_seen_ms.is_some(), "{known:?}");
+    }
+
+    #[tokio::test]
+    async fn a_newer_link_of_an_instance_comes_up_behind_the_end_of_the_old_one() {
+        let tasks = Tasks::default();
+        let (mut server, mut client) = (end(hello("server", "s"), Vec::new()), end(hello("web", "w"), Vec::new()));
+        let (old, _) = connect(&tasks, &mut server, &mut client, 1).await;
+        let mut arrivals = server.peers.arrivals();
+        let mut again = end(hello("web", "w"), Vec::new());
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let (host, dialler) = (server.peers.clone(), again.peers.clone());
+        tasks.spawn(async move {
+            let wire = Wire::over(Stream::boxed(near), Role::Server, 1 << 20).await;
+            let newcomer = host.welcome(wire, Dialect::Version2, "near".into()).await.expect("it says HELLO");
+            host.host(newcomer, CancellationToken::new()).await;
+        });
+        tasks.spawn(async move {
+            let wire = Wire::over(Stream::boxed(far), Role::Client, 1 << 20).await;
+            let newcomer = dialler.introduce(wire, "far".into(), 2).await.expect("it is taken in");
+            dialler.host(newcomer, CancellationToken::new()).await;
+        });
+        arrivals.changed().await.expect("the table is there");
+        let down = server.inbound.recv().await;
+        assert!(matches!(&down, Some(Inbound::Down(gone)) if *gone == old), "{down:?}");
+        let new = up(&mut server).await;
+        up(&mut again).await;
+        assert!(new != old && old.is_replaced() && new.peer() == "web");
+        assert_eq!(server.peers.link_of("w"), Some(new.clone()));
+        assert_eq!(server.peers.links(), [new]);
+        // The old end hears that it is over; nothing more comes of it here.
+        assert!(matches!(client.inbound.recv().await, Some(Inbound::Down(_))));
+    }
+
+    #[tokio::test]
+    async fn a_seed_link_honours_what_the_asker_can_do_alone_and_says_what_it_cannot() {
+        let seed = Link::seed("a", 1 << 20, CancellationToken::new());
+        let alone = Order { timeout_ms: Some(5), attempt: 1, queue: true, ..Order::default() };
+        assert_eq!(seed.supports(&alone), Ok(()));
+        let table = [
+            (Order { output: OutputMode::Tail, ..Order::default() }, "\"output\" cannot be honoured"),
+            (Order { events: true, ..Order::default() }, "\"events\" cannot be honoured"),
+            (Order { hop: Some(Box::default()), ..Order::default() }, "\"to\" cannot be honoured"),
+        ];
+        for (order, words) in table {
+            let refused = seed.supports(&order);
+            let Err(Outcome::Failed(ErrorCode::Unsupported, said)) = &refused else { panic!("{refused:?}") };
+            assert!(said.starts_with(words), "{said}");
+            assert_eq!(Link::version2("b", "b", hello("b", "i"), 1 << 20, CancellationToken::new()).supports(&order), Ok(()));
+        }
+        assert!(seed.ping().await.is_err() && seed.instance().is_none() && seed.tags().is_empty());
+    }
+
+    fn record(name: &str, instance: &str, last_seen_ms: u64) -> PeerRecord {
+        PeerRecord {
+            instance: instance.into(),
+            name: name.into(),
+            tags: vec!["absent".into()],
+            version: String::new(),
+            epoch: 1,
+            capacity: 0,
+            address: String::new(),
+            last_seen_ms,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_chosen_and_why_nobody() {
+        let server = end(hello("server", "s"), vec![record("web-3", "w3", 5), record("web-1", "ghost", 3)]);
+        let join = |hello| server.peers.join(hello, "a", true, CancellationToken::new()).expect("taken in").0;
+        let one = join(Some(hello("web-1", "w1")));
+        let two = join(Some(hello("web-2", "w2")));
+        let _seed = join(None);
+        let target = |text: &str| Target::parse(text).expect("a target");
+        let pick =
+            |target: Option<&Target>, route: &Route, not: Option<&str>| match server.peers.pick(&Choice { target, route, not })
+            {
+                Pick::Link(link) => link.peer().to_owned(),
+                other => format!("{other:?}"),
+            };
+        let turn = Route::RoundRobin;
+        let turns: Vec<String> = (0..4).map(|_| pick(None, &turn, None)).collect();
+        assert_eq!(turns, ["web-1", "web-2", "a", "web-1"]);
+        assert_eq!(pick(Some(&target("tag:tag-web-2")), &turn, None), "web-2");
+        assert_eq!(pick(Some(&target("web-*")), &turn, Some("w1")), "web-2");
+        assert_eq!(pick(Some(&target("web-1")), &turn, Some("w1")), "KnownButAbsent");
+        assert_eq!(pick(Some(&target("web-3")), &turn, None), "KnownButAbsent");
+        assert_eq!(pick(Some(&target("tag:absent")), &turn, None), "KnownButAbsent");
+        assert_eq!(pick(Some(&target("wbe-3")), &turn, None), "UnknownTarget(Some(\"web-3\"))");
+        assert_eq!(pick(Some(&target("mail")), &turn, None), "UnknownTarget(None)");
+        assert_eq!(pick(Some(&target("mail-*")), &turn, None), "NobodyConnected");
+        let _busy = ask(&one.link, "r", Order::default());
+        for _ in 0..3 {
+            assert_eq!(pick(Some(&target("web-*")), &Route::LeastBusy, None), "web-2");
+        }
+        let sticky = Route::Sticky("key".into());
+        let first = pick(None, &sticky, None);
+        assert!((0..3).all(|_| pick(None, &sticky, None) == first));
+        let all = |text: Option<&str>| {
+            let all = server.peers.all_matching(text.map(target).as_ref());
+            all.into_iter().map(|one| (one.name, one.instance, one.link.is_some())).collect::<Vec<_>>()
+        };
+        let web = |name: &str, instance: &str, is_here| (name.to_owned(), Some(instance.to_owned()), is_here);
+        assert_eq!(all(Some("web-*")), [web("web-1", "w1", true), web("web-2", "w2", true), web("web-3", "w3", false)]);
+        assert_eq!(all(None).len(), 4);
+        drop((one, two));
+        assert_eq!(pick(Some(&target("web-*")), &turn, None), "KnownButAbsent");
+        assert_eq!(pick(None, &turn, None), "a");
+    }
+}

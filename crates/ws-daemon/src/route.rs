@@ -72,8 +72,8 @@ mod tests {
 
     #[test]
     fn the_least_busy_is_so_by_its_capacity_and_in_turn_among_equals() {
-        let table: [(&[(usize, Option<u64>)], Option<u64>, Option<usize>); 6] = [
-            (&[], None, None),
+        let table = [
+            (&[][..], None, None),
             (&[(0, Some(4)), (0, Some(4))], Some(1), Some(1)),
             (&[(0, Some(4)), (0, Some(4))], Some(2), Some(0)),
             (&[(2, Some(4)), (3, Some(8))], None, Some(1)),

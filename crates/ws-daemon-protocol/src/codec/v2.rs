@@ -12,6 +12,7 @@ use crate::command::{Command, Place, StreamName, fault};
 use crate::event::Chunk;
 use crate::id::{CALLER_ID_BYTES, CallerId, RunId};
 use crate::message::{CommandMessage, Params};
+use crate::more::More;
 use crate::options::{OutputMode, Route};
 use crate::outcome::{ErrorCode, Outcome, Report};
 use crate::target::Target;
@@ -128,7 +129,7 @@ pub struct Have {
 }
 
 /// Who else is to run it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hop {
     /// Who may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -343,7 +344,7 @@ pub fn decode(text: &str, nesting: usize) -> Result<Frame, Refused> {
             // What a local process says is no word of its daemon, except that anyone may ask for a sign of life.
             let is_daemons = !written.local || code == "PING";
             let frame = if is_daemons { between_daemons(&code, data, id.as_ref()) } else { None };
-            frame.unwrap_or_else(|| command_frame(&code, written.params, id.as_ref()))
+            frame.unwrap_or_else(|| command_frame(written.params, id.as_ref()))
         }
     }
 }
@@ -397,6 +398,10 @@ fn between_daemons(code: &str, data: &str, id: Option<&CallerId>) -> Option<Resu
         "ACK" => of_run(data).map(|(run, data)| Frame::Ack(run, data.attempt.unwrap_or_default())),
         "DRAIN" => Ok(Frame::Drain),
         "PING" => id.map(|id| Frame::Ping(id.clone())).ok_or_else(|| Refused::bad("a PING without an id asks for nothing")),
+        "PEERS" => {
+            let (place, command, id) = (Place::There, Command::Peers, id.cloned());
+            Ok(Frame::Command(CommandMessage { place, command, id, params: Params::new(None) }))
+        }
         _ => return None,
     };
     Some(frame.map_err(|refused| refused.under(id)))
@@ -430,7 +435,12 @@ fn hello_frame(data: &str) -> Result<Frame, Refused> {
 
 fn status_frame(data: &str) -> Result<Frame, Refused> {
     let (run, head) = of_run(data)?;
-    let report = Report::parse(data).map_err(|error| Refused::bad(fault(&error)))?;
+    let mut report = Report::parse(data).map_err(|error| Refused::bad(fault(&error)))?;
+    // Which run it is, is said by the id; what else stands there is not to be passed on.
+    if let Some(more) = &mut report.more {
+        more.run = None;
+    }
+    report.more = report.more.filter(|more| **more != More::default());
     let verdict = Verdict { attempt: head.attempt, refused: head.refused };
     Ok(Frame::Status(Box::new(StatusFrame { run, verdict, report })))
 }
@@ -455,13 +465,9 @@ fn output_frame(data: &str) -> Result<Frame, Refused> {
 }
 
 /// A command that local processes may give as well.
-fn command_frame(code: &str, params: Option<&RawValue>, id: Option<&CallerId>) -> Result<Frame, Refused> {
+fn command_frame(params: Option<&RawValue>, id: Option<&CallerId>) -> Result<Frame, Refused> {
     let params = Params::new(params);
-    let command = match code {
-        "PEERS" => Ok(Command::Peers),
-        _ => Command::parse_seed(params.as_written()),
-    };
-    match command {
+    match Command::parse_seed(params.as_written()) {
         Ok(Command::Status(data)) => Ok(Frame::LocalStatus(data)),
         Ok(command) => Ok(Frame::Command(CommandMessage { place: Place::There, command, id: id.cloned(), params })),
         Err(outcome) => Err(Refused { id: id.cloned(), outcome }),
@@ -606,4 +612,189 @@ fn daemon_command(code: &str, data: &str) -> String {
 /// What is written here has no keys that are not text and no numbers that are none: it cannot fail.
 fn json<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(json: &str) -> CallerId {
+        let raw: Box<RawValue> = serde_json::from_str(json).expect("JSON");
+        CallerId::new(&raw).expect("short")
+    }
+
+    fn params(json: &str) -> Params {
+        let raw: Box<RawValue> = serde_json::from_str(json).expect("JSON");
+        Params::new(Some(&raw))
+    }
+
+    fn taken(text: &str) -> Frame {
+        decode(text, 128).unwrap_or_else(|refused| panic!("{text}: {refused}"))
+    }
+
+    fn refused(text: &str) -> (Option<String>, ErrorCode, String) {
+        match decode(text, 128) {
+            Err(Refused { id, outcome: Outcome::Failed(code, words) }) => (id.map(|id| id.as_json().to_owned()), code, words),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_plain_run_has_the_seeds_keys_and_a_full_one_comes_in_as_it_went_out() {
+        let plain = run("t", &RunId::new("r-1"), &params("{\"a\": 1.0}"), &Order::default());
+        assert_eq!(plain, r#"{"name":"t","id":"r-1","params":{"a": 1.0}}"#);
+        let order = Order {
+            caller: Some(id("null")),
+            timeout_ms: Some(1500),
+            output: OutputMode::Stream,
+            events: true,
+            credit: 5,
+            queue: true,
+            attempt: 2,
+            have: Some(Have { stdout: 7, stderr: 0 }),
+            hop: Some(Box::new(Hop { to: Some(Target::parse("web-*").expect("a target")), route: Route::LeastBusy })),
+        };
+        let full = run("t\"", &RunId::new("r-1"), &params("[1e5]"), &order);
+        assert_eq!(
+            full,
+            concat!(
+                r#"{"name":"t\"","id":"r-1","params":[1e5],"caller":null,"timeout":1500,"output":"stream","events":true,"#,
+                r#""credit":5,"queue":true,"attempt":2,"have":{"stdout":7,"stderr":0},"hop":{"to":"web-*","route":"least-busy"}}"#
+            )
+        );
+        let frame = RunFrame { name: "t\"".into(), run: RunId::new("r-1"), params: params("[1e5]"), order };
+        assert_eq!(taken(&full), Frame::Run(Box::new(frame)));
+        let Frame::Run(frame) = taken(&plain) else { panic!("no run") };
+        assert_eq!(frame.order, Order::default());
+    }
+
+    #[test]
+    fn what_daemons_say_comes_in_as_it_went_out() {
+        let run = RunId::new("r");
+        let hello = Hello {
+            name: "web 1".into(),
+            configured: true,
+            instance: "i-1".into(),
+            epoch: 3,
+            version: "0.2.0".into(),
+            tags: vec!["sms".into()],
+            capacity: 256,
+            features: vec!["queue".into()],
+            former: vec!["i-0".into()],
+        };
+        let chunk = |data: &str, is_base64, gap| {
+            let (run, data) = (run.clone(), data.to_owned());
+            Chunk { run, stream: StreamName::Stderr, offset: 9, data, is_base64, gap }
+        };
+        let mut report = Report::from(Outcome::failed(ErrorCode::Busy, "full"));
+        report.more_mut().ms = Some(12);
+        let verdict = Verdict { attempt: Some(2), refused: true };
+        let of_status = |verdict, report: &Report| {
+            Frame::Status(Box::new(StatusFrame { run: run.clone(), verdict, report: report.clone() }))
+        };
+        let exited = Report::from(Outcome::Exited(7));
+        let table = [
+            (super::hello(&hello), Frame::Hello(Box::new(hello.clone()))),
+            (status(&(&run).into(), Verdict::default(), &exited), of_status(Verdict::default(), &exited)),
+            (status(&(&run).into(), verdict, &report), of_status(verdict, &report)),
+            (event(&run, Progress::Delivered), Frame::Event(run.clone(), Progress::Delivered)),
+            (event(&run, Progress::Started), Frame::Event(run.clone(), Progress::Started)),
+            (output(&chunk("a\n\"", false, 0)), Frame::Output(Box::new(chunk("a\n\"", false, 0)))),
+            (output(&chunk("/w==", true, 5)), Frame::Output(Box::new(chunk("/w==", true, 5)))),
+            (credit(&run, 1 << 40), Frame::Credit(run.clone(), 1 << 40)),
+            (cancel(&run, None), Frame::Cancel(run.clone(), None)),
+            (cancel(&run, Some(3)), Frame::Cancel(run.clone(), Some(3))),
+            (ack(&run, 3), Frame::Ack(run.clone(), 3)),
+            (drain(), Frame::Drain),
+            (ping(&run), Frame::Ping((&run).into())),
+        ];
+        for (text, frame) in table {
+            assert_eq!(taken(&text), frame, "{text}");
+        }
+        let with_run = r#"{"name":"&cmd","params":{"code":"STATUS","data":{"status":7,"id":"r","run":"x\"y"}}}"#;
+        assert_eq!(taken(with_run), of_status(Verdict::default(), &exited));
+        assert_eq!(
+            status(&id("\"r\""), verdict, &Outcome::Exited(0).into()),
+            r#"{"name":"&cmd","params":{"code":"STATUS","data":{"status":0,"id":"r","attempt":2,"refused":true}}}"#
+        );
+    }
+
+    #[test]
+    fn what_a_local_process_says_is_no_word_of_its_daemon() {
+        let said = |text: &str| taken(&local_command(Some(&RunId::new("r")), &params(text)));
+        assert_eq!(
+            said(r#"{"code":"STATUS","data":{"status":0,"id":"x"}}"#),
+            Frame::LocalStatus(r#"{"status":0,"id":"x"}"#.into())
+        );
+        assert_eq!(said(r#"{"code":"ping"}"#), Frame::Ping(id("\"r\"")));
+        let pause = params(r#"{"code":"PAUSE","data":5}"#);
+        let Frame::Command(message) = taken(&local_command(None, &pause)) else { panic!("no command") };
+        assert_eq!((message.command, message.id), (Command::Pause(std::time::Duration::from_millis(5)), None));
+        for code in ["HELLO", "ACK", "OUTPUT", "CREDIT", "CANCEL", "DRAIN", "EVENT", "PEERS"] {
+            let text = local_command(Some(&RunId::new("r")), &params(&format!(r#"{{"code":"{code}","data":{{"id":"r"}}}}"#)));
+            let (id, error, _) = refused(&text);
+            assert_eq!((id.as_deref(), error), (Some("\"r\""), ErrorCode::UnknownCommand), "{text}");
+        }
+        let peers = taken(r#"{"name":"&cmd","id":"r","params":{"code":"PEERS"}}"#);
+        assert!(matches!(peers, Frame::Command(CommandMessage { command: Command::Peers, .. })), "{peers:?}");
+    }
+
+    #[test]
+    fn what_a_newer_minor_version_adds_is_passed_over_or_refused_under_its_id() {
+        use ErrorCode::{BadMessage, UnknownCommand, Unsupported};
+        let run = r#"{"name":"t","id":"r","params":null,"colour":{"x":[1]},"attempt":5}"#;
+        let Frame::Run(frame) = taken(run) else { panic!("no run") };
+        assert_eq!(frame.order, Order::default(), "an attempt without a queue is none");
+        let hello = r#"{"name":"&cmd","params":{"code":"hello","data":{"name":"a","instance":"i","epoch":1,"more":null}}}"#;
+        assert!(matches!(taken(hello), Frame::Hello(_)));
+        let table = [
+            (r#"{"name":"t","id":"r","output":"film"}"#, Some("\"r\""), Unsupported, "this daemon knows no output \"film\""),
+            (r#"{"name":"&cmd","id":5,"params":{"code":"DANCE"}}"#, Some("5"), UnknownCommand, "no command has the code"),
+            (r#"{"name":"&cmd","params":{"code":"EVENT","data":{"id":"r","event":"x"}}}"#, None, Unsupported, "this daemon"),
+            (r#"{"name":"+cmd","id":"r","params":{"code":"PAUSE","data":1}}"#, Some("\"r\""), BadMessage, "+cmd is for local"),
+            (r#"{"name":"t"}"#, None, BadMessage, "a run needs an id"),
+            (r#"{"name":"t","id":5}"#, Some("5"), BadMessage, "a run needs an id"),
+            (r#"{"name":"t","id":"a\"b"}"#, Some(r#""a\"b""#), BadMessage, "a run's id is a UUID"),
+            (r#"{"name":"t","id":"r","timeout":"5s"}"#, None, BadMessage, "invalid type"),
+            (r#"{"name":"&cmd","params":{"code":"ACK","data":null}}"#, None, BadMessage, "invalid type"),
+            (r#"{"name":"&cmd","params":{"code":"PING"}}"#, None, BadMessage, "a PING without an id"),
+            ("[]", None, BadMessage, ""),
+        ];
+        for (text, id, code, words) in table {
+            let (found, error, said) = refused(text);
+            assert_eq!((found.as_deref(), error), (id, code), "{text}");
+            assert!(said.starts_with(words), "{said}");
+        }
+    }
+
+    #[test]
+    fn names_and_tags_have_their_bounds() {
+        let hello = |name: &str, tags: &[String]| {
+            let hello = serde_json::json!({"name": name, "instance": "i", "epoch": 1, "tags": tags});
+            decode(&daemon_command("HELLO", &hello.to_string()), 128)
+        };
+        let many = |count| (0..count).map(|tag: usize| tag.to_string()).collect::<Vec<_>>();
+        assert!(hello(&"é".repeat(NAME_CHARS), &many(TAGS)).is_ok());
+        for (name, tags) in [
+            ("é".repeat(NAME_CHARS + 1), many(0)),
+            (String::new(), many(0)),
+            ("a\nb".into(), many(0)),
+            ("a".into(), many(TAGS + 1)),
+            ("a".into(), vec!["\u{7}".into()]),
+        ] {
+            assert!(hello(&name, &tags).is_err(), "{name:?}");
+        }
+        assert_eq!((choose("2"), choose(" 3 , 2 "), choose("3,22"), choose("")), (Some("2"), Some("2"), None, None));
+    }
+
+    #[test]
+    fn output_costs_what_it_takes_and_no_less_than_its_frame() {
+        let chunk = |data: &str, is_base64| {
+            let (run, data) = (RunId::new("r"), data.to_owned());
+            Chunk { run, stream: StreamName::Stdout, offset: 0, data, is_base64, gap: 0 }
+        };
+        assert_eq!((chunk("é", false).cost(), chunk("é", false).bytes()), (OUTPUT_COST_BYTES, 2));
+        assert_eq!(chunk(&"x".repeat(100), false).cost(), 100);
+        assert_eq!((chunk("AAAA", true).bytes(), chunk("AAA=", true).bytes(), chunk("AA==", true).bytes()), (3, 2, 1));
+    }
 }

@@ -59,7 +59,11 @@ impl Wire {
         loop {
             let message = match self.event(true).await {
                 Event::Frame(message) => message,
-                Event::Control | Event::Flushed => continue,
+                // A close frame is the end: whoever sent it may take its time to end the connection.
+                Event::Control | Event::Flushed => match self.why_closed() {
+                    Some(fault) => return Err(fault),
+                    None => continue,
+                },
                 Event::Gone(gone) => return Err(self.why_closed().unwrap_or(GreetingFault::Gone(gone))),
             };
             let text = match &message {

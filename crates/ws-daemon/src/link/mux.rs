@@ -638,6 +638,37 @@ mod tests {
         assert_eq!(status(settled), (Some(0), None));
     }
 
+    #[test]
+    fn on_a_version_2_link_the_runs_id_is_on_the_wire_and_the_callers_goes_along() {
+        let mux = Arc::new(Mux::new(usize::MAX, Dialect::Version2));
+        let settled = [ask(&mux, Some("\"x\""), "r1"), ask(&mux, Some("\"x\""), "r2"), ask(&mux, None, "r3")];
+        for (run, caller) in [("r1", ",\"caller\":\"x\""), ("r2", ",\"caller\":\"x\""), ("r3", "")] {
+            let frame = format!("{{\"name\":\"t\",\"id\":\"{run}\",\"params\":null{caller}}}");
+            assert_eq!(mux.take().as_deref(), Some(&*frame));
+        }
+        assert!(!settles(&mux, &caller_id("\"x\""), Outcome::Exited(0).into()));
+        let second = Verdict { attempt: Some(2), refused: false };
+        assert!(mux.settle(&caller_id("\"r1\""), second, Outcome::Exited(0).into()).is_err(), "no attempt was asked");
+        for (code, settled) in settled.into_iter().enumerate() {
+            let id = caller_id(&format!("\"r{}\"", code + 1));
+            assert!(settles(&mux, &id, Outcome::Exited(u8::try_from(code).expect("small")).into()));
+            assert_eq!(status(settled).0, i64::try_from(code).ok());
+        }
+        assert_eq!(mux.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn output_waits_while_a_lot_waits_to_leave_and_outcomes_do_not() {
+        let mux = Mux::new(usize::MAX, Dialect::Version2);
+        mux.say("x".repeat(OUTPUT_QUEUE_BYTES));
+        mux.say("an outcome".into());
+        let mut room = std::pin::pin!(mux.has_output_room());
+        assert!(futures_util::poll!(&mut room).is_pending());
+        mux.take().expect("queued");
+        room.await;
+        assert_eq!(mux.take().as_deref(), Some("an outcome"));
+    }
+
     #[tokio::test]
     async fn whoever_asks_waits_while_the_queue_is_full() {
         let mux = seed(usize::MAX);

@@ -160,3 +160,82 @@ pub fn name_for(hello: &Hello, holder: impl Fn(&str) -> Option<(String, bool)>) 
         number += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(name: &str, instance: &str, epoch: u64) -> Hello {
+        Hello {
+            name: name.into(),
+            configured: false,
+            instance: instance.into(),
+            epoch,
+            version: String::new(),
+            tags: Vec::new(),
+            capacity: 0,
+            features: Vec::new(),
+            former: Vec::new(),
+        }
+    }
+
+    fn seen(registry: &mut Registry, hello: &Hello, now_ms: u64) -> Vec<PeerChange> {
+        registry.see(hello, &hello.name, "a", now_ms, |_| false)
+    }
+
+    #[test]
+    fn only_a_newer_epoch_comes_in_also_after_a_restart() {
+        let mut registry = Registry::default();
+        assert_eq!(registry.check_epoch(&hello("a", "i", 0)), Ok(()));
+        let changes = seen(&mut registry, &hello("a", "i", 5), 1);
+        let [PeerChange::Seen(record)] = &changes[..] else { panic!("{changes:?}") };
+        let later = Registry::new(vec![record.clone()]);
+        for registry in [&registry, &later] {
+            for epoch in [4, 5] {
+                assert!(registry.check_epoch(&hello("a", "i", epoch)).is_err(), "{epoch}");
+            }
+            assert_eq!(registry.check_epoch(&hello("a", "i", 6)), Ok(()));
+            assert_eq!(registry.check_epoch(&hello("a", "other", 1)), Ok(()));
+        }
+        assert_eq!(registry.gone("i", 9), Some(PeerChange::Seen(PeerRecord { last_seen_ms: 9, ..record.clone() })));
+        assert_eq!(registry.gone("never", 9), None);
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let taken = |taken: &'static [(&'static str, bool)]| {
+            move |name: &str| taken.iter().find(|(other, _)| *other == name).map(|(_, configured)| ("x".into(), *configured))
+        };
+        let plain = hello("web", "i", 1);
+        let given = Hello { configured: true, ..plain.clone() };
+        assert_eq!(name_for(&plain, taken(&[])).as_deref(), Ok("web"));
+        assert_eq!(name_for(&plain, taken(&[("web", false), ("web-3", true)])).as_deref(), Ok("web-2"));
+        assert_eq!(name_for(&plain, taken(&[("web", false), ("web-2", true)])).as_deref(), Ok("web-3"));
+        assert!(name_for(&plain, taken(&[("web", true)])).is_err());
+        assert!(name_for(&given, taken(&[("web", false)])).is_err());
+        assert_eq!(name_for(&given, taken(&[("web-2", false)])).as_deref(), Ok("web"));
+    }
+
+    #[test]
+    fn what_a_peer_was_before_is_forgotten_and_beyond_the_bound_the_longest_absent_one() {
+        let mut registry = Registry::default();
+        seen(&mut registry, &hello("a", "old", 5), 1);
+        let back = Hello { former: vec!["old".into(), "new".into(), "never".into()], ..hello("a", "new", 1) };
+        let changes = seen(&mut registry, &back, 2);
+        assert_eq!(changes[1..], [PeerChange::Forgotten("old".into())]);
+        for number in 1..REGISTERED {
+            seen(&mut registry, &hello("x", &number.to_string(), 1), 10 + number as u64);
+        }
+        let last = hello("x", "last", 1);
+        let changes = registry.see(&last, "x", "a", 1 << 40, |instance| instance == "new");
+        assert_eq!(changes[1..], [PeerChange::Forgotten("1".into())], "the oldest is connected");
+        assert_eq!(registry.records().count(), REGISTERED);
+        let all: Vec<PeerRecord> = registry
+            .records()
+            .cloned()
+            .chain([PeerRecord { instance: "more".into(), last_seen_ms: 0, ..registry.0["last"].clone() }])
+            .collect();
+        let loaded = Registry::new(all);
+        assert!(loaded.records().count() == REGISTERED && !loaded.0.contains_key("more"));
+    }
+}

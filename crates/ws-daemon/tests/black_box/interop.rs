@@ -243,9 +243,10 @@ fn a_mute_server_gets_the_plainest_handshake_and_its_silence_is_felt_by_nobody_e
     let ours = Daemon::client_of(mute.port()).start();
     ours.wait_log("link up");
     let handshake = mute.handshake();
-    for absent in ["sec-websocket-protocol", "origin", "ws-daemon", "authorization"] {
+    for absent in ["sec-websocket-protocol", "origin", "authorization"] {
         assert!(handshake["headers"].get(absent).is_none(), "a seed handshake has no {absent}: {handshake}");
     }
+    assert_eq!(handshake["headers"]["ws-daemon"], "2", "a seed server passes over what it does not know");
     assert_eq!(handshake["headers"]["sec-websocket-version"], "13");
 
     let (mut first, mut second) = (ours.connect(), ours.connect());

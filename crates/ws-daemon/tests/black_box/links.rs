@@ -420,19 +420,20 @@ fn a_frame_over_the_limit_closes_its_link_with_1009_and_touches_nothing_else() {
 
 #[test]
 fn a_request_that_fits_its_message_but_no_frame_is_refused_and_its_link_lives() {
-    let limits = json!({ "limits": { "message": "64KiB" } });
-    let server = Daemon::server().config(limits.clone()).start();
-    let client = Daemon::client(&server).config(limits).script("endless", ENDLESS).start();
-    server.wait_log("link up");
-    client.wait_log("link up");
+    let server = Daemon::server().config(json!({ "limits": { "message": "64KiB" } })).start();
+    let mut peer = Peer::dial(&server);
     let (mut process, mut other) = (server.connect(), server.connect());
     other.send(r#"{"name":"endless","id":"e","timeout":"1h"}"#);
+    assert_eq!(peer.text(), r#"{"name":"endless","id":"e","params":null}"#);
     let largest = |head: &str| format!("{head}\"{}\"}}", "x".repeat((64 << 10) - head.len() - 3));
     let answer = process.ask(&largest(r#"{"name":"m","params":"#));
     let message = assert_failed(&answer, -3, "too_large", None);
     assert!(message.contains("65536 bytes"), "{message}");
-    let answer = process.ask(&largest(r#"{"name":"m","id":"i","params":"#));
-    assert_failed(&answer, -1, "not_found", Some(json!("i")));
+    let fits = largest(r#"{"name":"m","id":"i","params":"#);
+    process.send(&fits);
+    assert_eq!(peer.text(), fits);
+    peer.send_text(&status_there(&exited("\"i\"", 3)));
+    assert_eq!(process.line(), exited("\"i\"", 3));
     other.nothing_waiting();
     assert_eq!(server.log().count("link down"), 0);
 }

@@ -32,7 +32,7 @@ pub use stand_in::{MuteServer, seed_client};
 pub use tls::Authority;
 pub use tool::{need_namespaces, need_networks, need_stand_ins, need_tool};
 pub use watched::{Watched, children};
-pub use wording::{EXIT, assert_failed, exit, exited, status_there};
+pub use wording::{EXIT, assert_failed, daemons_say, exit, exited, status_there};
 
 /// How long anything may take that a test waits for; a healthy daemon needs a thousandth of it.
 pub const DEADLINE: Duration = Duration::from_secs(20);

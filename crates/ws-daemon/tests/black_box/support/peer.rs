@@ -6,16 +6,19 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::Error;
 use tokio_tungstenite::tungstenite::handshake::HandshakeError;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, accept_hdr, client};
 
 use super::daemon::Daemon;
 use super::log::Log;
 use super::process::wait_readable;
+use super::wording::daemons_say;
 use super::{DEADLINE, left};
 
 pub struct Peer {
@@ -47,24 +50,34 @@ impl PeerListener {
         self.listener.local_addr().expect("it is bound").port()
     }
 
-    /// Takes the next link that `daemon` dials, with no subprotocol chosen, and waits until it says that it is up.
+    /// Takes the next link that `daemon` dials, as a seed server does, and waits until it says that it is up.
     #[track_caller]
     pub fn accept(&self, daemon: &Daemon) -> Peer {
+        let links = daemon.log().count("link up");
+        let peer = self.accept_as(daemon, None);
+        daemon.wait_log_times("link up", links + 1);
+        peer
+    }
+
+    /// Takes the next link that `daemon` dials and answers with this version of the link; nothing more is waited for.
+    #[track_caller]
+    pub fn accept_as(&self, daemon: &Daemon, version: Option<&'static str>) -> Peer {
         let log = daemon.log().clone();
-        let links = log.count("link up");
         let dialled = wait_readable(&self.listener, Instant::now() + DEADLINE);
         assert!(dialled, "nobody dialled\n{log}");
         let (stream, _) = self.listener.accept().expect("someone has dialled");
         limit(&stream);
         let (mut headers, mut path) = (HeaderMap::new(), String::new());
         #[expect(clippy::result_large_err, reason = "the type of the callback is tungstenite's")]
-        let keep = |request: &Request, response: Response| {
+        let keep = |request: &Request, mut response: Response| {
+            if let Some(version) = version {
+                response.headers_mut().insert("ws-daemon", HeaderValue::from_static(version));
+            }
             headers = request.headers().clone();
             path = request.uri().to_string();
             Ok(response)
         };
         let socket = accept_hdr(stream, keep).unwrap_or_else(|error| panic!("no handshake: {error}\n{log}"));
-        log.wait_times("link up", links + 1);
         Peer { socket, headers, path, log }
     }
 }
@@ -77,6 +90,32 @@ impl Peer {
         let peer = Self::try_dial(server, "/", &[]).unwrap_or_else(|refusal| panic!("{refusal:?}\n{}", server.log()));
         server.wait_log_times("link up", links + 1);
         peer
+    }
+
+    /// Dials the server as a version 2 client that says `hello`, the data of its HELLO, and waits until the link is up on both
+    /// sides.
+    #[track_caller]
+    pub fn dial_version2(server: &Daemon, hello: &Value) -> Self {
+        let links = server.log().count("link up");
+        let mut peer = Self::try_dial(server, "/", &[("ws-daemon", "2")]).expect("version 2 is known");
+        peer.send_hello(hello);
+        peer.hello();
+        server.wait_log_times("link up", links + 1);
+        peer
+    }
+
+    /// Says who this peer is.
+    #[track_caller]
+    pub fn send_hello(&mut self, hello: &Value) {
+        self.send_text(&daemons_say("HELLO", hello));
+    }
+
+    /// The data of the daemon's HELLO, which must be the next text.
+    #[track_caller]
+    pub fn hello(&mut self) -> Value {
+        let said: Value = serde_json::from_str(&self.text()).expect("frames are JSON");
+        assert_eq!((&said["name"], &said["params"]["code"]), (&json!("&cmd"), &json!("HELLO")), "{said}\n{}", self.log);
+        said["params"]["data"].clone()
     }
 
     /// Dials the server with a path and headers beside those of a seed client.
@@ -126,6 +165,12 @@ impl Peer {
     #[track_caller]
     pub fn send(&mut self, message: Message) {
         self.socket.send(message).unwrap_or_else(|error| panic!("cannot send: {error}\n{}", self.log));
+    }
+
+    /// Closes the link with a code and words.
+    #[track_caller]
+    pub fn send_close(&mut self, code: u16, words: &str) {
+        self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: words.into() })));
     }
 
     /// Sends bytes that need not be a frame.
@@ -206,6 +251,12 @@ impl Peer {
     /// connection just ended.
     #[track_caller]
     pub fn closed(&mut self) -> Option<u16> {
+        self.closed_in_words().map(|(code, _)| code)
+    }
+
+    /// The same with the words of the close frame.
+    #[track_caller]
+    pub fn closed_in_words(&mut self) -> Option<(u16, String)> {
         let until = Instant::now() + DEADLINE;
         loop {
             match self.try_message(until) {
@@ -213,7 +264,7 @@ impl Peer {
                     // The answer to it and the end, which the daemon awaits; that it is gone already is as good.
                     drop(self.socket.flush());
                     drop(self.socket.get_ref().shutdown(Shutdown::Both));
-                    return frame.map(|frame| frame.code.into());
+                    return frame.map(|frame| (frame.code.into(), frame.reason.to_string()));
                 }
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
                 Ok(other) => panic!("wanted the end, got {other:?}\n{}", self.log),

@@ -20,6 +20,11 @@ pub fn status_there(data: &str) -> String {
     format!(r#"{{"name":"&cmd","params":{{"code":"STATUS","data":{data}}}}}"#)
 }
 
+/// The frame by which a daemon says `data` under a code that only daemons use.
+pub fn daemons_say(code: &str, data: &Value) -> String {
+    format!(r#"{{"name":"&cmd","params":{{"code":"{code}","data":{data}}}}}"#)
+}
+
 /// Asserts that `line` tells a failure under `id` (absent: under none) with nothing beside it, and returns its message.
 #[track_caller]
 pub fn assert_failed(line: &str, status: i64, error: &str, id: Option<Value>) -> String {
