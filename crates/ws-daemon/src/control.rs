@@ -77,8 +77,8 @@ pub enum Answer {
     Result(Value),
     /// Lines about a run, the last one final.
     Lines(mpsc::Receiver<Said>),
-    /// Lines of the answer itself, each a JSON object without `id`; the last one closes it.
-    Objects(mpsc::Receiver<Value>),
+    /// Lines of the answer itself, each a JSON object whose first member is a number or a word, still without `id`.
+    Objects(mpsc::Receiver<String>),
     /// News for as long as the process listens.
     News(Subscription),
 }
@@ -120,7 +120,7 @@ impl Control {
                 done()
             }
             Command::Peers => Answer::Result(self.peers()),
-            Command::Ping(target) => self.ping(target),
+            Command::Ping(target) => self.ping(target.as_ref()),
             Command::Runs(query) => Answer::Result(self.0.origin.runs(&query).await.into()),
             Command::Run(RunQuery { which, output: None }) => match self.0.origin.run(user, &which).await {
                 Some(run) => Answer::Result(run),

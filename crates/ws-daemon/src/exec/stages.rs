@@ -288,6 +288,8 @@ mod tests {
             connections: 1,
             local_connections: 1,
             held_bytes: 0,
+            spool_bytes: 0,
+            spool_runs: 0,
         };
         let stop = Stop::default();
         let around = around.with_grace(Grace { kill, drain });

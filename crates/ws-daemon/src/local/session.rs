@@ -4,7 +4,6 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -314,9 +313,10 @@ async fn answer(control: Control, command: Command, user: Box<str>, pending: Pen
     }
 }
 
-/// An object with the id behind its first key, as in every answer.
-fn with_id(object: &Value, id: Option<&CallerId>) -> String {
-    let text = object.to_string();
-    let Some(id) = id else { return text };
-    format!("{},\"id\":{}}}", &text[..text.len() - 1], id.as_json())
+/// An object with the id behind its first member, as in every answer.
+fn with_id(object: &str, id: Option<&CallerId>) -> String {
+    match (object.split_once(','), id) {
+        (Some((first, rest)), Some(id)) => format!("{first},\"id\":{},{rest}", id.as_json()),
+        _ => object.to_owned(),
+    }
 }

@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 impl Origin {
     /// Gives the outcome of a direct request to its script.
-    pub fn then(&self, script: &str, id: Option<&CallerId>, each: bool, reports: Vec<Report>) {
+    pub fn then(&self, script: &str, id: Option<&CallerId>, each: bool, reports: &[Report]) {
         let texts: Vec<String> = reports.iter().map(|report| report.to_json(if each { None } else { id })).collect();
         let params = if each { all(id.map(CallerId::as_json), &texts) } else { texts.into_iter().next().unwrap_or_default() };
         let (origin, script) = (self.clone(), Box::from(script));

@@ -14,7 +14,7 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 use super::ledger::Live;
 use super::whom::{Way, Whom};
 use super::{Origin, Said};
-use crate::link::{Ask, AskBody, Closed, Departure, Link, RunEvent, RunStream, STREAM_CREDIT_BYTES, Sink, run_stream};
+use crate::link::{Ask, AskBody, Departure, Link, RunEvent, RunStream, STREAM_CREDIT_BYTES, Sink, run_stream};
 
 /// A direct run with options.
 pub struct Direct<'a> {
@@ -90,14 +90,12 @@ impl Direct<'_> {
             let departure = Departure::default();
             let body = AskBody::Run(self.request.name.clone(), self.request.params.clone(), order);
             let (id, run) = (self.request.id.clone(), self.live.run.clone());
-            match link.ask(Ask { body, id, run, departure: departure.clone(), sink: Sink::Stream(sink) }) {
-                Ok(()) => {
-                    self.live.note(|progress| progress.peer = Some(link.peer().into()));
-                    return Ok(Attempt { link, departure, stream });
-                }
-                // It died between the choice and now: the next one, since this run has not left.
-                Err(Closed(_)) => {}
+            let ask = Ask { body, id, run, departure: departure.clone(), sink: Sink::Stream(sink) };
+            if link.ask(ask).is_ok() {
+                self.live.note(|progress| progress.peer = Some(link.peer().into()));
+                return Ok(Attempt { link, departure, stream });
             }
+            // It died between the choice and now: the next one, since this run has not left.
         }
     }
 

@@ -65,7 +65,7 @@ impl Follow {
     }
 
     /// Tells the steps and the output that are wanted; ends with the report.
-    pub async fn to_its_end(self, say: mpsc::Sender<Said>, events: bool, streams: bool) -> Option<Report> {
+    pub async fn follow(self, say: mpsc::Sender<Said>, events: bool, streams: bool) -> Option<Report> {
         let whole = |stream| Reader { stream, at: 0, until: u64::MAX };
         let mut readers = if streams { vec![whole(StreamName::Stdout), whole(StreamName::Stderr)] } else { Vec::new() };
         self.tell(&say, events, &mut readers, true).await

@@ -105,7 +105,7 @@ impl Origin {
         let one = |(seat, whom): (Seat, Whom)| self.one_direct(&request, seat, whom, caller.0.clone());
         let reports = self.brake(&request, seats, one, &caller).await;
         if let Some(then) = &request.options.then {
-            self.then(then, request.id.as_ref(), request.options.each, reports);
+            self.then(then, request.id.as_ref(), request.options.each, &reports);
         }
     }
 
@@ -158,7 +158,7 @@ impl Origin {
             caller.tell(Said::Event(Event::Done { runs: 0, failed: 0 })).await;
         }
         if let Some(then) = &request.options.then {
-            self.then(then, request.id.as_ref(), false, vec![report]);
+            self.then(then, request.id.as_ref(), false, &[report]);
         }
     }
 
@@ -250,7 +250,7 @@ impl Origin {
         }
         let (events, streams) = (request.options.events, request.options.output == OutputMode::Stream);
         let mut going: FuturesUnordered<_> =
-            follows.into_iter().map(|follow| follow.to_its_end(caller.0.clone(), events, streams)).collect();
+            follows.into_iter().map(|follow| follow.follow(caller.0.clone(), events, streams)).collect();
         let (mut runs, mut failed) = (0, 0);
         let stopping = self.stop().close_links.clone();
         loop {

@@ -199,10 +199,9 @@ impl Queued {
 
     /// A bound run whose target lies behind the server is passed on by it at each offer.
     fn by_hop(&self, mut way: Way) -> Way {
-        if way.hop.is_none() && self.bound.is_some() && self.whom.instance.is_none() {
-            if let Ok(fresh) = self.origin.look(&self.whom) {
-                way.hop = fresh.hop;
-            }
+        let again = way.hop.is_none() && self.bound.is_some() && self.whom.instance.is_none();
+        if let (true, Ok(fresh)) = (again, self.origin.look(&self.whom)) {
+            way.hop = fresh.hop;
         }
         way
     }
@@ -333,7 +332,7 @@ impl Queued {
                         self.keep(chunk).await;
                         stream.credit(cost);
                     }
-                    RunEvent::Report(report, verdict) => return self.judge(link, report, verdict),
+                    RunEvent::Report(report, verdict) => return Self::judge(link, report, verdict),
                     RunEvent::Lost { left } if !is_v2 && left => {
                         let why = "the link was lost while a seed peer had it; it may have run";
                         return Offered::Settled(Outcome::failed(ErrorCode::Interrupted, why).into());
@@ -357,7 +356,7 @@ impl Queued {
         }
     }
 
-    fn judge(&self, link: &Link, report: Report, verdict: Verdict) -> Offered {
+    fn judge(link: &Link, report: Report, verdict: Verdict) -> Offered {
         let code = report.error_code();
         match code {
             // Never claimed, and refused from now on; a cancelled one is over by that.
