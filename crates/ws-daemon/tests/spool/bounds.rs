@@ -192,7 +192,8 @@ fn tombstones_and_peers_are_bounded_by_number() {
             spool.claim(claim(number)).await.unwrap();
             spool.finish("asker-1", run(number), 1, "r".into()).await.unwrap();
             spool.acknowledged("asker-1", run(number), 1).await.unwrap();
-            let seen = ws_daemon::spool::PeerRecord { last_seen: i64::try_from(number).unwrap(), ..peer(&format!("p{number}")) };
+            let seen =
+                ws_daemon::spool::PeerRecord { last_seen: i64::try_from(number).unwrap(), ..peer(&format!("p{number}")) };
             spool.peer_seen(seen).await.unwrap();
         }
         spool.close().await;

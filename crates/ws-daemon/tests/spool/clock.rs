@@ -15,9 +15,8 @@ fn a_jump_of_ten_years_between_two_lives_counts_as_no_time_and_a_downtime_counts
     for (jump, counted) in cases {
         let (_folder, path) = place();
         let start = 1_700_000_000_000;
-        let at = |wall: i64| {
-            Spool::open_with(&path, Bounds::default(), Durability::Full, Arc::new(move || wall)).unwrap().spool
-        };
+        let at =
+            |wall: i64| Spool::open_with(&path, Bounds::default(), Durability::Full, Arc::new(move || wall)).unwrap().spool;
         block(async {
             let spool = at(start);
             spool.raise_epoch().await.unwrap();

@@ -56,7 +56,8 @@ fn a_flipped_bit_on_any_page_is_harmless_or_found() {
     let (mut intact, mut aside, mut known) = (0, 0, 0);
     for page in 0..pages {
         // Heads of pages, where cells are (at the end), and places in between that differ from page to page.
-        let mut places = vec![0, 3, 5, 8, 9, PAGE - 1, PAGE - 9, PAGE - 40, PAGE - 200, (page * 997) % PAGE, (page * 331 + 77) % PAGE];
+        let mut places =
+            vec![0, 3, 5, 8, 9, PAGE - 1, PAGE - 9, PAGE - 40, PAGE - 200, (page * 997) % PAGE, (page * 331 + 77) % PAGE];
         if page == 0 {
             places.extend((0..100).chain([108, 109]));
         }
@@ -73,7 +74,10 @@ fn a_flipped_bit_on_any_page_is_harmless_or_found() {
             }
         }
     }
-    assert!(intact > 0 && aside > pages && known > aside / 2, "{intact} intact, {aside} set aside, {known} with their former instance");
+    assert!(
+        intact > 0 && aside > pages && known > aside / 2,
+        "{intact} intact, {aside} set aside, {known} with their former instance"
+    );
 }
 
 #[test]
@@ -102,9 +106,9 @@ fn a_file_that_is_something_else_is_set_aside_and_never_over_another() {
         assert_eq!(fs::read_to_string(aside).unwrap(), text.repeat(5000));
         block(opened.spool.close());
     }
-    let kept = fs::read_dir(folder.path()).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().file_name().to_string_lossy().contains(".damaged-17000000000")
-    });
+    let kept = fs::read_dir(folder.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains(".damaged-17000000000"));
     assert_eq!(kept.count(), 2);
 }
 

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::{env, fs, thread};
 
-use ws_daemon::spool::{
-    Bounds, Durability, Filter, NewClaim, NewRequest, NewRun, Opened, PeerRecord, Spool, SpoolFault,
-};
+use ws_daemon::spool::{Bounds, Durability, Filter, NewClaim, NewRequest, NewRun, Opened, PeerRecord, Spool, SpoolFault};
 use ws_daemon_protocol::id::RunId;
 
 pub const HOUR: i64 = 60 * 60 * 1000;

@@ -291,7 +291,8 @@ fn a_file_of_a_later_format_is_refused_in_words_and_left_alone() {
                     };
                     text("meta");
                     text(&row.get::<_, String>(0)?);
-                    let int = |seal: &mut crc32fast::Hasher, value: i64| seal.update(&[&[1][..], &value.to_le_bytes()].concat());
+                    let int =
+                        |seal: &mut crc32fast::Hasher, value: i64| seal.update(&[&[1][..], &value.to_le_bytes()].concat());
                     int(&mut seal, row.get(1)?);
                     let former: String = row.get(2)?;
                     seal.update(&[&[2][..], &(former.len() as u64).to_le_bytes()[..], former.as_bytes()].concat());
