@@ -135,6 +135,11 @@ impl Queue {
         batch
     }
 
+    /// Verbs that wait.
+    pub fn len(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Nothing that can panic is done under this lock.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
