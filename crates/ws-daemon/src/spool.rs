@@ -295,6 +295,12 @@ impl Spool {
     {
         let (answer, answered) = oneshot::channel();
         self.0.queue.push(Box::new(Pending::new(work, answer))).await?;
-        answered.await.unwrap_or(Err(SpoolError::Closed))
+        match answered.await {
+            Ok((done, rest)) => {
+                drop(rest);
+                done
+            }
+            Err(_) => Err(SpoolError::Closed),
+        }
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::clock::{Clock, WallClock};
 use super::file::Place;
-use super::queue::{Job, Queue};
+use super::queue::{Job, Queue, answer};
 use super::records::{Bounds, Durability, Identity, SpoolError, SpoolFault, SpoolStats};
 use super::store::{Remedy, Store, Trouble, Verdict};
 
@@ -142,9 +142,7 @@ impl Writer {
         }
         self.publish();
         let outstanding = batch.len() + self.queue.len();
-        for job in batch {
-            job.answer();
-        }
+        answer(batch);
         outstanding
     }
 
