@@ -171,6 +171,12 @@ impl Spool {
         self.ask(move |store| store.claim(&claim)).await
     }
 
+    /// On return the claim is in line again: its script was certainly not started.
+    pub async fn not_started(&self, asker: &str, run: RunId, attempt: u32) -> Result<()> {
+        let asker: Box<str> = asker.into();
+        self.ask(move |store| store.not_started(&asker, &run, attempt)).await
+    }
+
     /// On return the claim counts as one that may have started: the script may be.
     pub async fn starting(&self, asker: &str, run: RunId, attempt: u32) -> Result<()> {
         let asker: Box<str> = asker.into();

@@ -291,7 +291,7 @@ impl Work {
         let ready = match admitted.turn().await {
             Ok(ready) => ready,
             // It stays claimed, and is done in the daemon's next life.
-            Err(ended) if ended.drained() && !is_starting => return,
+            Err(ended) if ended.drained() => return self.put_back(is_starting).await,
             Err(ended) => return self.finish(&report_of(&ended)).await,
         };
         if !is_starting && !self.note_start().await {
@@ -299,6 +299,7 @@ impl Work {
         }
         let running = match ready.start().await {
             Ok(running) => running,
+            Err(ended) if ended.drained() => return self.put_back(true).await,
             Err(ended) => return self.finish(&report_of(&ended)).await,
         };
         self.tell(Progress::Started);
@@ -316,6 +317,16 @@ impl Work {
         let report = report_of(&ended);
         self.finish(&report).await;
         ended.log();
+    }
+
+    /// The daemon stops before the script was started: it is to be done in its next life.
+    async fn put_back(&self, is_starting: bool) {
+        if !is_starting {
+            return;
+        }
+        if let Err(error) = self.spool.not_started(&self.asker, self.run.clone(), self.attempt).await {
+            warn!(run = %self.run, %error, "a run that was not started counts as one that may have been");
+        }
     }
 
     /// On disk before the script starts. `false` if the daemon stops first.
