@@ -174,9 +174,11 @@ impl Control {
                     }
                 }
                 Inbound::LateStatus { link, run, verdict, report } => {
-                    let origin = self.0.origin.clone();
-                    let attempt = verdict.attempt.unwrap_or(0);
-                    self.0.rest.spawn(async move { origin.late(&link, &run, attempt, report).await });
+                    // Without an attempt it was a direct run, of which nothing is kept.
+                    if let Some(attempt) = verdict.attempt {
+                        let origin = self.0.origin.clone();
+                        self.0.rest.spawn(async move { origin.late(&link, &run, attempt, report).await });
+                    }
                 }
                 Inbound::Credit { link, run, bytes } => {
                     relays.credit(&link, &run, bytes);

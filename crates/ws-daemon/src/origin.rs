@@ -310,7 +310,12 @@ impl Submitted {
         let report = loop {
             tokio::select! {
                 biased;
-                report = &mut settled => break report.unwrap_or_else(|_| lost_track()),
+                report = &mut settled => break match (report, &deadline) {
+                    (Ok(report), _) => report,
+                    // It was given up before any link had room.
+                    (Err(_), Some(deadline)) if deadline.at <= Instant::now() => deadline.overdue(&departure),
+                    (Err(_), _) => lost_track(),
+                },
                 () = direct::at(over), if over.is_some() => match &deadline {
                     // On a version 2 link the doer keeps the time.
                     Some(_) if departure.left_by_version2() => over = None,

@@ -244,8 +244,9 @@ impl Origin {
     }
 
     async fn tell_queued(&self, request: &Request, follows: Vec<Follow>, nearest: Option<Box<str>>, caller: &Caller) {
+        let runs = request.options.each.then_some(follows.len());
         for follow in &follows {
-            caller.tell(Said::Event(Event::Accepted { run: follow.run().clone(), nearest: nearest.clone() })).await;
+            caller.tell(Said::Event(Event::Accepted { run: follow.run().clone(), nearest: nearest.clone(), runs })).await;
         }
         let (events, streams) = (request.options.events, request.options.output == OutputMode::Stream);
         let mut going: FuturesUnordered<_> =

@@ -13,8 +13,7 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::doing::{Credit, Doing, Key, Seat};
 use super::{Worker, capture, home, report_of};
-use crate::exec::orphans::{Orphan, stop_all};
-use crate::exec::{Admitted, Folder, Grace, Job, StreamBuffer};
+use crate::exec::{Admitted, Folder, Job, Orphan, Ready, StreamBuffer};
 use crate::link::{Backoff, IncomingRun, Link};
 use crate::spool::{ClaimRecord, ClaimState, Claimed, NewClaim, Spool, SpoolError};
 
@@ -202,7 +201,7 @@ impl Worker {
             begun.iter().map(|claim| Orphan { run: claim.run.clone(), recorded: claim.pid.zip(claim.start_time) }).collect();
         if !orphans.is_empty() {
             info!(runs = orphans.len(), "the daemon was killed while these ran; what is left of them is stopped");
-            let left = stop_all(&orphans, Grace::default()).await;
+            let left = self.0.executor.stop_orphans(&orphans).await;
             if left > 0 {
                 warn!(left, "some of their processes do not end");
             }
@@ -294,6 +293,12 @@ impl Work {
             Err(ended) if ended.drained() => return self.put_back(is_starting).await,
             Err(ended) => return self.finish(&report_of(&ended)).await,
         };
+        // Boxed: a run in line must not hold the memory of one that runs.
+        Box::pin(self.run_now(ready, is_starting)).await;
+    }
+
+    /// From its turn to its outcome at home.
+    async fn run_now(self, ready: Ready, is_starting: bool) {
         if !is_starting && !self.note_start().await {
             return;
         }
