@@ -123,6 +123,7 @@ impl Order {
 
 /// The offsets up to which the asker has the output of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Have {
     /// Of standard output, in bytes.
     #[serde(default)]
@@ -134,6 +135,7 @@ pub struct Have {
 
 /// Who else is to run it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Hop {
     /// Who may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,6 +151,7 @@ fn is_usual(route: &Route) -> bool {
 
 /// Who a daemon is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Hello {
     /// What it is called.
     pub name: String,
