@@ -32,7 +32,7 @@ use crate::exec::Executor;
 use crate::link::{Ask, AskBody, Closed, Departure, Link, Sink};
 use crate::news::News;
 use crate::peers::{Choice, Peers, Pick};
-use crate::spool::{RunState, Spool};
+use crate::spool::{RunState, Spool, SpoolError};
 use crate::tasks::{Stop, Tasks};
 use held::Held;
 use ledger::{Ledger, Live, Seat};
@@ -232,11 +232,21 @@ impl Origin {
         self.requests().spawn(life);
     }
 
-    /// Orders a run to be stopped. `false` if there is no such live one.
-    #[must_use]
-    pub fn cancel(&self, which: &Which) -> bool {
-        let live = self.ledger().live(which);
-        live.as_ref().map(|live| live.cancel.cancel()).is_some()
+    /// Orders a run to be stopped; of a queued one that is on disk first. `false` if there is no such live one.
+    ///
+    /// # Errors
+    /// When the disk does not take the order.
+    pub async fn cancel(&self, which: &Which) -> Result<bool, Outcome> {
+        let Some(live) = self.ledger().live(which) else { return Ok(false) };
+        if let Some(spool) = self.spool().filter(|_| live.queued) {
+            match spool.cancel(live.run.clone()).await {
+                Ok(()) => {}
+                Err(SpoolError::Unknown) => return Ok(false),
+                Err(error) => return Err(Outcome::failed(ErrorCode::SpoolFailed, error.to_string())),
+            }
+        }
+        live.cancel.cancel();
+        Ok(true)
     }
 
     /// A peer is there: of the instances that it was, the spools are lost, and what is bound to them is over.

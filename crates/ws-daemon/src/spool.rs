@@ -139,6 +139,11 @@ impl Spool {
         self.ask(move |store| store.bind(&run, None, next_attempt)).await
     }
 
+    /// On return it is on disk that somebody wants the run stopped. `Unknown` if it has settled.
+    pub async fn cancel(&self, run: RunId) -> Result<()> {
+        self.ask(move |store| store.cancel(&run)).await
+    }
+
     /// On return the run has its report on disk, and if it was the request's last, the request's script is due.
     pub async fn settle(&self, run: RunId, report: Box<str>) -> Result<Settled> {
         self.ask(move |store| store.settle(&run, &report)).await

@@ -61,15 +61,17 @@ impl Origin {
         let pick = self.peers().pick(&Choice { target: whom.to.as_ref(), route: &whom.route, not: None });
         match pick {
             Pick::Link(link) => Ok(Way { link, hop: None }),
-            Pick::NobodyConnected => Err(absent("nobody is connected; start a client with this server as its proxy")),
-            Pick::KnownButAbsent => Err(absent("whoever matches \"to\" is not connected now")),
+            Pick::NobodyConnected => self
+                .hop(whom)
+                .ok_or_else(|| absent("nobody who may run it is connected; start a client with this server as its proxy")),
+            Pick::KnownButAbsent => self.hop(whom).ok_or_else(|| absent("whoever matches \"to\" is not connected now")),
             Pick::UnknownTarget(nearest) => self.hop(whom).ok_or(NoWay::Unknown(nearest)),
         }
     }
 
     /// A client's way to another client leads through its server.
     fn hop(&self, whom: &Whom) -> Option<Way> {
-        if !self.is_client() {
+        if !self.is_client() || whom.to.is_none() {
             return None;
         }
         let route = Route::default();
