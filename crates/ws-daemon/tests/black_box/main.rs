@@ -6,11 +6,13 @@
 mod command_line;
 mod container;
 mod conversation;
+mod crashes;
 mod execution;
 mod files;
 mod interop;
 mod links;
 mod load;
+mod networks;
 mod output;
 mod packaging;
 mod pages;
