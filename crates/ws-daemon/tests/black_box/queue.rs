@@ -253,12 +253,14 @@ fn an_id_is_its_users_own() {
 fn a_spool_that_is_full_of_what_is_not_settled_takes_no_more_and_recovers_by_itself() {
     let asker = Daemon::server().config(json!({ "limits": { "spool_runs": 2 } })).start();
     let mut process = asker.connect();
-    let runs = ["a", "b"].map(|id| accepted(&mut process, &queued("m", id)));
+    // Without an id nothing of them is promised once they are over.
+    let nameless = json!({ "name": "m", "queue": true });
+    let runs = [0, 1].map(|_| accepted(&mut process, &nameless));
     let (_, last) = asker.connect().run(&queued("m", "c"));
     assert_error(&last, -2, "queue_full");
     assert_eq!(asker.connect().command("CANCEL", &json!(runs[0]))["status"], 0);
     assert_error(&process.said(), -4, "cancelled");
-    accepted(&mut process, &queued("m", "c"));
+    accepted(&mut process, &nameless);
 
     let asker = Daemon::server().config(json!({ "limits": { "spool_bytes": "256KiB" } })).start();
     let mut process = asker.connect();
