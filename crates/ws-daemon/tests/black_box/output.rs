@@ -194,7 +194,10 @@ fn a_part_of_what_a_run_has_printed_so_far_is_told_and_that_it_is_all() {
     reached.line();
     assert_eq!(process.said()["data"], "one\n");
     let mut reader = client.connect();
-    reader.send(json!({ "name": "+cmd", "id": "r", "params": { "code": "RUN", "data": { "run": run, "output": "stdout" } } }).to_string());
+    reader.send(
+        json!({ "name": "+cmd", "id": "r", "params": { "code": "RUN", "data": { "run": run, "output": "stdout" } } })
+            .to_string(),
+    );
     assert_eq!(reader.said()["data"], "one\n");
     let last = reader.said();
     assert_eq!(last, json!({ "status": 0, "id": "r", "run": run, "result": { "state": "running" } }));

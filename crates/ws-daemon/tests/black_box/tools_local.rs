@@ -61,7 +61,10 @@ fn peers_are_all_that_were_ever_here_with_when_they_were_last_seen() {
     let [mail, web] = &peers.as_array().expect("a list")[..] else { panic!("{peers}") };
     for (peer, name, instance, connected) in [(mail, "mail", "i2", true), (web, "web", "i1", false)] {
         assert_eq!((&peer["name"], &peer["instance"], &peer["connected"]), (&json!(name), &json!(instance), &json!(connected)));
-        assert_eq!((&peer["tags"], &peer["version"], &peer["capacity"], &peer["epoch"]), (&json!(["sms"]), &json!("9.9"), &json!(3), &json!(1)));
+        assert_eq!(
+            (&peer["tags"], &peer["version"], &peer["capacity"], &peer["epoch"]),
+            (&json!(["sms"]), &json!("9.9"), &json!(3), &json!(1))
+        );
         assert!(peer["last_seen"].as_u64().is_some_and(|at| at > 1_600_000_000_000) && peer["seed"] == false, "{peer}");
         assert!(peer["address"].as_str().is_some_and(|address| address.starts_with("127.0.0.1:")), "{peer}");
     }
@@ -121,7 +124,12 @@ fn runs_and_run_show_what_waits_runs_and_is_over() {
     let list = |process: &mut Local, query: Value| process.result("RUNS", &query).as_array().expect("a list").clone();
     let all = list(&mut process, Value::Null);
     let brief: Vec<_> = all.iter().map(|run| json!([run["id"], run["state"], run["status"], run["queued"]])).collect();
-    let expected = json!([["q", "settled", 4, true], ["d", "settled", 3, false], [[1], "waiting", null, true], ["h", "running", null, true]]);
+    let expected = json!([
+        ["q", "settled", 4, true],
+        ["d", "settled", 3, false],
+        [[1], "waiting", null, true],
+        ["h", "running", null, true]
+    ]);
     assert_eq!(json!(brief), expected, "the newest first");
     assert!(all.iter().all(|run| run["side"] == "asked" && run["accepted"].is_u64()), "{all:?}");
     for (query, expected) in [
@@ -134,7 +142,11 @@ fn runs_and_run_show_what_waits_runs_and_is_over() {
         assert_eq!(found.iter().map(|run| &run["run"]).collect::<Vec<_>>(), expected);
     }
     let record = process.result("RUN", &over);
-    assert_eq!((&record["name"], &record["report"]["status"], &record["settled"].is_u64()), (&json!("exit"), &json!(4), &true), "{record}");
+    assert_eq!(
+        (&record["name"], &record["report"]["status"], &record["settled"].is_u64()),
+        (&json!("exit"), &json!(4), &true),
+        "{record}"
+    );
     assert_eq!((&record["peer"], &record["attempt"]), (&last["peer"], &json!(1)), "{record}");
     assert_eq!(process.result("RUN", &json!({ "id": "h" }))["run"], held);
     assert_error(&process.command("RUN", &json!("none")), -2, "unknown_target");
@@ -168,16 +180,31 @@ fn subscribers_hear_of_the_topics_that_they_want_for_as_long_as_they_listen() {
         assert_eq!(process.command("SUBSCRIBE", &topics)["status"], 0);
         process
     };
-    let (mut all, mut peers) = (subscribed(Value::Null), subscribed(json!(["peers"])));
+    let (mut all, mut peers) = (subscribed(json!(["peers", "runs"])), subscribed(json!(["peers"])));
+    let (mut everything, mut process) = (subscribed(Value::Null), server.connect());
+    everything.said();
+    process.send(r#"{"name":"+cmd","params":{"code":"STATUS","data":{"status":1,"id":"s"}}}"#);
+    assert_eq!(everything.line(), r#"{"status":1,"id":"s"}"#);
     assert_error(&server.connect().command("SUBSCRIBE", &json!(["weather"])), -3, "bad_message");
     let client = named(&server, "web");
     for process in [&mut all, &mut peers] {
         let said = process.said();
-        assert_eq!((&said["event"], &said["peer"], &said["tags"]), (&json!("peer-online"), &json!("web"), &json!(["tag-web"])), "{said}");
+        assert_eq!(
+            (&said["event"], &said["peer"], &said["tags"]),
+            (&json!("peer-online"), &json!("web"), &json!(["tag-web"])),
+            "{said}"
+        );
     }
     let (_, last) = server.connect().run(&json!({ "name": "exit", "params": { "exit": 2 }, "queue": true }));
     let said = all.said();
-    assert_eq!((&said["event"], &said["run"], &said["report"]["status"]), (&json!("settled"), &last["run"], &json!(2)), "{said}");
+    assert_eq!(
+        (&said["event"], &said["run"], &said["report"]["status"]),
+        (&json!("settled"), &last["run"], &json!(2)),
+        "{said}"
+    );
+    assert_eq!(process.line(), r#"{"status":1,"id":"s"}"#);
+    assert_eq!(process.ask(&exit("1", 7)), exited("1", 7));
+    assert_eq!(all.said()["report"]["status"], 7, "of runs without options too");
     client.kill();
     for process in [&mut all, &mut peers] {
         assert_eq!(process.said()["event"], "peer-offline");
@@ -198,7 +225,10 @@ fn reload_says_what_a_restart_would_change_and_changes_nothing_for_a_config_that
     config(r#"{"mode":"server","prot":0}"#);
     let said = process.command("RELOAD", &Value::Null);
     assert_error(&said, -3, "bad_message");
-    assert!(said["message"].as_str().is_some_and(|message| message.contains("nothing was changed") && message.contains("port")), "{said}");
+    assert!(
+        said["message"].as_str().is_some_and(|message| message.contains("nothing was changed") && message.contains("port")),
+        "{said}"
+    );
 }
 
 #[test]
@@ -213,8 +243,15 @@ fn hooks_run_when_peers_come_and_go() {
     let instance = server.connect().result("PEERS", &Value::Null)[0]["instance"].clone();
     for hook in ["peer-online", "peer-offline"] {
         let line = told.line();
-        let params: Value = line.strip_prefix(&format!("{hook} web ")).and_then(|params| serde_json::from_str(params).ok()).unwrap_or_else(|| panic!("{line}"));
-        assert_eq!((&params["event"], &params["peer"], &params["instance"]), (&json!(hook), &json!("web"), &instance), "{line}");
+        let params: Value = line
+            .strip_prefix(&format!("{hook} web "))
+            .and_then(|params| serde_json::from_str(params).ok())
+            .unwrap_or_else(|| panic!("{line}"));
+        assert_eq!(
+            (&params["event"], &params["peer"], &params["instance"]),
+            (&json!(hook), &json!("web"), &instance),
+            "{line}"
+        );
         if hook == "peer-online" {
             client.signal(rustix::process::Signal::TERM);
         }
