@@ -156,12 +156,12 @@ impl Spool {
 
     /// All requests with runs that have not settled, oldest first.
     pub async fn unsettled(&self) -> Result<Vec<StoredRequest>> {
-        self.ask(|store| store.unsettled()).await
+        self.ask(Store::unsettled).await
     }
 
     /// The scripts that are to get an outcome and were not started, oldest first.
     pub async fn then_due(&self) -> Result<Vec<ThenDue>> {
-        self.ask(|store| store.then_due()).await
+        self.ask(Store::then_due).await
     }
 
     /// On return the request's script is never due again: it may be started. `Unknown` if it is not due.
@@ -209,7 +209,7 @@ impl Spool {
 
     /// All claims without a report, oldest first.
     pub async fn unfinished(&self) -> Result<Vec<ClaimRecord>> {
-        self.ask(|store| store.unfinished()).await
+        self.ask(Store::unfinished).await
     }
 
     /// The reports that this instance has not acknowledged, oldest first.
@@ -249,7 +249,7 @@ impl Spool {
 
     /// All peers that are remembered, by name.
     pub async fn peers(&self) -> Result<Vec<PeerRecord>> {
-        self.ask(|store| store.peers()).await
+        self.ask(Store::peers).await
     }
 
     /// On return the peer is not known any more.

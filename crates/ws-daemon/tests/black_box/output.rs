@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, Daemon, EXIT, Fifo, exit, exited, pair};
+use crate::support::{DEADLINE, Daemon, EXIT, Fifo, Peer, daemons_say, exit, exited, pair};
 
 /// One stream as it was told: the bytes that came, and how many were said to be lost.
 #[derive(Debug, Default)]
@@ -108,7 +108,7 @@ fn a_stream_comes_as_it_is_printed_with_offsets_whole_characters_and_its_last_li
         events.push(process.said());
         assert_eq!((&events[2]["data"], &events[2]["encoding"]), (&json!("/w=="), &json!("base64")), "{events:?}");
         go.release(1);
-        let (rest, last) = process.to_the_end();
+        let (rest, last) = process.rest();
         events.extend(rest);
         assert!(events.iter().all(|event| event["run"] == last["run"] && event["id"] == 1), "{events:?}");
         let told = told(&events);
@@ -132,7 +132,7 @@ fn a_caller_that_does_not_read_gets_gaps_and_slows_neither_the_script_nor_anybod
             assert_eq!(other.ask(&exit("2", 3)), exited("2", 3));
         }
         assert_eq!(reached.line(), "done");
-        let (events, last) = slow.to_the_end();
+        let (events, last) = slow.rest();
         assert_eq!(last["status"], 0, "{last}");
         let told = told(&events);
         let stdout = &told["stdout"];
@@ -165,7 +165,7 @@ fn what_a_queued_run_prints_is_kept_and_read_later_from_any_offset() {
     let part = reader.said();
     assert_eq!((&part["data"], &part["offset"], &part["id"]), (&json!("two\n"), &json!(4), &json!("r")), "{part}");
     go.release(1);
-    let (rest, last) = reader.to_the_end();
+    let (rest, last) = reader.rest();
     assert_eq!((rest.len(), &rest[0]["data"], &rest[0]["offset"]), (1, &json!("four\n"), &json!(8)), "{rest:?}");
     assert_eq!((&last["status"], &last["run"], &last["id"]), (&json!(0), &run, &json!("r")), "{last}");
     // And after the asker was killed.
@@ -202,6 +202,41 @@ fn a_part_of_what_a_run_has_printed_so_far_is_told_and_that_it_is_all() {
     let last = reader.said();
     assert_eq!(last, json!({ "status": 0, "id": "r", "run": run, "result": { "state": "running" } }));
     reader.nothing_waiting();
+}
+
+#[test]
+fn a_queued_runs_stream_goes_on_by_the_next_link_where_its_asker_has_it_and_within_its_credit() {
+    let doer = Daemon::server().script("print", "#!/bin/sh\nprintf one\nread line < go\nprintf two\nexit 6\n").start();
+    let mut go = Fifo::new(doer.prefix(), "go");
+    let hello = |epoch: u64| json!({ "name": "asker", "configured": true, "instance": "i1", "epoch": epoch, "version": "0", "tags": [], "capacity": 1, "features": [] });
+    let run = |have: u64| {
+        json!({ "name": "print", "id": "r1", "params": null, "output": "stream", "credit": 64, "queue": true, "attempt": 1,
+            "have": { "stdout": have, "stderr": 0 } })
+    };
+    let data = |peer: &mut Peer, code: &str| loop {
+        let said: Value = serde_json::from_str(&peer.text()).expect("JSON");
+        if said["params"]["code"] == code {
+            break said["params"]["data"].clone();
+        }
+    };
+    let mut asker = Peer::dial_version2(&doer, &hello(1));
+    asker.send_text(&run(0).to_string());
+    let first = data(&mut asker, "OUTPUT");
+    assert_eq!((&first["data"], &first["offset"], &first["id"]), (&json!("one"), &json!(0), &json!("r1")), "{first}");
+    asker.reset();
+    doer.wait_log("link down");
+    let mut asker = Peer::dial_version2(&doer, &hello(2));
+    asker.send_text(&run(1).to_string());
+    let again = data(&mut asker, "OUTPUT");
+    assert_eq!((&again["data"], &again["offset"]), (&json!("ne"), &json!(1)), "{again}");
+    go.release(1);
+    doer.wait_log("queued run over");
+    // It is over, but neither the rest nor the outcome may come before there is credit for it.
+    asker.nothing_waiting();
+    asker.send_text(&daemons_say("CREDIT", &json!({ "id": "r1", "bytes": 64 })));
+    let rest = data(&mut asker, "OUTPUT");
+    assert_eq!((&rest["data"], &rest["offset"]), (&json!("two"), &json!(3)), "{rest}");
+    assert_eq!(data(&mut asker, "STATUS")["status"], 6);
 }
 
 /// The bytes of a part of a stream that begins at `offset`.

@@ -349,7 +349,7 @@ fn what_a_killed_doer_left_running_is_stopped_before_it_is_settled_and_what_was_
     for process in left {
         assert!(!process.is_alive(), "stopped before it was settled");
     }
-    let (_, last) = second.to_the_end();
+    let (_, last) = second.rest();
     assert_eq!((&last["status"], counted(doer.prefix())), (&json!(0), 1), "{last}");
 }
 
@@ -407,7 +407,7 @@ fn cancel_stops_what_runs_and_what_is_in_line() {
         while waits.said()["event"] != "delivered" {}
         for (id, process) in [("b", &mut waits), ("a", &mut runs)] {
             assert_eq!(asker.connect().command("CANCEL", &json!({ "id": id }))["status"], 0);
-            let (_, last) = process.to_the_end();
+            let (_, last) = process.rest();
             assert_error(&last, -4, "cancelled");
         }
         script.wait_end();
@@ -477,7 +477,7 @@ fn a_timeout_is_kept_by_the_doer_who_says_term_and_then_kill_to_the_group() {
     for queue in [false, true] {
         let begun = Instant::now();
         process.send(json!({ "name": "mild", "id": "b", "timeout": "100ms", "queue": queue }).to_string());
-        let (_, last) = process.to_the_end();
+        let (_, last) = process.rest();
         assert_error(&last, -4, "timed_out");
         assert!(begun.elapsed() < Duration::from_secs(5), "TERM is enough");
     }
@@ -554,6 +554,6 @@ fn two_daemons_in_one_prefix_have_two_spools_and_the_second_of_a_kind_runs_witho
     let server = first.twin().config(json!({ "mode": "server", "port": 0, "listen": "127.0.0.1", "proxy": null })).start();
     server.wait_log("spool ready");
     let names = fs::read_dir(first.prefix()).expect("it is there").flatten();
-    let spools = names.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.ends_with(".db"));
+    let spools = names.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "db"));
     assert_eq!(spools.count(), 2);
 }
