@@ -102,6 +102,7 @@ pub struct Submitted {
     seat: Option<Seat>,
     /// The link it left by, if one was there at once.
     link: Option<Link>,
+    news: News,
 }
 
 impl Origin {
@@ -188,7 +189,7 @@ impl Origin {
         let departure = Departure::default();
         let ask = Ask { body, id, run, departure: departure.clone(), sink: Sink::Once(settle) };
         let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit });
-        let mut submitted = Submitted { settled, deadline, departure, seat: None, link: None };
+        let mut submitted = Submitted { settled, deadline, departure, seat: None, link: None, news: self.news().clone() };
         if self.stop().drain.is_cancelled() {
             refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
             return submitted;
@@ -313,7 +314,7 @@ fn line(event: &str, run: &RunId, report: &Report) -> String {
 impl Submitted {
     /// How the request ended. Whoever drops this future is gone: the outcome is nobody's then.
     pub async fn outcome(self) -> Report {
-        let Self { mut settled, deadline, departure, seat, link } = self;
+        let Self { mut settled, deadline, departure, seat, link, news } = self;
         let cancel = seat.as_ref().map(|seat| seat.live().cancel.clone()).unwrap_or_default();
         let mut over = deadline.as_ref().map(|deadline| deadline.at);
         let mut cancelled = false;
@@ -346,6 +347,7 @@ impl Submitted {
         };
         if let Some(seat) = seat {
             seat.live().settle(&report);
+            news.tell(Topic::Runs, || settled_line(seat.live(), &report));
         }
         // Whoever asked in the seed's own grammar gets the seed's own keys.
         Report { more: None, ..report }

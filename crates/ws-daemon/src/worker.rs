@@ -8,7 +8,6 @@ mod home;
 
 pub use doing::Credit;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ use crate::link::{IncomingRun, Link, Replier};
 use crate::peers::Peers;
 use crate::spool::Spool;
 use crate::tasks::{Stop, Tasks};
-use doing::{Doing, Key};
+use doing::{Key, Table};
 
 /// Finished direct runs whose last output waits for its reader; with more, an outcome goes home without it.
 const LINGERING: usize = 1024;
@@ -40,7 +39,7 @@ struct Inner {
     executor: Executor,
     peers: Peers,
     spool: Option<Spool>,
-    doing: Mutex<HashMap<Key, Arc<Doing>>>,
+    doing: Mutex<Table>,
     lingering: Semaphore,
     runs: Tasks,
     rest: Tasks,
@@ -56,7 +55,7 @@ impl Worker {
         Self(Arc::new(Inner { executor, peers, spool, doing, lingering, runs, rest, stop }))
     }
 
-    fn doing(&self) -> MutexGuard<'_, HashMap<Key, Arc<Doing>>> {
+    fn doing(&self) -> MutexGuard<'_, Table> {
         // Every section leaves the table whole.
         self.0.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,9 +139,8 @@ impl Worker {
     pub fn cancel(&self, link: &Link, run: &RunId, attempt: Option<u32>) {
         let Some(asker) = link.instance() else { return };
         let key = Key::new(asker, run, attempt.unwrap_or(0));
-        let doing = self.doing().get(&key).cloned();
-        match (doing, attempt) {
-            (Some(doing), _) => doing.cancel.cancel(),
+        match (self.seat_of(&key), attempt) {
+            (Some(seat), _) => seat.doing.cancel.cancel(),
             (None, Some(attempt)) => self.refuse(link, run, attempt),
             (None, None) => {}
         }
@@ -151,13 +149,13 @@ impl Worker {
     /// More output may go home.
     pub fn credit(&self, link: &Link, run: &RunId, bytes: u64) {
         let Some(asker) = link.instance() else { return };
-        self.doing().iter().filter(|(key, _)| key.is(asker, run)).for_each(|(_, doing)| doing.credit().give(bytes));
+        self.seats(|key| key.is(asker, run)).iter().for_each(|seat| seat.doing.credit().give(bytes));
     }
 
     /// A link is gone, and with it whoever waited for output.
     pub fn is_gone(&self, link: &Link) {
         let Some(asker) = link.instance() else { return };
-        self.doing().iter().filter(|(key, _)| key.is_of(asker)).for_each(|(_, doing)| doing.credit().close());
+        self.seats(|key| key.is_of(asker)).iter().for_each(|seat| seat.doing.credit().close());
     }
 }
 

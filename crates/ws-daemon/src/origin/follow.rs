@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use tokio::sync::mpsc;
 use ws_daemon_protocol::command::{OutputQuery, StreamName, Which};
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::RunId;
-use ws_daemon_protocol::outcome::Report;
+use ws_daemon_protocol::outcome::{Outcome, Report};
 
 use super::ledger::Live;
 use super::queued::number;
@@ -71,7 +72,8 @@ impl Follow {
         self.tell(&say, events, &mut readers, true).await
     }
 
-    /// Tells the output that is asked for; ends with the report if it was to be followed to its end.
+    /// Tells the output that is asked for; ends with the report, or, if the run goes on and is not to be followed, with how far it
+    /// is.
     pub async fn output(self, say: mpsc::Sender<Said>, query: OutputQuery) -> Option<Report> {
         let until = query.limit.map_or(u64::MAX, |limit| query.offset.saturating_add(limit as u64));
         let streams = query.stream.map_or_else(|| vec![StreamName::Stdout, StreamName::Stderr], |stream| vec![stream]);
@@ -104,10 +106,18 @@ impl Follow {
             let over = now.report.is_some() || !to_the_end;
             self.read_on(say, readers, over).await;
             if over {
-                return now.report.map(|report| (*report).clone());
+                return Some(now.report.map_or_else(|| self.so_far(live), |report| (*report).clone()));
             }
             progress.changed().await.ok()?;
         }
+    }
+
+    /// Says to whoever wanted only what there is that this was all, and that the run goes on.
+    fn so_far(&self, live: &Live) -> Report {
+        let mut report = Report::from(Outcome::Exited(0));
+        report.more_mut().run = Some(self.run.clone());
+        report.more_mut().result = Some(json!({ "state": live.state() }).to_string().into());
+        report
     }
 
     /// Tells what has been kept since. A character whose end is yet to come waits for it, unless this is `the_end`.

@@ -11,7 +11,7 @@ use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::options::OutputMode;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
-use super::doing::{Credit, Doing, Key, Seat};
+use super::doing::{Credit, Key, Seat};
 use super::{Worker, capture, home, report_of};
 use crate::exec::{Admitted, Folder, Job, Orphan, Ready, StreamBuffer};
 use crate::link::{Backoff, IncomingRun, Link};
@@ -31,7 +31,7 @@ struct Work {
     run: RunId,
     attempt: u32,
     name: String,
-    seat: Seat,
+    seat: Arc<Seat>,
     output: OutputMode,
     buffer: Option<Arc<StreamBuffer>>,
 }
@@ -55,14 +55,13 @@ impl Worker {
         let frame = RunFrame { name, run: run.clone(), params, order };
         let worker = self.clone();
         let key = Key::new(&asker, &run, attempt);
-        let known = self.doing().get(&key).cloned();
-        if let Some(doing) = known {
+        if let Some(seat) = self.seat_of(&key) {
             // It is in line or runs: its output goes by this link from here on.
             link.send_event(&run, Progress::Delivered);
             if frame.order.output == OutputMode::Stream {
-                let credit = doing.new_credit(frame.order.credit);
+                let credit = seat.doing.new_credit(frame.order.credit);
                 let at = frame.order.have.unwrap_or_default();
-                let teller = Teller { worker, spool, link, run, attempt, doing, credit };
+                let teller = Teller { worker, spool, link, run, attempt, seat, credit };
                 self.0.rest.spawn(teller.tell(at));
             }
             return;
@@ -71,7 +70,7 @@ impl Worker {
         self.0.runs.spawn(async move { worker.claim_on_disk(spool, link, asker, frame, seat).await });
     }
 
-    async fn claim_on_disk(self, spool: Spool, link: Link, asker: Box<str>, frame: RunFrame, seat: Seat) {
+    async fn claim_on_disk(self, spool: Spool, link: Link, asker: Box<str>, frame: RunFrame, seat: Arc<Seat>) {
         let (run, attempt) = (frame.run.clone(), frame.order.attempt);
         let verdict = |refused| Verdict { attempt: Some(attempt), refused };
         let have = frame.order.have.unwrap_or_default();
@@ -96,6 +95,8 @@ impl Worker {
                 spool.refuse(&asker, run.clone(), attempt, report.into()).await
             }
         };
+        // The link may have been lost meanwhile, and the run offered again by another, which was told that it is known.
+        let link = self.0.peers.link_of(&asker).unwrap_or(link);
         match (claimed, admitted) {
             (Ok(Claimed::Fresh), Ok(admitted)) => {
                 let is_starting = admitted.has_slot();
@@ -122,7 +123,7 @@ impl Worker {
     }
 
     /// Asks the executor for a place.
-    fn admit(&self, spool: &Spool, asker: &str, frame: RunFrame, seat: Seat) -> (Work, Result<Admitted, Outcome>) {
+    fn admit(&self, spool: &Spool, asker: &str, frame: RunFrame, seat: Arc<Seat>) -> (Work, Result<Admitted, Outcome>) {
         let RunFrame { name, run, params, order } = frame;
         let Order { caller, timeout_ms, output, attempt, .. } = order;
         let buffer = (output == OutputMode::Stream).then(Arc::<StreamBuffer>::default);
@@ -259,17 +260,17 @@ struct Teller {
     link: Link,
     run: RunId,
     attempt: u32,
-    doing: Arc<Doing>,
+    seat: Arc<Seat>,
     credit: Arc<Credit>,
 }
 
 impl Teller {
     /// Tells what is kept from `at` on, until all is told or the link is gone; then the asker asks again by another one.
     async fn tell(self, mut at: Have) {
-        let mut kept = self.doing.kept.subscribe();
+        let mut kept = self.seat.doing.kept.subscribe();
         loop {
             kept.mark_unchanged();
-            let report = self.doing.report();
+            let report = self.seat.doing.report();
             home::tell_kept(&self.link, &self.spool, &self.run, &self.credit, &mut at, report.is_some()).await;
             if let Some(report) = report {
                 let verdict = Verdict { attempt: Some(self.attempt), refused: false };
@@ -352,9 +353,9 @@ impl Work {
         if self.output != OutputMode::Stream {
             return;
         }
-        let doing = Arc::clone(&self.seat.doing);
-        let (worker, spool, link, credit) = (self.worker.clone(), self.spool.clone(), link.clone(), doing.credit());
-        let teller = Teller { worker, spool, link, run: self.run.clone(), attempt: self.attempt, doing, credit };
+        let seat = Arc::clone(&self.seat);
+        let (worker, spool, link, credit) = (self.worker.clone(), self.spool.clone(), link.clone(), seat.doing.credit());
+        let teller = Teller { worker, spool, link, run: self.run.clone(), attempt: self.attempt, seat, credit };
         self.worker.0.rest.spawn(teller.tell(at));
     }
 

@@ -1,7 +1,8 @@
 //! What is being done for whom: where a run is found that its asker wants stopped, or wants to hear more of. It never does any of
 //! it.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -44,14 +45,18 @@ struct State {
     closed: bool,
 }
 
-/// A run's place in the table, given up when dropped.
+/// A run's place in the table, shared by all that do it or tell of it, and given up when the last of them drops it: as long as
+/// something is told, credit for it must be found.
 #[derive(Debug)]
 pub struct Seat {
     worker: Worker,
     key: Key,
-    pub doing: Arc<Doing>,
+    pub doing: Doing,
     credit: Arc<Credit>,
 }
+
+/// The table of places.
+pub type Table = HashMap<Key, Weak<Seat>>;
 
 impl Key {
     pub fn new(asker: &str, run: &RunId, attempt: u32) -> Self {
@@ -161,11 +166,22 @@ impl Credit {
 
 impl Worker {
     /// Enters a run whose output may begin with so much credit.
-    pub(super) fn seat(&self, key: Key, credit: u64) -> Seat {
-        let doing = Arc::new(Doing::default());
+    pub(super) fn seat(&self, key: Key, credit: u64) -> Arc<Seat> {
+        let doing = Doing::default();
         let credit = doing.new_credit(credit);
-        self.doing().insert(key.clone(), Arc::clone(&doing));
-        Seat { worker: self.clone(), key, doing, credit }
+        let seat = Arc::new(Seat { worker: self.clone(), key: key.clone(), doing, credit });
+        self.doing().insert(key, Arc::downgrade(&seat));
+        seat
+    }
+
+    /// The place of a run.
+    pub(super) fn seat_of(&self, key: &Key) -> Option<Arc<Seat>> {
+        self.doing().get(key).and_then(Weak::upgrade)
+    }
+
+    /// All places whose keys are wanted. None of them is dropped under the table's lock.
+    pub(super) fn seats(&self, wanted: impl Fn(&Key) -> bool) -> Vec<Arc<Seat>> {
+        self.doing().iter().filter(|(key, _)| wanted(key)).filter_map(|(_, seat)| seat.upgrade()).collect()
     }
 }
 
@@ -180,7 +196,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut table = self.worker.doing();
         // Another may have taken the key meanwhile.
-        if table.get(&self.key).is_some_and(|doing| Arc::ptr_eq(doing, &self.doing)) {
+        if table.get(&self.key).is_some_and(|seat| std::ptr::eq(seat.as_ptr(), self)) {
             table.remove(&self.key);
         }
     }

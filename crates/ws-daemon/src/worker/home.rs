@@ -47,10 +47,13 @@ pub async fn tell_kept(link: &Link, spool: &Spool, run: &RunId, credit: &Credit,
             StreamName::Stdout => &mut at.stdout,
             StreamName::Stderr => &mut at.stderr,
         };
-        while let Some(room) = credit.wait(LEAST_BYTES).await {
+        loop {
+            let part = spool.read_output(run.clone(), number(stream), *at, bytes_for(u64::MAX)).await;
+            let Some(mut part) = part.ok().filter(|part| !part.bytes.is_empty()) else { break };
+            // Waited for only where there is something to tell: an outcome behind nothing needs none.
+            let Some(room) = credit.wait(LEAST_BYTES).await else { return };
             link.output_room().await;
-            let part = spool.read_output(run.clone(), number(stream), *at, bytes_for(room)).await;
-            let Some(part) = part.ok().filter(|part| !part.bytes.is_empty()) else { break };
+            part.bytes.truncate(bytes_for(room));
             let more_behind = part.offset + (part.bytes.len() as u64) < part.end;
             let (data, is_base64, taken) = text_of(&part.bytes, the_end && !more_behind);
             if taken == 0 {

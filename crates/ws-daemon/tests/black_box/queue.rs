@@ -253,12 +253,14 @@ fn an_id_is_its_users_own() {
 fn a_spool_that_is_full_of_what_is_not_settled_takes_no_more_and_recovers_by_itself() {
     let asker = Daemon::server().config(json!({ "limits": { "spool_runs": 2 } })).start();
     let mut process = asker.connect();
-    let runs = ["a", "b"].map(|id| accepted(&mut process, &queued("m", id)));
+    // Without an id nothing of them is promised once they are over.
+    let nameless = json!({ "name": "m", "queue": true });
+    let runs = [0, 1].map(|_| accepted(&mut process, &nameless));
     let (_, last) = asker.connect().run(&queued("m", "c"));
     assert_error(&last, -2, "queue_full");
     assert_eq!(asker.connect().command("CANCEL", &json!(runs[0]))["status"], 0);
     assert_error(&process.said(), -4, "cancelled");
-    accepted(&mut process, &queued("m", "c"));
+    accepted(&mut process, &nameless);
 
     let asker = Daemon::server().config(json!({ "limits": { "spool_bytes": "256KiB" } })).start();
     let mut process = asker.connect();
@@ -347,7 +349,7 @@ fn what_a_killed_doer_left_running_is_stopped_before_it_is_settled_and_what_was_
     for process in left {
         assert!(!process.is_alive(), "stopped before it was settled");
     }
-    let (_, last) = second.to_the_end();
+    let (_, last) = second.rest();
     assert_eq!((&last["status"], counted(doer.prefix())), (&json!(0), 1), "{last}");
 }
 
@@ -405,7 +407,7 @@ fn cancel_stops_what_runs_and_what_is_in_line() {
         while waits.said()["event"] != "delivered" {}
         for (id, process) in [("b", &mut waits), ("a", &mut runs)] {
             assert_eq!(asker.connect().command("CANCEL", &json!({ "id": id }))["status"], 0);
-            let (_, last) = process.to_the_end();
+            let (_, last) = process.rest();
             assert_error(&last, -4, "cancelled");
         }
         script.wait_end();
@@ -475,7 +477,7 @@ fn a_timeout_is_kept_by_the_doer_who_says_term_and_then_kill_to_the_group() {
     for queue in [false, true] {
         let begun = Instant::now();
         process.send(json!({ "name": "mild", "id": "b", "timeout": "100ms", "queue": queue }).to_string());
-        let (_, last) = process.to_the_end();
+        let (_, last) = process.rest();
         assert_error(&last, -4, "timed_out");
         assert!(begun.elapsed() < Duration::from_secs(5), "TERM is enough");
     }
@@ -552,6 +554,6 @@ fn two_daemons_in_one_prefix_have_two_spools_and_the_second_of_a_kind_runs_witho
     let server = first.twin().config(json!({ "mode": "server", "port": 0, "listen": "127.0.0.1", "proxy": null })).start();
     server.wait_log("spool ready");
     let names = fs::read_dir(first.prefix()).expect("it is there").flatten();
-    let spools = names.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.ends_with(".db"));
+    let spools = names.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "db"));
     assert_eq!(spools.count(), 2);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, EXIT, Fifo, Local, Peer, daemons_say};
+use crate::support::{Daemon, EXIT, Fifo, Local, Peer, PeerListener, daemons_say};
 
 /// A client of a name of its own, with its link up on both sides.
 fn named(server: &Daemon, name: &str, tags: &[&str]) -> Daemon {
@@ -109,7 +109,7 @@ fn each_is_one_run_each_and_one_line_each_and_then_how_many_failed() {
     process.send(asked(&json!({ "each": true, "to": "*" })).to_string());
     let mut ended: Vec<(String, i64)> = (0..3)
         .map(|_| {
-            let (events, last) = process.to_the_end();
+            let (events, last) = process.rest();
             assert!(events.is_empty(), "{events:?}");
             (text(&last["peer"]).to_owned(), last["status"].as_i64().expect("a status"))
         })
@@ -177,7 +177,9 @@ fn the_list_of_a_queued_fan_out_is_fixed_when_it_is_accepted_absent_peers_among_
     let second = absent.start();
     assert_eq!(process.said()["peer"], "web-2");
     assert_eq!(process.line(), r#"{"event":"done","id":1,"runs":2,"failed":0}"#);
-    assert_eq!([first.log().count("queued run over"), second.log().count("queued run over")], [1, 1]);
+    for doer in [first, second] {
+        doer.wait_log("queued run over");
+    }
     assert_eq!(late.log().count("run over"), 0, "it was not there when the list was made");
 }
 
@@ -234,9 +236,31 @@ fn a_client_has_another_client_run_it_through_its_server_if_that_lets_it() {
         };
         assert_eq!((&output["data"], &output["offset"]), (&json!("said\n"), &json!(0)), "{output}");
         assert_eq!(asker.connect().command("CANCEL", &json!({ "id": id }))["status"], 0);
-        let (_, last) = process.to_the_end();
+        let (_, last) = process.rest();
         assert_eq!((&last["status"], &last["error"]), (&json!(-4), &json!("cancelled")), "{last}");
     }
+}
+
+#[test]
+fn a_queued_run_that_is_passed_on_outlives_the_server_between() {
+    let port = PeerListener::bind().port();
+    let hub = Daemon::server().config(json!({ "relay": true, "name": "hub", "port": port })).start();
+    let (asker, doer) = (named(&hub, "till", &[]), named(&hub, "printer", &[]));
+    doer.script("hold", "#!/bin/sh\necho x >> count\necho $WSDAEMON_ID > reached\nread line < go\nexit 7\n");
+    let (mut reached, mut go) = (Fifo::new(doer.prefix(), "reached"), Fifo::new(doer.prefix(), "go"));
+    let mut process = asker.connect();
+    process.send(json!({ "name": "hold", "id": "mine", "to": "printer", "queue": true }).to_string());
+    assert_eq!(process.said()["event"], "accepted");
+    assert_eq!(reached.line(), "mine");
+    let hub = hub.kill();
+    asker.wait_log("link down");
+    doer.wait_log("link down");
+    go.release(1);
+    doer.wait_log("queued run over");
+    let _hub = hub.start();
+    let last = process.said();
+    assert_eq!((&last["status"], &last["peer"]), (&json!(7), &json!("printer")), "{last}");
+    assert_eq!(std::fs::read_to_string(doer.prefix().join("count")).expect("written"), "x\n");
 }
 
 #[test]
@@ -282,6 +306,6 @@ fn a_seed_peer_is_found_by_its_address_and_what_it_cannot_do_is_refused_by_name(
     // Its time is kept here, and nobody can stop it there.
     process.send(asked(&json!({ "to": name, "queue": true, "id": "t", "timeout": "50ms" })).to_string());
     seed.text();
-    let (_, last) = process.to_the_end();
+    let (_, last) = process.rest();
     assert_eq!((&last["status"], &last["error"]), (&json!(-5), &json!("interrupted")), "{last}");
 }

@@ -1,1 +1,268 @@
+//! The commands of local tools, answered by real daemons: who is there, a round trip, what runs, what happens. What the command
+//! line makes of the answers is in tools.rs.
 
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, EXIT, Fifo, Local, Peer, exit, exited, pair};
+
+/// A client of a name of its own, with its link up on both sides.
+fn named(server: &Daemon, name: &str) -> Daemon {
+    let links = server.log().count("link up");
+    let client = Daemon::client(server).config(json!({ "name": name, "tags": [format!("tag-{name}")] })).start();
+    client.script("exit", EXIT);
+    client.wait_log("link up");
+    server.wait_log_times("link up", links + 1);
+    client
+}
+
+fn named_peer(name: &str, instance: &str) -> Value {
+    json!({ "name": name, "configured": true, "instance": instance, "epoch": 1, "version": "9.9", "tags": ["sms"], "capacity": 3,
+        "features": [] })
+}
+
+#[track_caller]
+fn assert_error(said: &Value, status: i64, error: &str) {
+    assert_eq!((&said["status"], &said["error"]), (&json!(status), &json!(error)), "{said}");
+}
+
+#[test]
+fn what_only_daemons_say_is_refused_from_a_local_process_and_reaches_nobody() {
+    let server = Daemon::server().start();
+    let mut peer = Peer::dial_version2(&server, &named_peer("web", "i1"));
+    let mut process = server.connect();
+    for code in ["HELLO", "ACK", "OUTPUT", "CREDIT", "CANCEL", "DRAIN", "EVENT", "hello"] {
+        process.send(json!({ "name": "&cmd", "id": 1, "params": { "code": code, "data": { "id": "r" } } }).to_string());
+        let said = process.said();
+        assert_eq!((&said["status"], &said["error"], &said["id"]), (&json!(-3), &json!("denied"), &json!(1)), "{said}");
+    }
+    for code in ["HELLO", "ACK", "OUTPUT", "CREDIT", "DRAIN"] {
+        assert_error(&process.command(code, &json!({ "id": "r" })), -3, "unknown_command");
+    }
+    for code in ["RUNS", "STATS", "PEERS", "RELOAD"] {
+        process.send(json!({ "name": "&cmd", "id": 1, "params": { "code": code } }).to_string());
+        assert_error(&process.said(), -3, "denied");
+    }
+    peer.nothing_waiting();
+    process.nothing_waiting();
+}
+
+#[test]
+fn peers_are_all_that_were_ever_here_with_when_they_were_last_seen() {
+    let plan = Daemon::server();
+    let server = plan.clone().start();
+    let web = Peer::dial_version2(&server, &named_peer("web", "i1"));
+    let _mail = Peer::dial_version2(&server, &named_peer("mail", "i2"));
+    drop(web);
+    server.wait_log("link down");
+    let peers = server.connect().result("PEERS", &Value::Null);
+    let [mail, web] = &peers.as_array().expect("a list")[..] else { panic!("{peers}") };
+    for (peer, name, instance, connected) in [(mail, "mail", "i2", true), (web, "web", "i1", false)] {
+        assert_eq!((&peer["name"], &peer["instance"], &peer["connected"]), (&json!(name), &json!(instance), &json!(connected)));
+        assert_eq!(
+            (&peer["tags"], &peer["version"], &peer["capacity"], &peer["epoch"]),
+            (&json!(["sms"]), &json!("9.9"), &json!(3), &json!(1))
+        );
+        assert!(peer["last_seen"].as_u64().is_some_and(|at| at > 1_600_000_000_000) && peer["seed"] == false, "{peer}");
+        assert!(peer["address"].as_str().is_some_and(|address| address.starts_with("127.0.0.1:")), "{peer}");
+    }
+    drop(server.kill());
+    // In the spool.
+    let server = plan.start();
+    let after = server.connect().result("PEERS", &Value::Null);
+    let seen = |peers: &Value| -> Vec<(Value, Value)> {
+        peers.as_array().expect("a list").iter().map(|peer| (peer["name"].clone(), peer["connected"].clone())).collect()
+    };
+    assert_eq!(seen(&after), [(json!("mail"), json!(false)), (json!("web"), json!(false))]);
+    assert_eq!(after[1]["last_seen"], web["last_seen"]);
+}
+
+#[test]
+fn a_ping_goes_to_whoever_is_meant_and_says_who_answered_and_how_long_it_took() {
+    let server = Daemon::server().start();
+    let (_first, second) = (named(&server, "web-1"), named(&server, "web-2"));
+    let mut process = server.connect();
+    let said = process.command("PING", &json!("web-1"));
+    assert_eq!((&said["status"], &said["peer"], said["us"].is_u64()), (&json!(0), &json!("web-1"), true), "{said}");
+    process.nothing_waiting();
+    second.kill();
+    server.wait_log("link down");
+    assert_error(&process.command("PING", &json!("web-2")), -2, "no_peer");
+    let said = process.command("PING", &json!("wbe-1"));
+    assert_error(&said, -2, "unknown_target");
+    assert!(said["message"].as_str().is_some_and(|message| message.contains("web-1")), "{said}");
+    let _seed = Peer::dial(&server);
+    for target in [Value::Null, json!("*")] {
+        process.send(json!({ "name": "+cmd", "id": "p", "params": { "code": "PING", "data": target } }).to_string());
+        let lines: Vec<Value> = (0..3).map(|_| process.said()).collect();
+        let statuses: BTreeSet<i64> = lines.iter().filter_map(|line| line["status"].as_i64()).collect();
+        assert_eq!(statuses, BTreeSet::from([-3, -2, 0]), "{lines:?}");
+        let seed = lines.iter().find(|line| line["status"] == -3).expect("it is there");
+        assert_eq!(seed["error"], "unsupported", "{seed}");
+        assert_eq!(process.line(), r#"{"event":"done","id":"p","runs":3,"failed":2}"#);
+    }
+    process.nothing_waiting();
+}
+
+#[test]
+fn runs_and_run_show_what_waits_runs_and_is_over() {
+    let (server, client) = pair();
+    client.script("exit", EXIT);
+    client.script("hold", "#!/bin/sh\necho here > reached\nread line < go\n");
+    let (mut reached, mut go) = (Fifo::new(client.prefix(), "reached"), Fifo::new(client.prefix(), "go"));
+    let (mut holding, mut waiting, mut process) = (server.connect(), server.connect(), server.connect());
+    holding.send(json!({ "name": "hold", "id": "h", "queue": true }).to_string());
+    let held = holding.said()["run"].clone();
+    reached.line();
+    waiting.send(json!({ "name": "exit", "id": [1], "to": "nobody", "queue": true }).to_string());
+    let waits = waiting.said()["run"].clone();
+    assert_eq!(process.ask(&exit("\"d\"", 3)), exited("\"d\"", 3));
+    let (_, last) = process.run(&json!({ "name": "exit", "id": "q", "params": { "exit": 4 }, "queue": true }));
+    let over = last["run"].clone();
+    let list = |process: &mut Local, query: Value| process.result("RUNS", &query).as_array().expect("a list").clone();
+    let all = list(&mut process, Value::Null);
+    let brief: Vec<_> = all.iter().map(|run| json!([run["id"], run["state"], run["status"], run["queued"]])).collect();
+    let expected = json!([
+        ["q", "settled", 4, true],
+        ["d", "settled", 3, false],
+        [[1], "waiting", null, true],
+        ["h", "running", null, true]
+    ]);
+    assert_eq!(json!(brief), expected, "the newest first");
+    assert!(all.iter().all(|run| run["side"] == "asked" && run["accepted"].is_u64()), "{all:?}");
+    for (query, expected) in [
+        (json!({ "state": "waiting" }), vec![&waits]),
+        (json!({ "state": "running" }), vec![&held]),
+        (json!({ "state": "settled", "limit": 1 }), vec![&over]),
+        (json!({ "peer": "nobody" }), vec![]),
+    ] {
+        let found = list(&mut process, query);
+        assert_eq!(found.iter().map(|run| &run["run"]).collect::<Vec<_>>(), expected);
+    }
+    let record = process.result("RUN", &over);
+    assert_eq!(
+        (&record["name"], &record["report"]["status"], &record["settled"].is_u64()),
+        (&json!("exit"), &json!(4), &true),
+        "{record}"
+    );
+    assert_eq!((&record["peer"], &record["attempt"]), (&last["peer"], &json!(1)), "{record}");
+    assert_eq!(process.result("RUN", &json!({ "id": "h" }))["run"], held);
+    assert_error(&process.command("RUN", &json!("none")), -2, "unknown_target");
+    assert_error(&process.command("CANCEL", &over), -2, "unknown_target");
+    let stats = process.result("STATS", &Value::Null);
+    assert_eq!((&stats["asked"], &stats["links"], &stats["spool"]["unsettled"]), (&json!(2), &json!(1), &json!(2)), "{stats}");
+    let stats = client.connect().result("STATS", &Value::Null);
+    assert_eq!((&stats["running"], &stats["waiting"]), (&json!(1), &json!(0)), "{stats}");
+    go.release(1);
+    assert_eq!(holding.said()["status"], 0);
+}
+
+#[test]
+fn scripts_are_those_of_this_daemon_with_their_folders() {
+    let server = Daemon::server().script("sms/send", EXIT).script("exit", EXIT).start();
+    fs::write(server.prefix().join("scripts/notes"), "no script").expect("the prefix is ours");
+    let scripts = server.connect().result("SCRIPTS", &Value::Null);
+    let expected = json!([
+        { "name": "exit", "executable": true, "bytes": EXIT.len() },
+        { "name": "notes", "executable": false, "bytes": 9 },
+        { "name": "sms/send", "executable": true, "bytes": EXIT.len() },
+    ]);
+    assert_eq!(scripts, expected);
+}
+
+#[test]
+fn subscribers_hear_of_the_topics_that_they_want_for_as_long_as_they_listen() {
+    let server = Daemon::server().start();
+    let subscribed = |topics: Value| {
+        let mut process = server.connect();
+        assert_eq!(process.command("SUBSCRIBE", &topics)["status"], 0);
+        process
+    };
+    let (mut all, mut peers) = (subscribed(json!(["peers", "runs"])), subscribed(json!(["peers"])));
+    let (mut everything, mut process) = (subscribed(Value::Null), server.connect());
+    everything.said();
+    process.send(r#"{"name":"+cmd","params":{"code":"STATUS","data":{"status":1,"id":"s"}}}"#);
+    assert_eq!(everything.line(), r#"{"status":1,"id":"s"}"#);
+    assert_error(&server.connect().command("SUBSCRIBE", &json!(["weather"])), -3, "bad_message");
+    let client = named(&server, "web");
+    for process in [&mut all, &mut peers] {
+        let said = process.said();
+        assert_eq!(
+            (&said["event"], &said["peer"], &said["tags"]),
+            (&json!("peer-online"), &json!("web"), &json!(["tag-web"])),
+            "{said}"
+        );
+    }
+    let (_, last) = server.connect().run(&json!({ "name": "exit", "params": { "exit": 2 }, "queue": true }));
+    let said = all.said();
+    assert_eq!(
+        (&said["event"], &said["run"], &said["report"]["status"]),
+        (&json!("settled"), &last["run"], &json!(2)),
+        "{said}"
+    );
+    assert_eq!(process.line(), r#"{"status":1,"id":"s"}"#);
+    assert_eq!(process.ask(&exit("1", 7)), exited("1", 7));
+    assert_eq!(all.said()["report"]["status"], 7, "of runs without options too");
+    client.kill();
+    for process in [&mut all, &mut peers] {
+        assert_eq!(process.said()["event"], "peer-offline");
+        process.nothing_waiting();
+    }
+}
+
+#[test]
+fn reload_says_what_a_restart_would_change_and_changes_nothing_for_a_config_that_is_wrong() {
+    let server = Daemon::server().start();
+    let mut process = server.connect();
+    assert_eq!(process.result("RELOAD", &Value::Null), json!({ "restart": [] }));
+    let config = |text: &str| fs::write(server.prefix().join("config.json"), text).expect("the prefix is ours");
+    config(r#"{"mode":"server","port":0,"listen":"127.0.0.1","limits":{"runs":3},"relay":true}"#);
+    let mut restart: Vec<Value> = process.result("RELOAD", &Value::Null)["restart"].as_array().expect("a list").clone();
+    restart.sort_by_key(ToString::to_string);
+    assert_eq!(restart, [json!("limits.runs"), json!("relay")]);
+    config(r#"{"mode":"server","prot":0}"#);
+    let said = process.command("RELOAD", &Value::Null);
+    assert_error(&said, -3, "bad_message");
+    assert!(
+        said["message"].as_str().is_some_and(|message| message.contains("nothing was changed") && message.contains("port")),
+        "{said}"
+    );
+}
+
+#[test]
+fn hooks_run_when_peers_come_and_go() {
+    let server = Daemon::server().start();
+    let mut told = Fifo::new(server.prefix(), "told");
+    fs::create_dir(server.prefix().join("hooks")).expect("the prefix is ours");
+    for hook in ["peer-online", "peer-offline"] {
+        server.script(&format!("../hooks/{hook}"), "#!/bin/sh\necho \"$WSDAEMON_NAME $WSDAEMON_PEER $1\" > told\n");
+    }
+    let client = named(&server, "web");
+    let instance = server.connect().result("PEERS", &Value::Null)[0]["instance"].clone();
+    for hook in ["peer-online", "peer-offline"] {
+        let line = told.line();
+        let params: Value = line
+            .strip_prefix(&format!("{hook} web "))
+            .and_then(|params| serde_json::from_str(params).ok())
+            .unwrap_or_else(|| panic!("{line}"));
+        assert_eq!(
+            (&params["event"], &params["peer"], &params["instance"]),
+            (&json!(hook), &json!("web"), &instance),
+            "{line}"
+        );
+        if hook == "peer-online" {
+            client.signal(rustix::process::Signal::TERM);
+        }
+    }
+    // No peer can ask for one.
+    assert_error(&client_asks(&server), -1, "forbidden");
+}
+
+/// What a client hears that asks the server for a hook.
+fn client_asks(server: &Daemon) -> Value {
+    let client = named(server, "sly");
+    let (_, last) = client.connect().run(&json!({ "name": "../hooks/peer-online" }));
+    last
+}

@@ -87,12 +87,12 @@ impl Local {
     #[track_caller]
     pub fn run(&mut self, request: &Value) -> (Vec<Value>, Value) {
         self.send(request.to_string());
-        self.to_the_end()
+        self.rest()
     }
 
     /// The lines up to the first with a status, and that one.
     #[track_caller]
-    pub fn to_the_end(&mut self) -> (Vec<Value>, Value) {
+    pub fn rest(&mut self) -> (Vec<Value>, Value) {
         let mut events = Vec::new();
         loop {
             let said = self.said();
