@@ -14,6 +14,7 @@
 //! | [`event`] | the lines between a request and its final line |
 //! | [`outcome`] | how a run ended: [`Outcome`](outcome::Outcome), and the line that tells it |
 //! | [`id`] | the caller's id and the run's |
+//! | `schema` | JSON Schemas of all of this, with the feature of that name |
 //! | [`time`] | durations as people write them |
 
 pub mod codec;
@@ -24,5 +25,7 @@ pub mod message;
 pub mod more;
 pub mod options;
 pub mod outcome;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod target;
 pub mod time;

@@ -48,6 +48,7 @@ pub struct Options {
 
 /// Which of the peers that match runs a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", expecting = "\"round-robin\", \"least-busy\", or {\"sticky\":\"key\"}")]
 pub enum Route {
     /// The next in order of arrival.
@@ -61,6 +62,7 @@ pub enum Route {
 
 /// What becomes of what a script prints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OutputMode {
     /// It is logged where it runs.
@@ -280,6 +282,31 @@ impl Serialize for Queue {
             NotBefore::After(delay) => value["not_before"] = format!("{}ms", delay.as_millis()).into(),
         }
         value.serialize(serializer)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Queue {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Queue".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let duration = time::schema();
+        schemars::json_schema!({
+            "description": "true: kept on disk for 24 hours at most; an object says otherwise",
+            "anyOf": [{ "type": "boolean" }, {
+                "type": "object",
+                "properties": {
+                    "ttl": duration,
+                    "not_before": {
+                        "description": "text: so long after it was accepted; a number: at this time, in milliseconds since 1970",
+                        "anyOf": [{ "type": "string", "pattern": time::TEXT }, { "type": "integer", "minimum": 0 }]
+                    }
+                },
+                "additionalProperties": false
+            }]
+        })
     }
 }
 

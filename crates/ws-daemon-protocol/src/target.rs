@@ -172,6 +172,21 @@ impl<'de> Deserialize<'de> for Target {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Target {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Target".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let pattern = serde_json::json!({ "type": "string", "minLength": 1, "maxLength": PATTERN_BYTES });
+        schemars::json_schema!({
+            "description": "a name, a glob with * and ?, \"tag:\" and a glob, each with ! before it to leave out, or a list of these",
+            "anyOf": [pattern, { "type": "array", "items": pattern, "minItems": 1, "maxItems": PATTERNS }]
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

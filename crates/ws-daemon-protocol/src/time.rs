@@ -45,6 +45,22 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
     .map_err(de::Error::custom)
 }
 
+/// A duration as text, as a regular expression.
+#[cfg(feature = "schema")]
+pub(crate) const TEXT: &str = "^[0-9]+(ms|s|m|h|d)?$";
+
+/// A duration in JSON, as a JSON Schema.
+#[cfg(feature = "schema")]
+pub(crate) fn schema() -> serde_json::Value {
+    serde_json::json!({
+        "description": "milliseconds, or text with a unit: \"250ms\", \"30s\", \"5m\", \"24h\", \"7d\"; at most 366 days",
+        "anyOf": [
+            { "type": "integer", "minimum": 0, "maximum": u64::try_from(LONGEST.as_millis()).unwrap_or(u64::MAX) },
+            { "type": "string", "pattern": TEXT }
+        ]
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

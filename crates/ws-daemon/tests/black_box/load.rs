@@ -21,8 +21,9 @@ const PEAK_BYTES: u64 = 64 << 20;
 /// Unanswered requests of one link beyond which the oldest is given up.
 const UNANSWERED: usize = 65_536;
 
-/// The most that a daemon may have had in memory with as many in flight, in bytes.
-const PEAK_UNANSWERED_BYTES: u64 = 160 << 20;
+/// The most that a daemon may have had in memory with as many in flight, each with its place among what can be shown and
+/// stopped, in bytes.
+const PEAK_UNANSWERED_BYTES: u64 = 224 << 20;
 
 /// The most that a daemon's memory may grow for a script that prints at full speed to a caller who does not read, in bytes.
 const FLOOD_BYTES: u64 = 16 << 20;
