@@ -34,7 +34,7 @@ const SYNCS_IN_CI: usize = 12;
 const REQUESTS_A_SYNC: usize = 60;
 
 /// How long everything may take to settle once nobody is killed any more. A link that is held is found out after three pings.
-const SETTLES: Duration = Duration::from_secs(60);
+const SETTLES: Duration = Duration::from_mins(1);
 
 /// One asker, some doers of one tag, and the cable between them.
 struct Fleet {
@@ -79,7 +79,8 @@ impl Fleet {
     fn logs(&self) -> String {
         let daemons = self.doers.iter().flatten().chain([self.asker()]);
         let runs = r#"{"name":"+cmd","id":0,"params":{"code":"RUNS","data":{"limit":1000}}}"#;
-        daemons.map(|daemon| format!("{}\n{}\n", daemon.log(), daemon.connect().ask(runs))).collect()
+        let told = |daemon: &Daemon| format!("{}\n{}", daemon.log(), daemon.connect().ask(runs));
+        daemons.map(told).collect::<Vec<_>>().join("\n")
     }
 }
 

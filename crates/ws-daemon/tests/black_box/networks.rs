@@ -47,7 +47,7 @@ impl Site {
     /// server has given the link up; then `mend`, and all is settled.
     fn suffers(mut self, fault: impl FnOnce(&Self), mend: impl FnOnce(&Self)) {
         let (mut direct, mut other) = (self.server.connect(), self.server.connect());
-        self.book.note_request("held", json!({ "name": "held", "id": "held", "to": "tag:x", "queue": true }));
+        self.book.note_request("held", &json!({ "name": "held", "id": "held", "to": "tag:x", "queue": true }));
         self.book.ask(self.server.socket(), |accepted, _| !accepted);
         self.begun.line();
         direct.send(r#"{"name":"held","id":"direct","to":"tag:x","timeout":"1m"}"#);
@@ -145,7 +145,7 @@ fn a_slow_network_slows_only_what_travels_on_it() {
     for number in 0..5 {
         let id = number.to_string();
         let request = json!({ "name": "take", "id": id, "to": "tag:x", "queue": true, "params": long });
-        site.book.note_request(&id, request);
+        site.book.note_request(&id, &request);
     }
     let begun = Instant::now();
     site.book.ask(site.server.socket(), |_, settled| !settled);
@@ -202,7 +202,8 @@ fn two_hundred_clients_whose_server_was_away_come_back_spread_out_and_none_is_lo
     let server = server.start();
     wait_links(&server);
     let start = time_of(&server.wait_log("local socket ready"));
-    let mut arrivals: Vec<Duration> = server.log().lines("link up").iter().map(|line| time_of(line) - start).collect();
+    let since = |line: &String| time_of(line).saturating_sub(start);
+    let mut arrivals: Vec<Duration> = server.log().lines("link up").iter().map(since).collect();
     arrivals.sort_unstable();
     let (first, last) = (arrivals[0], arrivals[CLIENTS - 1]);
     let in_window = |from: &Duration| arrivals.iter().filter(|at| (*from..*from + WINDOW).contains(at)).count();

@@ -552,6 +552,8 @@ fn two_daemons_in_one_prefix_have_two_spools_and_the_second_of_a_kind_runs_witho
     let server = first.twin().config(json!({ "mode": "server", "port": 0, "listen": "127.0.0.1", "proxy": null })).start();
     server.wait_log("spool ready");
     let names = fs::read_dir(first.prefix()).expect("it is there").flatten();
-    let spools = names.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.ends_with(".db"));
+    let spools = names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| Path::new(name).extension().is_some_and(|end| end == "db"));
     assert_eq!(spools.count(), 2);
 }

@@ -68,11 +68,11 @@ impl Book {
         if retries > 0 {
             request["retry"] = json!({ "max": retries });
         }
-        self.note_request(id, request);
+        self.note_request(id, &request);
     }
 
     /// Writes any request down.
-    pub fn note_request(&self, id: &str, request: Value) {
+    pub fn note_request(&self, id: &str, request: &Value) {
         let may_run_again = request.get("retry").is_some();
         let entry = Entry { request: format!("{request}\n"), may_run_again, run: None, finals: Vec::new() };
         assert!(self.pages().entries.insert(id.to_owned(), entry).is_none(), "{id} twice");
