@@ -7,7 +7,7 @@ use std::pin::pin;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::task::consume_budget;
+use tokio::task::yield_now;
 use tracing::{info, warn};
 
 use super::capture::Keep;
@@ -20,8 +20,12 @@ const READ_BYTES: usize = 16 * 1024;
 /// The longest line that is logged whole, in bytes; the rest of a longer one is dropped, and that is said.
 const LINE_BYTES: usize = 4096;
 
-/// How much of one run's stream is logged, in bytes; what follows is read and dropped, and that is said once.
+/// How much of one run's stream is logged, in bytes of the log; what follows is read and dropped, and that is said once.
 const LOGGED_BYTES: usize = 1 << 20;
+
+/// What each line is in the log beside its own bytes: time, run, script. Without it, a script that prints short lines would have
+/// half a million of them written.
+const LINE_ALSO_BYTES: usize = 128;
 
 /// One of a script's two streams.
 #[derive(Debug)]
@@ -70,8 +74,8 @@ impl Output {
                 drop(pipe.readable().await);
             }
             match self.pull() {
-                // However loud the script is, others get their turn.
-                Ok(1..) => consume_budget().await,
+                // However loud the script is, others get their turn: now, since one read may be thousands of lines.
+                Ok(1..) => yield_now().await,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.register(),
                 Ok(0) | Err(_) => {
                     self.lines.finish();
@@ -139,7 +143,7 @@ impl Lines {
         if self.logged > LOGGED_BYTES {
             return;
         }
-        self.logged += line.len() + 1;
+        self.logged += line.len() + LINE_ALSO_BYTES;
         // Debug formatting: what a script prints must not forge lines of the log or move a cursor.
         info!(stream = self.stream.word(), cut, line = ?String::from_utf8_lossy(&line), "script output");
         if self.logged > LOGGED_BYTES {

@@ -34,7 +34,7 @@ const SYNCS_IN_CI: usize = 12;
 const REQUESTS_A_SYNC: usize = 60;
 
 /// How long everything may take to settle once nobody is killed any more. A link that is held is found out after three pings.
-const SETTLES: Duration = Duration::from_secs(60);
+const SETTLES: Duration = Duration::from_mins(1);
 
 /// One asker, some doers of one tag, and the cable between them.
 struct Fleet {
@@ -79,7 +79,8 @@ impl Fleet {
     fn logs(&self) -> String {
         let daemons = self.doers.iter().flatten().chain([self.asker()]);
         let runs = r#"{"name":"+cmd","id":0,"params":{"code":"RUNS","data":{"limit":1000}}}"#;
-        daemons.map(|daemon| format!("{}\n{}\n", daemon.log(), daemon.connect().ask(runs))).collect()
+        let told = |daemon: &Daemon| format!("{}\n{}", daemon.log(), daemon.connect().ask(runs));
+        daemons.map(told).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -227,4 +228,57 @@ fn without_spool(plan: DaemonPlan) -> DaemonPlan {
         }
     }
     plan
+}
+
+// ---- Clocks ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn clocks_that_jump_by_ten_years_between_two_lives_lose_repeat_and_expire_nothing() {
+    let Some(library) = faketime() else { return };
+    let mut fleet = Fleet::new(1);
+    let year = year_of(fleet.asker());
+    for jump in ["+10y", "-10y", "+0y"] {
+        let note = |what: &str| fleet.book.note(&format!("{what} {jump}"), 0, 0.0);
+        note("done before");
+        fleet.ask(|accepted, _| !accepted);
+        assert!(fleet.book.wait_settled(SETTLES), "{}\n{}", fleet.book.open(), fleet.logs());
+        // Bound, and on its way to a doer that it does not reach in this life.
+        fleet.cable.hold();
+        note("under way");
+        fleet.ask(|accepted, _| !accepted);
+        assert!(fleet.book.wait_accepted(DEADLINE), "{}\n{}", fleet.book.open(), fleet.logs());
+        // Accepted, and nobody is there to have it.
+        let doer = fleet.doers[0].take().expect("it runs").crash();
+        note("waits");
+        fleet.ask(|accepted, _| !accepted);
+        assert!(fleet.book.wait_accepted(DEADLINE), "{}\n{}", fleet.book.open(), fleet.asker().log());
+        let asker = fleet.asker.take().expect("it runs").crash();
+        fleet.cable.cut_held();
+
+        let later = |plan: DaemonPlan| {
+            let plan = plan.env("LD_PRELOAD", &library).env("FAKETIME", jump);
+            plan.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1").start()
+        };
+        fleet.asker = Some(later(asker));
+        fleet.doers[0] = Some(later(doer));
+        assert_eq!(year_of(fleet.asker()) == year, jump == "+0y", "the clock has jumped: {}", fleet.asker().log());
+        fleet.ask(|_, settled| !settled);
+        assert!(fleet.book.wait_settled(SETTLES), "{}\n{}", fleet.book.open(), fleet.logs());
+    }
+    let counts = fleet.close("clocks");
+    assert_eq!((counts.settled, counts.done, counts.started), (9, 9, 9), "{counts:?}\n{}", fleet.logs());
+}
+
+/// The library that lies about the time to whoever loads it.
+fn faketime() -> Option<String> {
+    need_tool("faketime").then(|| {
+        let folders = fs::read_dir("/usr/lib").expect("a system has libraries").flatten();
+        let found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).find(|library| library.exists());
+        found.expect("faketime comes with its library").to_string_lossy().into_owned()
+    })
+}
+
+/// The year that a daemon's log began in.
+fn year_of(daemon: &Daemon) -> String {
+    daemon.wait_log("local socket ready").chars().take(4).collect()
 }

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, EXIT, Local, Peer, assert_failed, exit, exited, pair, status_there};
+use crate::support::{Daemon, EXIT, Fifo, Local, Peer, assert_failed, exit, exited, pair, status_there};
 
 /// Requests in all, on one connection or on a hundred.
 const REQUESTS: usize = 10_000;
@@ -23,6 +24,9 @@ const UNANSWERED: usize = 65_536;
 /// The most that a daemon may have had in memory with as many in flight, each with its place among what can be shown and
 /// stopped, in bytes.
 const PEAK_UNANSWERED_BYTES: u64 = 224 << 20;
+
+/// The most that a daemon's memory may grow for a script that prints at full speed to a caller who does not read, in bytes.
+const FLOOD_BYTES: u64 = 16 << 20;
 
 #[test]
 fn ten_thousand_requests_pipelined_on_one_connection_get_one_answer_each_within_bounded_memory() {
@@ -91,6 +95,53 @@ fn a_peer_that_never_answers_has_its_oldest_request_given_up_beyond_65536() {
     peer.send_text(&status_there(&exited("2", 3)));
     assert_eq!(process.line(), exited("2", 3), "the next oldest still waits");
     assert_bounded(&[&server], PEAK_UNANSWERED_BYTES);
+}
+
+#[test]
+fn a_script_that_prints_for_five_seconds_to_whoever_does_not_read_costs_no_memory_and_nobody_else_time() {
+    let (server, client) = pair();
+    client.script("exit", EXIT);
+    client.script("flood", "#!/bin/sh\ntimeout 5 yes\nstatus=$?\necho > \"$WSDAEMON_PREFIX/over\"\nexit $status\n");
+    let mut over = Fifo::new(client.prefix(), "over");
+    let (mut deaf, mut other) = (server.connect(), server.connect());
+    let calm = median(&mut other);
+    let before = [server.peak_memory(), client.peak_memory()];
+    deaf.send(r#"{"name":"flood","id":"f","output":"stream"}"#);
+    client.wait_log(r#"script="flood"}: script started"#);
+    let begun = Instant::now();
+    let busy = median(&mut other);
+    assert!(begun.elapsed() < Duration::from_secs(5), "it printed all the while");
+    over.line();
+    let grown: Vec<u64> = [&server, &client].iter().zip(before).map(|(daemon, before)| daemon.peak_memory() - before).collect();
+    eprintln!("median of another run {calm:?} calm, {busy:?} beside; grown by {grown:?} bytes");
+    for grown in grown {
+        assert!(grown <= FLOOD_BYTES, "{grown} bytes, {FLOOD_BYTES} are allowed");
+    }
+    assert!(busy < calm * 2, "{busy:?} beside {calm:?}");
+    // Whoever reads at last gets the end, and is told how much is missing.
+    let mut gaps = 0;
+    loop {
+        let line: Value = serde_json::from_str(&deaf.line()).expect("a line is JSON");
+        gaps += line["gap"].as_u64().unwrap_or(0);
+        if let Some(status) = line.get("status") {
+            assert_eq!(*status, 124, "{line}");
+            break;
+        }
+    }
+    assert!(gaps > 0, "five seconds of output are more than anyone keeps");
+}
+
+/// How long a run takes in the middle.
+fn median(process: &mut Local) -> Duration {
+    let mut all: Vec<Duration> = (0..101)
+        .map(|number| {
+            let begun = Instant::now();
+            assert_eq!(process.ask(&exit(&number.to_string(), 3)), exited(&number.to_string(), 3));
+            begun.elapsed()
+        })
+        .collect();
+    all.sort_unstable();
+    all[all.len() / 2]
 }
 
 /// Requests for the script `exit`, one after the other, each with a status that goes with its number.

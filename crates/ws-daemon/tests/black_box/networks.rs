@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Book, Daemon, EXIT, Fifo, Network, WRITES_DOWN, exit, need_networks, need_tool};
+use crate::support::{Book, Daemon, DaemonPlan, EXIT, Fifo, Network, Process, WRITES_DOWN, exit, need_networks, need_tool};
 
 /// How long everything may take to settle once nothing is wrong any more.
 const SETTLES: Duration = Duration::from_secs(30);
@@ -47,7 +47,7 @@ impl Site {
     /// server has given the link up; then `mend`, and all is settled.
     fn suffers(mut self, fault: impl FnOnce(&Self), mend: impl FnOnce(&Self)) {
         let (mut direct, mut other) = (self.server.connect(), self.server.connect());
-        self.book.note_request("held", json!({ "name": "held", "id": "held", "to": "tag:x", "queue": true }));
+        self.book.note_request("held", &json!({ "name": "held", "id": "held", "to": "tag:x", "queue": true }));
         self.book.ask(self.server.socket(), |accepted, _| !accepted);
         self.begun.line();
         direct.send(r#"{"name":"held","id":"direct","to":"tag:x","timeout":"1m"}"#);
@@ -145,7 +145,7 @@ fn a_slow_network_slows_only_what_travels_on_it() {
     for number in 0..5 {
         let id = number.to_string();
         let request = json!({ "name": "take", "id": id, "to": "tag:x", "queue": true, "params": long });
-        site.book.note_request(&id, request);
+        site.book.note_request(&id, &request);
     }
     let begun = Instant::now();
     site.book.ask(site.server.socket(), |_, settled| !settled);
@@ -165,4 +165,69 @@ fn a_slow_network_slows_only_what_travels_on_it() {
     assert_eq!(site.server.log().count("link down"), 0, "{}", told());
     let counts = site.book.close(site.server.socket(), &[site.far.prefix()], SETTLES, &told);
     assert_eq!((counts.done, counts.started), (5, 5), "{counts:?}");
+}
+
+// ---- Many clients ----------------------------------------------------------------------------------------------
+
+/// Clients of one server; each a daemon of its own.
+const CLIENTS: usize = 200;
+
+/// All are back within this time of the server's.
+const BACK: Duration = Duration::from_secs(30);
+
+/// How many may come in any such time: waits are drawn from the whole of a growing span, so that nobody comes in step.
+const WINDOW: Duration = Duration::from_millis(250);
+const IN_A_WINDOW: usize = CLIENTS / 4;
+
+#[test]
+fn two_hundred_clients_whose_server_was_away_come_back_spread_out_and_none_is_lost() {
+    let begun = Instant::now();
+    let server = Daemon::server().env("WSDAEMON_LOG", "info").start();
+    let client = |number: usize| {
+        let plan = Daemon::client(&server).config(json!({ "times": null, "name": format!("client-{number}") }));
+        let plan = plan.env("WSDAEMON_LOG", "info");
+        (plan.spawn(), plan)
+    };
+    // The plans own the prefixes.
+    let (clients, _plans): (Vec<Process>, Vec<DaemonPlan>) = (0..CLIENTS).map(client).unzip();
+    wait_links(&server);
+    let memory: u64 = clients.iter().map(Process::peak_memory).sum();
+    eprintln!("{CLIENTS} clients up in {:?}, {} MiB in all", begun.elapsed(), memory >> 20);
+
+    let server = server.kill();
+    // Away for so long that the waits of all have grown.
+    for client in &clients {
+        client.log().wait_times("no link", 3);
+    }
+    let server = server.start();
+    wait_links(&server);
+    let start = time_of(&server.wait_log("local socket ready"));
+    let since = |line: &String| time_of(line).saturating_sub(start);
+    let mut arrivals: Vec<Duration> = server.log().lines("link up").iter().map(since).collect();
+    arrivals.sort_unstable();
+    let (first, last) = (arrivals[0], arrivals[CLIENTS - 1]);
+    let in_window = |from: &Duration| arrivals.iter().filter(|at| (*from..*from + WINDOW).contains(at)).count();
+    let most = arrivals.iter().map(in_window).max().unwrap_or(0);
+    eprintln!("back after {first:?} to {last:?}, at most {most} within {WINDOW:?}");
+    assert!(last < BACK, "{last:?}");
+    assert!(most <= IN_A_WINDOW, "{most} within {WINDOW:?}: {arrivals:?}");
+
+    let peers = server.connect().ask(r#"{"name":"+cmd","id":0,"params":{"code":"PEERS"}}"#);
+    let peers: Value = serde_json::from_str(&peers).expect("a line is JSON");
+    let there = peers["result"].as_array().expect("a list").iter().filter(|peer| peer["connected"] == true).count();
+    assert_eq!(there, CLIENTS);
+}
+
+fn wait_links(server: &Daemon) {
+    let all = |lines: &[String]| (lines.iter().filter(|line| line.contains("link up")).count() >= CLIENTS).then_some(());
+    server.log().wait_until(BACK * 2, "all links", all);
+}
+
+/// The time of day that a line of the log was written at.
+fn time_of(line: &str) -> Duration {
+    let (_, time) = line.split_once('T').expect("a line begins with its time");
+    let (time, _) = time.split_once('Z').expect("in UTC");
+    let mut parts = time.split(':').map(|part| part.parse::<f64>().expect("a number"));
+    let mut part = || parts.next().expect("hours, minutes, seconds");
+    Duration::from_secs_f64(part() * 3600.0 + part() * 60.0 + part())
 }

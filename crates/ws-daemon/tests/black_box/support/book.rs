@@ -68,11 +68,11 @@ impl Book {
         if retries > 0 {
             request["retry"] = json!({ "max": retries });
         }
-        self.note_request(id, request);
+        self.note_request(id, &request);
     }
 
     /// Writes any request down.
-    pub fn note_request(&self, id: &str, request: Value) {
+    pub fn note_request(&self, id: &str, request: &Value) {
         let may_run_again = request.get("retry").is_some();
         let entry = Entry { request: format!("{request}\n"), may_run_again, run: None, finals: Vec::new() };
         assert!(self.pages().entries.insert(id.to_owned(), entry).is_none(), "{id} twice");
@@ -107,11 +107,20 @@ impl Book {
         self.0.1.notify_all();
     }
 
+    /// Waits until all is accepted; nobody is left who could say so, or the time is over: `false`.
+    pub fn wait_accepted(&self, within: Duration) -> bool {
+        self.wait(within, |entry| entry.run.is_none())
+    }
+
     /// Waits until all is settled; nobody is left who could say so, or the time is over: `false`.
     pub fn wait_settled(&self, within: Duration) -> bool {
+        self.wait(within, |entry| entry.finals.is_empty())
+    }
+
+    fn wait(&self, within: Duration, is_open: impl Fn(&Entry) -> bool) -> bool {
         let until = Instant::now() + within;
         let mut pages = self.pages();
-        while pages.entries.values().any(|entry| entry.finals.is_empty()) {
+        while pages.entries.values().any(&is_open) {
             let goes_on = pages.open > 0 && !pages.interrupted;
             let Some(left) = left(until).filter(|_| goes_on) else { return false };
             (pages, _) = self.0.1.wait_timeout(pages, left).unwrap_or_else(PoisonError::into_inner);

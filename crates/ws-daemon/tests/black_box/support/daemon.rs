@@ -248,13 +248,13 @@ impl DaemonPlan {
     /// # Errors
     /// It has ended.
     #[track_caller]
-    pub fn try_start(self) -> Result<Daemon, Self> {
+    pub fn try_start(self) -> Result<Daemon, Box<Self>> {
         let mut process = self.spawn();
         match process.log().wait_or_end("local socket ready") {
             Some(_) => Ok(self.bound(process)),
             None => {
                 process.wait_exit(DEADLINE);
-                Err(self)
+                Err(Box::new(self))
             }
         }
     }

@@ -53,7 +53,9 @@ impl Network {
     pub fn filter(&self, rules: &[&str]) {
         let chain = |name: &str, hook: &str| format!("add chain ip fault {name} {{ type filter hook {hook} priority 0; }}");
         let mut script = format!("add table ip fault; {}; {}; ", chain("in", "input"), chain("out", "output"));
-        rules.iter().for_each(|rule| script += &format!("add rule ip fault {rule}; "));
+        for rule in rules {
+            script += &format!("add rule ip fault {rule}; ");
+        }
         self.inside(|| succeed_in("nft", &[&script]));
     }
 
