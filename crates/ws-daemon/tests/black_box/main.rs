@@ -20,3 +20,4 @@ mod shutdown;
 mod support;
 mod tools;
 mod version2;
+mod version2_peer;

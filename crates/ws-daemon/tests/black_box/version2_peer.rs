@@ -1,0 +1,143 @@
+//! A peer that was written from docs/protocol.md alone (tests/stand-ins/version2_peer.py), in front of our server; and the golden
+//! conversation of each version of the link, replayed by a scripted peer.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{Daemon, Peer, Process, need_tool, write_executable};
+
+/// The peer in Python, and its folder.
+struct Written {
+    process: Process,
+    folder: TempDir,
+}
+
+impl Written {
+    fn start(server: &Daemon) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let process = Self::run(server, folder.path());
+        server.wait_log("link up");
+        Self { process, folder }
+    }
+
+    fn run(server: &Daemon, folder: &Path) -> Process {
+        let mut command = Command::new("python3");
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand-ins/version2_peer.py"));
+        command.args(["--name", "snake", "--server", &format!("127.0.0.1:{}", server.port())]);
+        command.arg("--state").arg(folder.join("state")).arg("--scripts").arg(folder.join("scripts"));
+        Process::start("the peer in Python", command)
+    }
+
+    fn script(&self, name: &str, body: &str) {
+        write_executable(&self.folder.path().join("scripts").join(name), &format!("#!/bin/sh\n{body}\n"));
+    }
+
+    /// A script that notes each of its starts, then waits for a file.
+    fn waiting(&self, name: &str, then: &str) {
+        let start = "echo started >> ../starts; until [ -e ../go ]; do sleep 0.02; done";
+        self.script(name, &format!("{start}; {then}"));
+    }
+
+    fn go(&self) {
+        fs::write(self.folder.path().join("go"), "").expect("the folder is ours");
+    }
+
+    fn starts(&self) -> usize {
+        fs::read_to_string(self.folder.path().join("starts")).unwrap_or_default().lines().count()
+    }
+}
+
+fn value(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+#[test]
+fn a_peer_written_from_the_page_does_direct_runs() {
+    if !need_tool("python3") {
+        return;
+    }
+    let server = Daemon::server().start();
+    let snake = Written::start(&server);
+    let mut process = server.connect();
+    snake.script("say", "echo \"$WSDAEMON_ID says $1\"; printf '\\377' >&2; exit 7");
+    snake.script("loud", "head -c 1000000 /dev/zero | tr '\\0' x");
+    snake.script("slow", "sleep 60");
+    assert_eq!(process.ask(r#"{"name":"say","id":"plain","params":{"a" : 1}}"#), r#"{"status":7,"id":"plain"}"#);
+    let tail = value(&process.ask(r#"{"name":"say","id":"ta\"il","params":[1],"to":"snake","output":"tail"}"#));
+    assert_eq!((&tail["status"], &tail["stdout"], &tail["peer"]), (&json!(7), &json!("ta\"il says [1]\n"), &json!("snake")));
+    process.send(r#"{"name":"loud","id":1,"output":"stream","events":true}"#);
+    let lines: Vec<Value> =
+        std::iter::repeat_with(|| value(&process.line())).take_while(|line| line["status"].is_null()).collect();
+    let steps: Vec<&str> = lines.iter().filter_map(|line| line["event"].as_str()).filter(|event| *event != "output").collect();
+    assert_eq!(steps, ["delivered", "started"]);
+    let bytes = |line: &Value| line["data"].as_str().map_or(0, str::len) as u64;
+    let mut at = 0;
+    for line in lines.iter().filter(|line| line["event"] == "output") {
+        assert_eq!((&line["offset"], &line["gap"]), (&json!(at), &Value::Null), "more credit was used than was given");
+        at += bytes(line);
+    }
+    assert_eq!(at, 1_000_000);
+    let stopped = value(&process.ask(r#"{"name":"slow","id":2,"timeout":"50ms","to":"snake"}"#));
+    assert_eq!((&stopped["status"], &stopped["error"]), (&json!(-4), &json!("timed_out")), "{stopped}");
+    process.send(r#"{"name":"slow","id":3,"events":true}"#);
+    for event in ["delivered", "started"] {
+        assert_eq!(value(&process.line())["event"], event);
+    }
+    process.send(r#"{"name":"+cmd","id":4,"params":{"code":"CANCEL","data":{"id":3}}}"#);
+    let both = [value(&process.line()), value(&process.line())];
+    assert!(both.contains(&json!({ "status": 0, "id": 4 })), "{both:?}");
+    assert!(both.iter().any(|line| line["status"] == -4 && line["error"] == "cancelled"), "{both:?}");
+    let pong = value(&process.ask(r#"{"name":"+cmd","id":5,"params":{"code":"PING","data":"snake"}}"#));
+    assert_eq!((&pong["status"], &pong["peer"]), (&json!(0), &json!("snake")), "{pong}");
+    let none = value(&process.ask(r#"{"name":"none","id":6}"#));
+    assert_eq!(none["error"], "not_found");
+}
+
+#[test]
+fn a_peer_written_from_the_page_does_queued_runs_once_whatever_becomes_of_its_links() {
+    if !need_tool("python3") {
+        return;
+    }
+    let server = Daemon::server().start();
+    let mut snake = Written::start(&server);
+    let mut process = server.connect();
+    snake.waiting("once", "echo done; exit 3");
+    process.send(r#"{"name":"once","id":"q","queue":true,"output":"stream","events":true}"#);
+    for event in ["accepted", "delivered", "started"] {
+        assert_eq!(value(&process.line())["event"], event);
+    }
+    // Cut while it runs: it is offered again by the next link, and runs on.
+    snake.process.signal(Signal::USR1);
+    server.wait_log_times("link up", 2);
+    snake.process.log().wait_times("\"event\":\"delivered\"", 2);
+    snake.go();
+    let output = value(&process.line());
+    assert_eq!((&output["event"], &output["data"]), (&json!("output"), &json!("done\n")), "{output}");
+    assert_eq!(value(&process.line())["status"], 3);
+    snake.process.log().wait("\"code\":\"ACK\"");
+    assert_eq!(snake.starts(), 1);
+    // Killed while it runs: nobody knows, and it is not begun again.
+    fs::remove_file(snake.folder.path().join("go")).expect("it is there");
+    process.send(r#"{"name":"once","id":"killed","queue":true,"events":true}"#);
+    for event in ["accepted", "delivered", "started"] {
+        assert_eq!(value(&process.line())["event"], event);
+    }
+    snake.process.kill();
+    snake.process = Written::run(&server, snake.folder.path());
+    let unknown = value(&process.line());
+    assert_eq!((&unknown["status"], &unknown["error"]), (&json!(-5), &json!("interrupted")), "{unknown}");
+    snake.go();
+    // What waits while nobody is there is done when somebody is.
+    snake.process.kill();
+    server.wait_log_times("link down", 3);
+    process.send(r#"{"name":"once","id":"later","queue":true,"to":"snake"}"#);
+    assert_eq!(value(&process.line())["event"], "accepted");
+    snake.process = Written::run(&server, snake.folder.path());
+    assert_eq!(value(&process.line())["status"], 3);
+    process.nothing_waiting();
+}
