@@ -3,7 +3,6 @@
 //! `<!-- config -->` are configs that `check` takes. The conversations of docs/protocol.md are held with a daemon, those of
 //! its links by a scripted peer.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -11,7 +10,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Peer, command, need_tool, ran};
+use crate::support::{Daemon, Ids, Peer, command, need_tool, ran};
 
 #[derive(Debug, Default)]
 struct Block {
@@ -137,57 +136,6 @@ fn conversations(mark: &str) -> Vec<Block> {
     let all = marked_blocks("docs/protocol.md");
     assert!(all.iter().all(|block| block.mark == "conversation" || block.mark == "link"));
     all.into_iter().filter(|block| block.mark == mark).collect()
-}
-
-/// What differs each time that a conversation is held: which ids of the page stand for which ids of today.
-#[derive(Default)]
-struct Ids(BTreeMap<String, String>);
-
-impl Ids {
-    /// Asserts that a line is the one on the page, but for its ids and how long something took.
-    #[track_caller]
-    fn same(&mut self, page: &str, today: &str) {
-        let ((shape, theirs), (found, ours)) = (without_ids(page), without_ids(today));
-        assert_eq!(found, shape, "{today}");
-        for (theirs, ours) in theirs.into_iter().zip(ours) {
-            let known = self.0.entry(theirs.to_owned()).or_insert_with(|| ours.to_owned());
-            assert_eq!(known, ours, "{today}: another id than before");
-        }
-    }
-
-    /// A line of the page with today's ids.
-    fn today(&self, page: &str) -> String {
-        self.0.iter().fold(page.to_owned(), |line, (theirs, ours)| line.replace(theirs, ours))
-    }
-}
-
-/// A line without its UUIDs and the figures behind `ms` and `us`, and the UUIDs.
-fn without_ids(line: &str) -> (String, Vec<&str>) {
-    const UUID: usize = 36;
-    let is_uuid = |text: &str| {
-        text.len() == UUID
-            && text.bytes().enumerate().all(|(at, byte)| match at {
-                8 | 13 | 18 | 23 => byte == b'-',
-                _ => byte.is_ascii_hexdigit(),
-            })
-    };
-    let (mut shape, mut ids, mut rest) = (String::new(), Vec::new(), line);
-    while let Some(first) = rest.chars().next() {
-        match rest.get(..UUID).filter(|text| is_uuid(text)) {
-            Some(id) => {
-                ids.push(id);
-                rest = &rest[UUID..];
-            }
-            None => {
-                shape.push(first);
-                rest = &rest[first.len_utf8()..];
-                if shape.ends_with("\"ms\":") || shape.ends_with("\"us\":") {
-                    rest = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
-                }
-            }
-        }
-    }
-    (shape, ids)
 }
 
 #[test]

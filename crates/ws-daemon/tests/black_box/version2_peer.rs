@@ -1,5 +1,5 @@
 //! A peer that was written from docs/protocol.md alone (tests/stand-ins/version2_peer.py), in front of our server; and the golden
-//! conversation of each version of the link, replayed by a scripted peer.
+//! conversation of each version of the link, replayed by a scripted peer; and the golden spools, taken up by a daemon.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Daemon, Peer, Process, need_tool, write_executable};
+use crate::support::{Daemon, Ids, Peer, Process, need_tool, wait_for, write_executable};
 
 /// The peer in Python, and its folder.
 struct Written {
@@ -140,4 +140,92 @@ fn a_peer_written_from_the_page_does_queued_runs_once_whatever_becomes_of_its_li
     snake.process = Written::run(&server, snake.folder.path());
     assert_eq!(value(&process.line())["status"], 3);
     process.nothing_waiting();
+}
+
+// ---- What earlier versions said and kept -----------------------------------------------------------------------
+
+fn golden() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// The files in the golden folder whose names begin so.
+fn goldens(beginning: &str) -> Vec<std::path::PathBuf> {
+    let files = fs::read_dir(golden()).expect("it is there").map(|entry| entry.expect("readable").path());
+    let named = |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning));
+    let found: Vec<_> = files.filter(named).collect();
+    assert!(!found.is_empty(), "no {beginning} is kept");
+    found
+}
+
+#[test]
+fn the_peer_of_each_earlier_version_is_understood_and_understands() {
+    for file in goldens("link-") {
+        let text = fs::read_to_string(&file).expect("readable");
+        let steps: Vec<[String; 2]> = serde_json::from_str(&text).expect("a list of who and what");
+        assert!(steps.len() > 20, "{} has lost its steps", file.display());
+        let server =
+            Daemon::server().config(json!({ "name": "hub" })).script("say", "#!/bin/sh\necho \"$1\"\nexit 5\n").start();
+        let mut process = server.connect();
+        let dial = || Peer::try_dial(&server, "/", &[("ws-daemon", "2")]).expect("version 2 is spoken for ever");
+        let (mut peer, mut ids, mut links) = (dial(), Ids::default(), 0);
+        for [who, what] in &steps {
+            match &**who {
+                "peer" => peer.send_text(&ids.today(what)),
+                "daemon" => ids.says(&value(what), &value(&peer.text())),
+                "process" => process.send(ids.today(what)),
+                "answer" => ids.says(&value(what), &value(&process.line())),
+                "up" => {
+                    links += 1;
+                    server.wait_log_times("link up", links);
+                }
+                "cut" => {
+                    peer.reset();
+                    server.wait_log_times("link down", links);
+                    peer = dial();
+                }
+                other => panic!("nobody is called {other}"),
+            }
+        }
+        peer.nothing_waiting();
+        process.nothing_waiting();
+    }
+}
+
+#[test]
+fn what_each_earlier_version_kept_is_done_once_by_this_one() {
+    for file in goldens("spool-") {
+        let script = "#!/bin/sh\necho \"$1\" >> \"$WSDAEMON_PREFIX/done\"\nexit 9\n";
+        let plan = Daemon::server().script("golden", script);
+        fs::copy(&file, plan.prefix().join("spool-server-0.db")).expect("the prefix is ours");
+        let server = plan.start();
+        assert_eq!(server.log().count("damaged"), 0, "{}", server.log());
+        let client = Daemon::client(&server).script("golden", script).start();
+        let mut process = server.connect();
+        let run = r#"{"name":"+cmd","id":1,"params":{"code":"RUN","data":"0190a000-0000-7000-8000-000000009999"}}"#;
+        let ask = std::cell::RefCell::new(move || value(&process.ask(run))["result"].clone());
+        wait_for("the golden run to be settled", || (ask.borrow_mut())()["state"] == "settled");
+        assert_eq!((ask.borrow_mut())()["status"], 9);
+        let client = client.kill().start();
+        client.wait_log("link up");
+        server.wait_log_times("link up", 2);
+        server.wait_log("queued run over run=0190a000-0000-7000-8000-000000008888");
+        for daemon in [&server, &client] {
+            let done = fs::read_to_string(daemon.prefix().join("done")).expect("it ran");
+            assert_eq!(done, "{\"kept\":1.50}\n", "what was asked and what was claimed, each once");
+        }
+    }
+}
+
+#[test]
+fn a_spool_of_a_later_version_is_refused_in_words() {
+    for plan in [Daemon::server(), Daemon::client_of(9)] {
+        for spool in ["spool-server-0.db", "spool-client-9.db"] {
+            fs::copy(golden().join("later-spool.db"), plan.prefix().join(spool)).expect("the prefix is ours");
+        }
+        let mut process = plan.spawn();
+        let line = process.log().wait("use the newer program");
+        assert!(line.contains("spool-"), "{line}");
+        let status = process.wait_exit(crate::support::DEADLINE);
+        assert!(!status.success(), "{status}");
+    }
 }
