@@ -17,6 +17,8 @@ pub enum Event {
         run: RunId,
         /// The known name that is nearest to the one that was never seen.
         nearest: Option<Box<str>>,
+        /// Of a fan-out: how many runs it has, this one among them.
+        runs: Option<usize>,
     },
     /// A peer has it.
     Delivered {
@@ -77,8 +79,11 @@ impl Event {
         }
         let text = |text: &str| Value::from(text);
         json.push_str(&match self {
-            Self::Accepted { run, nearest: None } => format!(",\"run\":\"{run}\""),
-            Self::Accepted { run, nearest: Some(nearest) } => format!(",\"run\":\"{run}\",\"nearest\":{}", text(nearest)),
+            Self::Accepted { run, nearest, runs } => {
+                let nearest = nearest.as_ref().map_or(String::new(), |nearest| format!(",\"nearest\":{}", text(nearest)));
+                let runs = runs.map_or(String::new(), |runs| format!(",\"runs\":{runs}"));
+                format!(",\"run\":\"{run}\"{nearest}{runs}")
+            }
             Self::Delivered { run, peer } | Self::Started { run, peer } => {
                 format!(",\"run\":\"{run}\",\"peer\":{}", text(peer))
             }
@@ -111,11 +116,12 @@ mod tests {
         let id = CallerId::new(&id);
         let chunk = Chunk { run: run(), stream: StreamName::Stderr, offset: 7, data: "a\n".into(), is_base64: false, gap: 0 };
         let table = [
-            (Event::Accepted { run: run(), nearest: None }, r#"{"event":"accepted","id":5,"run":"r"}"#),
+            (Event::Accepted { run: run(), nearest: None, runs: None }, r#"{"event":"accepted","id":5,"run":"r"}"#),
             (
-                Event::Accepted { run: run(), nearest: Some("web".into()) },
+                Event::Accepted { run: run(), nearest: Some("web".into()), runs: None },
                 r#"{"event":"accepted","id":5,"run":"r","nearest":"web"}"#,
             ),
+            (Event::Accepted { run: run(), nearest: None, runs: Some(3) }, r#"{"event":"accepted","id":5,"run":"r","runs":3}"#),
             (Event::Started { run: run(), peer: "a\"".into() }, r#"{"event":"started","id":5,"run":"r","peer":"a\""}"#),
             (Event::Output(chunk.clone()), r#"{"event":"output","id":5,"run":"r","stream":"stderr","offset":7,"data":"a\n"}"#),
             (

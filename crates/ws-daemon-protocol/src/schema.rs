@@ -98,6 +98,8 @@ enum EventLine {
         run: Uuid,
         /// The known name that is nearest to one that was never seen.
         nearest: Option<String>,
+        /// How many runs a fan-out has.
+        runs: Option<u64>,
     },
     /// A peer has it.
     Delivered { id: Option<Value>, run: Uuid, peer: String },

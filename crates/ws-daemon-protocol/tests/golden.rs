@@ -191,8 +191,9 @@ fn full_report() -> Report {
 fn events() -> Vec<(&'static str, Event)> {
     let peer = || "web 1".into();
     vec![
-        ("event-accepted", Event::Accepted { run: run(), nearest: None }),
-        ("event-accepted-nearest", Event::Accepted { run: run(), nearest: Some("web-1".into()) }),
+        ("event-accepted", Event::Accepted { run: run(), nearest: None, runs: None }),
+        ("event-accepted-nearest", Event::Accepted { run: run(), nearest: Some("web-1".into()), runs: None }),
+        ("event-accepted-runs", Event::Accepted { run: run(), nearest: None, runs: Some(3) }),
         ("event-delivered", Event::Delivered { run: run(), peer: peer() }),
         ("event-started", Event::Started { run: run(), peer: peer() }),
         ("event-output-text", Event::Output(chunk(StreamName::Stdout, 0, "é\n", false, 0))),

@@ -127,13 +127,11 @@ impl Control {
                 None => Answer::Outcome(no_such_run(&which)),
             },
             Command::Run(RunQuery { which, output: Some(query) }) => self.output(user, &which, query).await,
-            Command::Cancel(which) => {
-                if self.0.origin.cancel(&which) {
-                    done()
-                } else {
-                    Answer::Outcome(no_such_run(&which))
-                }
-            }
+            Command::Cancel(which) => match self.0.origin.cancel(&which).await {
+                Ok(true) => done(),
+                Ok(false) => Answer::Outcome(no_such_run(&which)),
+                Err(outcome) => Answer::Outcome(outcome),
+            },
             Command::Scripts => Answer::Result(self.scripts().await),
             Command::Stats => Answer::Result(self.stats()),
             Command::Subscribe(topics) => Answer::News(self.0.news.subscribe(topics)),
@@ -174,16 +172,18 @@ impl Control {
                     }
                 }
                 Inbound::LateStatus { link, run, verdict, report } => {
-                    let origin = self.0.origin.clone();
-                    let attempt = verdict.attempt.unwrap_or(0);
-                    self.0.rest.spawn(async move { origin.late(&link, &run, attempt, report).await });
+                    // Without an attempt it was a direct run, of which nothing is kept.
+                    if let Some(attempt) = verdict.attempt {
+                        let origin = self.0.origin.clone();
+                        self.0.rest.spawn(async move { origin.late(&link, &run, attempt, report).await });
+                    }
                 }
                 Inbound::Credit { link, run, bytes } => {
                     relays.credit(&link, &run, bytes);
                     self.0.worker.credit(&link, &run, bytes);
                 }
                 Inbound::Cancel { link, run, attempt } => {
-                    if !self.cancel_relayed(&relays, &link, &run) {
+                    if !relays.cancel(&link, &run) {
                         self.0.worker.cancel(&link, &run, attempt);
                     }
                 }

@@ -11,7 +11,7 @@
 
 mod capture;
 mod job;
-pub mod orphans;
+mod orphans;
 mod output;
 mod process;
 mod scripts;
@@ -23,6 +23,7 @@ mod supervise;
 
 pub use capture::{Captured, Cut, Text};
 pub use job::{Capture, Folder, Job};
+pub use orphans::Orphan;
 pub use scripts::ScriptEntry;
 pub use stages::{Admitted, Ended, Ready, Running};
 pub use stream::{Chunk, ChunkData, OutputTap, StreamBuffer, text_of};
@@ -179,6 +180,11 @@ impl Executor {
             listening: Arc::new(Semaphore::new(LISTENING)),
             stop,
         })))
+    }
+
+    /// Stops what runs of this daemon's last life left running; returns how many of these processes do not end.
+    pub async fn stop_orphans(&self, orphans: &[Orphan]) -> usize {
+        orphans::stop_all(orphans, &self.0.surroundings.prefix, self.0.grace).await
     }
 
     /// Gives a job its place in line, or says that there is none.

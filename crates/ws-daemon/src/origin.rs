@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -32,7 +32,7 @@ use crate::exec::Executor;
 use crate::link::{Ask, AskBody, Closed, Departure, Link, Sink};
 use crate::news::News;
 use crate::peers::{Choice, Peers, Pick};
-use crate::spool::{RunState, Spool};
+use crate::spool::{RunState, Spool, SpoolError};
 use crate::tasks::{Stop, Tasks};
 use held::Held;
 use ledger::{Ledger, Live, Seat};
@@ -68,6 +68,8 @@ struct Inner {
     /// On a client: the requests that wait for the server.
     held: Option<Held>,
     ledger: Ledger,
+    /// One permit for each byte of the direct requests with options that wait for a client's server; none left: `queue_full`.
+    waiting: Semaphore,
     /// Instances whose spools are known to be lost; as many as peers have told.
     lost: Mutex<HashSet<Box<str>>>,
 }
@@ -106,7 +108,7 @@ impl Origin {
     /// The asking side of a server: with nobody connected, requests are refused.
     #[must_use]
     pub fn of_server(means: Means) -> Self {
-        Self::new(means, None)
+        Self::new(means, None, 0)
     }
 
     /// The asking side of a client: while the server is away, up to `held_bytes` of requests wait for it. The future sends
@@ -115,11 +117,12 @@ impl Origin {
     pub fn of_client(means: Means, held_bytes: usize) -> (Self, impl Future<Output = ()> + use<>) {
         let held = Held::new(held_bytes);
         let sending = held.clone().send_on(means.peers.clone(), means.stop.close_links.clone());
-        (Self::new(means, Some(held)), sending)
+        (Self::new(means, Some(held), held_bytes), sending)
     }
 
-    fn new(means: Means, held: Option<Held>) -> Self {
-        Self(Arc::new(Inner { means, held, ledger: Ledger::default(), lost: Mutex::default() }))
+    fn new(means: Means, held: Option<Held>, held_bytes: usize) -> Self {
+        let waiting = Semaphore::new(held_bytes.min(Semaphore::MAX_PERMITS));
+        Self(Arc::new(Inner { means, held, ledger: Ledger::default(), waiting, lost: Mutex::default() }))
     }
 
     fn peers(&self) -> &Peers {
@@ -229,11 +232,21 @@ impl Origin {
         self.requests().spawn(life);
     }
 
-    /// Orders a run to be stopped. `false` if there is no such live one.
-    #[must_use]
-    pub fn cancel(&self, which: &Which) -> bool {
-        let live = self.ledger().live(which);
-        live.as_ref().map(|live| live.cancel.cancel()).is_some()
+    /// Orders a run to be stopped; of a queued one that is on disk first. `false` if there is no such live one.
+    ///
+    /// # Errors
+    /// When the disk does not take the order.
+    pub async fn cancel(&self, which: &Which) -> Result<bool, Outcome> {
+        let Some(live) = self.ledger().live(which) else { return Ok(false) };
+        if let Some(spool) = self.spool().filter(|_| live.queued) {
+            match spool.cancel(live.run.clone()).await {
+                Ok(()) => {}
+                Err(SpoolError::Unknown) => return Ok(false),
+                Err(error) => return Err(Outcome::failed(ErrorCode::SpoolFailed, error.to_string())),
+            }
+        }
+        live.cancel.cancel();
+        Ok(true)
     }
 
     /// A peer is there: of the instances that it was, the spools are lost, and what is bound to them is over.
@@ -307,7 +320,12 @@ impl Submitted {
         let report = loop {
             tokio::select! {
                 biased;
-                report = &mut settled => break report.unwrap_or_else(|_| lost_track()),
+                report = &mut settled => break match (report, &deadline) {
+                    (Ok(report), _) => report,
+                    // It was given up before any link had room.
+                    (Err(_), Some(deadline)) if deadline.at <= Instant::now() => deadline.overdue(&departure),
+                    (Err(_), _) => lost_track(),
+                },
                 () = direct::at(over), if over.is_some() => match &deadline {
                     // On a version 2 link the doer keeps the time.
                     Some(_) if departure.left_by_version2() => over = None,

@@ -139,6 +139,11 @@ impl Spool {
         self.ask(move |store| store.bind(&run, None, next_attempt)).await
     }
 
+    /// On return it is on disk that somebody wants the run stopped. `Unknown` if it has settled.
+    pub async fn cancel(&self, run: RunId) -> Result<()> {
+        self.ask(move |store| store.cancel(&run)).await
+    }
+
     /// On return the run has its report on disk, and if it was the request's last, the request's script is due.
     pub async fn settle(&self, run: RunId, report: Box<str>) -> Result<Settled> {
         self.ask(move |store| store.settle(&run, &report)).await
@@ -151,12 +156,12 @@ impl Spool {
 
     /// All requests with runs that have not settled, oldest first.
     pub async fn unsettled(&self) -> Result<Vec<StoredRequest>> {
-        self.ask(|store| store.unsettled()).await
+        self.ask(Store::unsettled).await
     }
 
     /// The scripts that are to get an outcome and were not started, oldest first.
     pub async fn then_due(&self) -> Result<Vec<ThenDue>> {
-        self.ask(|store| store.then_due()).await
+        self.ask(Store::then_due).await
     }
 
     /// On return the request's script is never due again: it may be started. `Unknown` if it is not due.
@@ -169,6 +174,12 @@ impl Spool {
     /// On return with `Fresh` the claim is on disk: the run may start, if `starting` was set.
     pub async fn claim(&self, claim: NewClaim) -> Result<Claimed> {
         self.ask(move |store| store.claim(&claim)).await
+    }
+
+    /// On return the claim is in line again: its script was certainly not started.
+    pub async fn not_started(&self, asker: &str, run: RunId, attempt: u32) -> Result<()> {
+        let asker: Box<str> = asker.into();
+        self.ask(move |store| store.not_started(&asker, &run, attempt)).await
     }
 
     /// On return the claim counts as one that may have started: the script may be.
@@ -204,7 +215,7 @@ impl Spool {
 
     /// All claims without a report, oldest first.
     pub async fn unfinished(&self) -> Result<Vec<ClaimRecord>> {
-        self.ask(|store| store.unfinished()).await
+        self.ask(Store::unfinished).await
     }
 
     /// The reports that this instance has not acknowledged, oldest first.
@@ -244,7 +255,7 @@ impl Spool {
 
     /// All peers that are remembered, by name.
     pub async fn peers(&self) -> Result<Vec<PeerRecord>> {
-        self.ask(|store| store.peers()).await
+        self.ask(Store::peers).await
     }
 
     /// On return the peer is not known any more.
@@ -295,6 +306,12 @@ impl Spool {
     {
         let (answer, answered) = oneshot::channel();
         self.0.queue.push(Box::new(Pending::new(work, answer))).await?;
-        answered.await.unwrap_or(Err(SpoolError::Closed))
+        match answered.await {
+            Ok((done, rest)) => {
+                drop(rest);
+                done
+            }
+            Err(_) => Err(SpoolError::Closed),
+        }
     }
 }

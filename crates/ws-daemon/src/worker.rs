@@ -88,10 +88,13 @@ impl Worker {
                 let worker = self.clone();
                 self.0.runs.spawn(async move {
                     let told = order.events.then_some(&replier);
-                    let run = run_telling(admitted, told);
                     let ended = match buffer {
-                        None => run.await,
-                        Some(buffer) => worker.streaming(run, &replier, seat.credit(), &buffer).await,
+                        None => run_telling(admitted, told).await,
+                        // Boxed: the many that do not stream must not hold the memory of one that does.
+                        Some(buffer) => {
+                            let run = run_telling(admitted, told);
+                            Box::pin(worker.streaming(run, &replier, seat.credit(), &buffer)).await
+                        }
                     };
                     drop(seat);
                     replier.report(&report_of(&ended), Verdict::default());
@@ -162,17 +165,21 @@ impl Worker {
 async fn run_telling(admitted: Admitted, home: Option<&Replier>) -> Ended {
     let Some(home) = home else { return admitted.run().await };
     home.event(Progress::Delivered);
-    let running = match admitted.turn().await {
-        Ok(ready) => ready.start().await,
+    let ready = match admitted.turn().await {
+        Ok(ready) => ready,
         Err(ended) => return ended,
     };
-    match running {
-        Ok(running) => {
-            home.event(Progress::Started);
-            running.end().await
+    // Boxed: a run in line must not hold the memory of one that runs.
+    Box::pin(async move {
+        match ready.start().await {
+            Ok(running) => {
+                home.event(Progress::Started);
+                running.end().await
+            }
+            Err(ended) => ended,
         }
-        Err(ended) => ended,
-    }
+    })
+    .await
 }
 
 fn capture(output: OutputMode, buffer: Option<&Arc<StreamBuffer>>) -> Capture {

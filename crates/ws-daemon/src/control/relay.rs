@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tracing::info;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 use ws_daemon_protocol::codec::v2::{OUTPUT_COST_BYTES, Order, Progress, Verdict};
 use ws_daemon_protocol::command::Which;
 use ws_daemon_protocol::event::Event;
@@ -16,33 +18,46 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::Control;
 use crate::link::{IncomingRun, Link, Replier};
-use crate::origin::Said;
+use crate::origin::{Origin, Said};
 use crate::worker::Credit;
 
 /// The runs that are passed on. Clones are the same table.
 #[derive(Debug, Clone, Default)]
-pub struct Relays(Arc<Mutex<HashMap<Key, Arc<Credit>>>>);
+pub struct Relays(Arc<Mutex<HashMap<Key, Arc<Passed>>>>);
+
+/// What whoever asked says of a run while it lasts.
+#[derive(Debug)]
+struct Passed {
+    credit: Credit,
+    cancel: CancellationToken,
+}
 
 /// Who asked, and for which run.
 type Key = (Box<str>, RunId);
 
 impl Relays {
-    fn table(&self) -> MutexGuard<'_, HashMap<Key, Arc<Credit>>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<Key, Arc<Passed>>> {
         // Every section leaves the table whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// More output of a run that is passed on may go back.
     pub fn credit(&self, link: &Link, run: &RunId, bytes: u64) {
-        if let Some(credit) = key(link, run).and_then(|key| self.table().get(&key).cloned()) {
-            credit.give(bytes);
+        if let Some(passed) = key(link, run).and_then(|key| self.table().get(&key).cloned()) {
+            passed.credit.give(bytes);
         }
+    }
+
+    /// Orders a run to be stopped that was passed on. `false` if there is no such one.
+    pub fn cancel(&self, link: &Link, run: &RunId) -> bool {
+        let passed = key(link, run).and_then(|key| self.table().get(&key).cloned());
+        passed.map(|passed| passed.cancel.cancel()).is_some()
     }
 
     /// Whoever asked is gone.
     pub fn is_gone(&self, link: &Link) {
         let Some(asker) = link.instance() else { return };
-        self.table().iter().filter(|((of, _), _)| &**of == asker).for_each(|(_, credit)| credit.close());
+        self.table().iter().filter(|((of, _), _)| &**of == asker).for_each(|(_, passed)| passed.credit.close());
     }
 }
 
@@ -62,26 +77,41 @@ impl Control {
             return replier.report(&Outcome::failed(ErrorCode::Denied, why).into(), verdict);
         }
         let id = relayed_id(&run, order.attempt);
-        let request = Request { name, id: Some(id), params, options: options(&order) };
-        let said = self.0.origin.order(request, &format!("relay:{asker}"));
-        let (key, credit) = ((Box::from(asker), run), Arc::new(Credit::new(order.credit)));
-        relays.table().insert(key.clone(), Arc::clone(&credit));
-        let relays = relays.clone();
+        let request = Request { name, id: Some(id.clone()), params, options: options(&order) };
+        let said = self.0.origin.order_for(request, &format!("relay:{asker}"), order.caller);
+        let key = (Box::from(asker), run);
+        let passed = Arc::new(Passed { credit: Credit::new(order.credit), cancel: CancellationToken::new() });
+        relays.table().insert(key.clone(), Arc::clone(&passed));
+        let (relays, origin) = (relays.clone(), self.0.origin.clone());
         self.0.rest.spawn(async move {
-            go_back(said, &replier, verdict, &credit).await;
-            relays.table().remove(&key);
+            let heard = Notify::new();
+            tokio::select! {
+                () = go_back(said, &replier, verdict, &passed.credit, &heard) => {}
+                () = stop(&origin, id, &passed.cancel, &heard) => {}
+            }
+            let mut table = relays.table();
+            // It may have been offered again meanwhile.
+            if table.get(&key).is_some_and(|now| Arc::ptr_eq(now, &passed)) {
+                table.remove(&key);
+            }
         });
-    }
-
-    /// Stops a run that was passed on. `false` if there is no such one.
-    pub(super) fn cancel_relayed(&self, relays: &Relays, link: &Link, run: &RunId) -> bool {
-        let known = key(link, run).is_some_and(|key| relays.table().contains_key(&key));
-        known && (0..=MOST_ATTEMPTS).any(|attempt| self.0.origin.cancel(&Which::Id(relayed_id(run, attempt))))
     }
 }
 
-/// How many attempts of a run are looked for when it is to be stopped.
-const MOST_ATTEMPTS: u32 = 16;
+/// Stops a run that was passed on once that is wanted, and goes on for ever. One that is not yet known here is tried again
+/// when something is `heard` of it.
+async fn stop(origin: &Origin, id: CallerId, wanted: &CancellationToken, heard: &Notify) {
+    wanted.cancelled().await;
+    let which = Which::Id(id);
+    loop {
+        match origin.cancel(&which).await {
+            Ok(true) => return std::future::pending().await,
+            Ok(false) => {}
+            Err(outcome) => warn!(?which, ?outcome, "a run that was passed on was not stopped"),
+        }
+        heard.notified().await;
+    }
+}
 
 /// What a run goes by at the server: offered again, it attaches to what became of it.
 fn relayed_id(run: &RunId, attempt: u32) -> CallerId {
@@ -102,9 +132,10 @@ fn options(order: &Order) -> Options {
 }
 
 /// What is said of the run goes back to whoever asked.
-async fn go_back(mut said: tokio::sync::mpsc::Receiver<Said>, home: &Replier, verdict: Verdict, credit: &Credit) {
+async fn go_back(mut said: mpsc::Receiver<Said>, home: &Replier, verdict: Verdict, credit: &Credit, heard: &Notify) {
     let Some(run) = home.run() else { return };
     while let Some(said) = said.recv().await {
+        heard.notify_one();
         match said {
             Said::Event(Event::Delivered { .. }) => home.event(Progress::Delivered),
             Said::Event(Event::Started { .. }) => home.event(Progress::Started),

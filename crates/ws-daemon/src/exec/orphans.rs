@@ -4,6 +4,8 @@
 //!
 //! Linux only: elsewhere nothing tells whether a recorded number is still the same process, so nothing is signalled.
 
+use std::path::Path;
+
 use ws_daemon_protocol::id::RunId;
 
 use super::Grace;
@@ -13,27 +15,22 @@ use super::Grace;
 pub struct Orphan {
     /// The run.
     pub run: RunId,
-    /// Its script's process id and start time, as [`super::Running::process`] told them, if that was written down. Good for one
-    /// life of the machine.
+    /// Its script's process id and start time, as [`super::Running::process`] told them, if that was written down.
     pub recorded: Option<(u32, u64)>,
 }
 
-/// Stops what is left of one run; see [`stop_all`].
-pub async fn stop(run: &RunId, recorded: Option<(u32, u64)>, grace: Grace) -> usize {
-    stop_all(&[Orphan { run: run.clone(), recorded }], grace).await
-}
-
-/// Stops what is left of these runs: the recorded process with its group, and all that have the run in their environment. TERM,
-/// after the grace KILL. Ends when they are gone; returns how many are not, which is 0 unless the kernel holds them.
-pub async fn stop_all(orphans: &[Orphan], grace: Grace) -> usize {
+/// Stops what is left of these runs: the recorded process with its group, and all that have the run and `prefix` in their
+/// environment, since a daemon of another prefix may have another attempt of it. TERM, after the grace KILL. Ends when they are
+/// gone; returns how many are not, which is 0 unless the kernel holds them.
+pub async fn stop_all(orphans: &[Orphan], prefix: &Path, grace: Grace) -> usize {
     if orphans.is_empty() {
         return 0;
     }
     #[cfg(target_os = "linux")]
-    return linux::stop_all(orphans, grace).await;
+    return linux::stop_all(orphans, prefix, grace).await;
     #[cfg(not(target_os = "linux"))]
     {
-        let _ = grace;
+        let _ = (prefix, grace);
         tracing::warn!(
             runs = orphans.len(),
             "what runs of the daemon's last life left running is not looked for on this system"
@@ -42,7 +39,8 @@ pub async fn stop_all(orphans: &[Orphan], grace: Grace) -> usize {
     }
 }
 
-/// When a process started, in the system's own count; `None` if that is not told.
+/// What tells a process from any other that had or will have its number, in this life of the machine and in others; `None` if
+/// the system does not tell it.
 pub fn start_time(pid: u32) -> Option<u64> {
     #[cfg(target_os = "linux")]
     return linux::Look::at(pid).map(|look| look.start_time);
@@ -58,7 +56,9 @@ mod linux {
     use std::collections::HashSet;
     use std::fs;
     use std::os::fd::OwnedFd;
-    use std::sync::Arc;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+    use std::sync::{Arc, LazyLock};
     use std::thread;
 
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -68,15 +68,23 @@ mod linux {
     use tracing::{info, warn};
 
     use super::super::Grace;
-    use super::super::start::RUN;
+    use super::super::start::{PREFIX, RUN};
     use super::Orphan;
     use crate::system::readiness;
+
+    /// Which life of the machine this is; a start time counts from its beginning.
+    static BOOT: LazyLock<u64> = LazyLock::new(|| {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+        u64::from_str_radix(&digits, 16).unwrap_or(0)
+    });
 
     /// What /proc tells of a process.
     #[derive(Debug)]
     pub(super) struct Look {
         state: u8,
         group: u32,
+        /// The system's own count, mixed with the life of the machine.
         pub(super) start_time: u64,
     }
 
@@ -85,12 +93,14 @@ mod linux {
     struct Wanted {
         /// `WSDAEMON_RUN=…`, as it stands in an environment.
         variables: HashSet<Vec<u8>>,
+        /// `WSDAEMON_PREFIX=…`, likewise.
+        prefix: Vec<u8>,
         /// Groups whose leader is still the recorded one.
         groups: HashSet<u32>,
     }
 
-    pub(super) async fn stop_all(orphans: &[Orphan], grace: Grace) -> usize {
-        let wanted = Arc::new(Wanted::new(orphans));
+    pub(super) async fn stop_all(orphans: &[Orphan], prefix: &Path, grace: Grace) -> usize {
+        let wanted = Arc::new(Wanted::new(orphans, prefix));
         let mut left = Vec::new();
         for signal in [Signal::TERM, Signal::KILL] {
             let deadline = Instant::now() + grace.kill;
@@ -142,10 +152,11 @@ mod linux {
     }
 
     impl Wanted {
-        fn new(orphans: &[Orphan]) -> Self {
+        fn new(orphans: &[Orphan], prefix: &Path) -> Self {
             let same = |(pid, start_time): &(u32, u64)| Look::at(*pid).is_some_and(|look| look.start_time == *start_time);
             Self {
                 variables: orphans.iter().map(|orphan| format!("{RUN}{}", orphan.run).into_bytes()).collect(),
+                prefix: [PREFIX.as_bytes(), prefix.as_os_str().as_bytes()].concat(),
                 groups: orphans.iter().filter_map(|orphan| orphan.recorded.filter(same)).map(|(pid, _)| pid).collect(),
             }
         }
@@ -188,7 +199,8 @@ mod linux {
             }
             // Other users' environments are not ours to read, and their processes not ours to stop.
             let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
-            environment.split(|byte| *byte == 0).any(|variable| self.variables.contains(variable))
+            let has = |wanted: &dyn Fn(&[u8]) -> bool| environment.split(|byte| *byte == 0).any(wanted);
+            has(&|variable| self.variables.contains(variable)) && has(&|variable| variable == self.prefix)
         }
     }
 
@@ -201,7 +213,7 @@ mod linux {
             Some(Self {
                 state: *fields.first()?.as_bytes().first()?,
                 group: fields.get(2)?.parse().ok()?,
-                start_time: fields.get(19)?.parse().ok()?,
+                start_time: fields.get(19)?.parse::<u64>().ok()? ^ *BOOT,
             })
         }
     }
@@ -224,12 +236,20 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]).stdout(Stdio::piped()).process_group(0);
         if let Some(run) = run {
-            command.env("WSDAEMON_RUN", run.to_string());
+            command.env("WSDAEMON_RUN", run.to_string()).env("WSDAEMON_PREFIX", "/mine");
         }
         let mut child = command.spawn().expect("spawned");
         let said = BufReader::new(child.stdout.take().expect("piped"));
         assert_eq!(said.lines().take(ready).filter(|line| line.as_ref().is_ok_and(|line| line == "ready")).count(), ready);
         child
+    }
+
+    async fn stop(run: &RunId, recorded: Option<(u32, u64)>, prefix: &Path, grace: Grace) -> usize {
+        stop_all(&[Orphan { run: run.clone(), recorded }], prefix, grace).await
+    }
+
+    fn mine() -> &'static Path {
+        Path::new("/mine")
     }
 
     fn run_id() -> RunId {
@@ -245,7 +265,9 @@ mod tests {
         let (run, other) = (run_id(), run_id());
         let mut left = shell("setsid sh -c 'echo ready; sleep 1000' & echo ready; wait", Some(&run), 2);
         let mut stranger = shell("echo ready; exec sleep 1000", Some(&other), 1);
-        assert_eq!(stop(&run, None, grace(Duration::from_secs(30))).await, 0);
+        assert_eq!(stop(&run, None, Path::new("/another"), grace(Duration::from_secs(30))).await, 0);
+        assert!(left.try_wait().expect("ours").is_none(), "what belongs to another daemon was stopped");
+        assert_eq!(stop(&run, None, mine(), grace(Duration::from_secs(30))).await, 0);
         assert_eq!(left.wait().expect("ended").signal(), Some(libc::SIGTERM));
         let found = |run: &RunId| {
             let wanted = format!("WSDAEMON_RUN={run}").into_bytes();
@@ -267,9 +289,9 @@ mod tests {
     async fn a_recorded_process_is_stopped_with_its_group_only_if_it_is_still_the_same() {
         let mut left = shell("sh -c 'echo ready; exec sleep 1000' & echo ready; wait", None, 2);
         let (pid, started) = (left.id(), start_time(left.id()).expect("alive"));
-        assert_eq!(stop(&run_id(), Some((pid, started + 1)), Grace::default()).await, 0);
+        assert_eq!(stop(&run_id(), Some((pid, started ^ 1)), mine(), Grace::default()).await, 0);
         assert!(left.try_wait().expect("ours").is_none(), "another process of that number was stopped");
-        assert_eq!(stop(&run_id(), Some((pid, started)), grace(Duration::from_secs(30))).await, 0);
+        assert_eq!(stop(&run_id(), Some((pid, started)), mine(), grace(Duration::from_secs(30))).await, 0);
         assert_eq!(left.wait().expect("ended").signal(), Some(libc::SIGTERM));
         // One that has ended may stay until someone reaps it.
         let members = std::fs::read_dir("/proc").expect("there").flatten().filter(|entry| {
@@ -286,7 +308,7 @@ mod tests {
         let mut deaf = shell("trap '' TERM; echo ready; while :; do sleep 1000; done", Some(&runs[0]), 1);
         let mut mild = shell("echo ready; exec sleep 1000", Some(&runs[1]), 1);
         let orphans = runs.map(|run| Orphan { run, recorded: None });
-        assert_eq!(stop_all(&orphans, grace(Duration::from_millis(200))).await, 0);
+        assert_eq!(stop_all(&orphans, mine(), grace(Duration::from_millis(200))).await, 0);
         assert_eq!(deaf.wait().expect("ended").signal(), Some(libc::SIGKILL));
         assert_eq!(mild.wait().expect("ended").signal(), Some(libc::SIGTERM));
     }

@@ -17,6 +17,9 @@ use crate::system::c_text;
 /// By this a process is known to belong to a run.
 pub const RUN: &str = "WSDAEMON_RUN=";
 
+/// And by this to the daemon that started it.
+pub const PREFIX: &str = "WSDAEMON_PREFIX=";
+
 /// By when the script is stopped, in seconds since 1970.
 const DEADLINE: &str = "WSDAEMON_DEADLINE=";
 

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use ws_daemon_protocol::codec::v2::Order;
 use ws_daemon_protocol::event::Event;
+use ws_daemon_protocol::id::CallerId;
 use ws_daemon_protocol::message::Request;
 use ws_daemon_protocol::options::OutputMode;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
@@ -20,6 +21,8 @@ use crate::link::{Ask, AskBody, Departure, Link, RunEvent, RunStream, STREAM_CRE
 pub struct Direct<'a> {
     pub origin: &'a Origin,
     pub request: &'a Request,
+    /// The caller's id, for the script to see.
+    pub id: Option<CallerId>,
     pub live: &'a Live,
     pub whom: Whom,
     /// Who is told of its steps; nobody once they are gone.
@@ -72,11 +75,13 @@ impl Direct<'_> {
 
     /// Puts the run on the way to a peer, once there is one.
     async fn depart(&self) -> Result<Attempt, Outcome> {
+        const FIXED: usize = 1 << 10;
+        let cost = FIXED + self.request.name.len() + self.request.params.as_written().len();
         loop {
-            let Way { link, hop } = self.origin.way(&self.whom).await?;
+            let Way { link, hop } = self.origin.way(&self.whom, cost).await?;
             let options = &self.request.options;
             let order = Order {
-                caller: self.request.id.clone(),
+                caller: self.id.clone(),
                 timeout_ms: link.is_v2().then(|| options.timeout.map(super::whom::whole_ms)).flatten(),
                 output: options.output,
                 events: options.events,
@@ -89,7 +94,7 @@ impl Direct<'_> {
             let (sink, stream) = run_stream(order.credit);
             let departure = Departure::default();
             let body = AskBody::Run(self.request.name.clone(), self.request.params.clone(), order);
-            let (id, run) = (self.request.id.clone(), self.live.run.clone());
+            let (id, run) = (self.id.clone(), self.live.run.clone());
             let ask = Ask { body, id, run, departure: departure.clone(), sink: Sink::Stream(sink) };
             if link.ask(ask).is_ok() {
                 self.live.note(|progress| progress.peer = Some(link.peer().into()));

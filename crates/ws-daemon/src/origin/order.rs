@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tracing::warn;
 use uuid::Uuid;
 use ws_daemon_protocol::command::Topic;
 use ws_daemon_protocol::event::Event;
-use ws_daemon_protocol::id::RunId;
+use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{Message, Request};
 use ws_daemon_protocol::options::{NotBefore, OutputMode, Queue};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
@@ -51,6 +52,12 @@ impl Caller {
 impl Origin {
     /// Puts a request of `user` with options on the way. What is told of it ends with the channel.
     pub fn order(&self, request: Request, user: &str) -> mpsc::Receiver<Said> {
+        let caller = request.id.clone();
+        self.order_for(request, user, caller)
+    }
+
+    /// The same for a `caller` elsewhere, whose own id is for the script to see.
+    pub fn order_for(&self, request: Request, user: &str, id: Option<CallerId>) -> mpsc::Receiver<Said> {
         let (say, said) = mpsc::channel(SAID);
         let (origin, user) = (self.clone(), Box::from(user));
         let caller = Caller(say);
@@ -59,8 +66,8 @@ impl Origin {
                 return caller.tell(Said::refused(ErrorCode::Busy, "the daemon is stopping and takes nothing more")).await;
             }
             match request.options.queue.clone() {
-                Some(queue) => origin.queue(request, &queue, user, caller).await,
-                None => origin.direct(request, caller).await,
+                Some(queue) => origin.queue(request, id, &queue, user, caller).await,
+                None => origin.direct(request, id, caller).await,
             }
         };
         self.requests().spawn(life);
@@ -95,22 +102,28 @@ impl Origin {
         }
     }
 
-    async fn direct(&self, request: Request, caller: Caller) {
+    async fn direct(&self, request: Request, id: Option<CallerId>, caller: Caller) {
         let parts = match self.parts(&request) {
             Ok(parts) => parts,
             Err(outcome) => return self.nobody(&request, outcome, &caller).await,
         };
         let enter = |part: &Part| self.ledger().enter(part.run.clone(), &request.name, request.id.clone(), false);
         let seats: Vec<(Seat, Whom)> = parts.into_iter().map(|part| (enter(&part), part.whom)).collect();
-        let one = |(seat, whom): (Seat, Whom)| self.one_direct(&request, seat, whom, caller.0.clone());
-        let reports = self.brake(&request, seats, one, &caller).await;
+        let reports = self.brake(&request, id, seats, &caller).await;
         if let Some(then) = &request.options.then {
             self.then(then, request.id.as_ref(), request.options.each, &reports);
         }
     }
 
-    async fn one_direct(&self, request: &Request, seat: Seat, whom: Whom, caller: mpsc::Sender<Said>) -> Report {
-        let direct = Direct { origin: self, request, live: seat.live(), whom, caller: Some(caller) };
+    async fn one_direct(
+        &self,
+        request: &Request,
+        id: Option<CallerId>,
+        seat: Seat,
+        whom: Whom,
+        caller: mpsc::Sender<Said>,
+    ) -> Report {
+        let direct = Direct { origin: self, request, id, live: seat.live(), whom, caller: Some(caller) };
         let mut report = direct.run().await;
         report.more_mut().run = Some(seat.live().run.clone());
         seat.live().settle(&report);
@@ -119,31 +132,30 @@ impl Origin {
     }
 
     /// Lets the parts of a request live, as many at once as it says, until too many have failed; tells each report as it comes.
-    async fn brake<P, F>(&self, request: &Request, parts: Vec<P>, one: impl Fn(P) -> F, caller: &Caller) -> Vec<Report>
-    where
-        F: Future<Output = Report>,
-    {
+    async fn brake(&self, request: &Request, id: Option<CallerId>, parts: Vec<(Seat, Whom)>, caller: &Caller) -> Vec<Report> {
         let options = &request.options;
         let (batch, max_failures) = (options.batch.unwrap_or(usize::MAX), options.max_failures.unwrap_or(usize::MAX));
         let (mut left, mut going, mut reports) = (parts.into_iter(), FuturesUnordered::new(), Vec::new());
         let mut failed = 0;
         loop {
             while going.len() < batch && failed < max_failures {
-                let Some(part) = left.next() else { break };
-                going.push(one(part));
+                let Some((seat, whom)) = left.next() else { break };
+                going.push(self.one_direct(request, id.clone(), seat, whom, caller.0.clone()));
             }
             let Some(report) = going.next().await else { break };
             failed += usize::from(report.status != Some(0));
             caller.tell(Said::Final(report.clone())).await;
             reports.push(report);
         }
-        for _ in left {
+        for (seat, _) in left {
             let why = format!("{failed} runs have failed, and max_failures is {max_failures}; this one was not started");
-            let report = Report::from(Outcome::Failed(ErrorCode::Cancelled, why));
+            let mut report = Report::from(Outcome::Failed(ErrorCode::Cancelled, why));
+            report.more_mut().run = Some(seat.live().run.clone());
+            seat.live().settle(&report);
             caller.tell(Said::Final(report.clone())).await;
-            failed += 1;
             reports.push(report);
         }
+        let failed = reports.iter().filter(|report| report.status != Some(0)).count();
         if options.each {
             caller.tell(Said::Event(Event::Done { runs: reports.len(), failed })).await;
         }
@@ -162,7 +174,7 @@ impl Origin {
         }
     }
 
-    async fn queue(&self, request: Request, queue: &Queue, user: Box<str>, caller: Caller) {
+    async fn queue(&self, request: Request, id: Option<CallerId>, queue: &Queue, user: Box<str>, caller: Caller) {
         let Some(spool) = self.spool().cloned() else {
             return caller
                 .tell(Said::refused(ErrorCode::SpoolFailed, "this daemon runs without a spool; its log says why"))
@@ -173,7 +185,7 @@ impl Origin {
             Err(outcome) => return caller.tell(Said::Final(outcome.into())).await,
         };
         let nearest = self.nearest(&request);
-        let new = new_request(&request, queue, user, &parts, spool.now_ms());
+        let new = new_request(&request, id.as_ref(), queue, user, &parts, spool.now_ms());
         let (expires_ms, not_before_ms) = (new.expires_ms, new.not_before_ms);
         let accepted = match spool.accept(new).await {
             Ok(accepted) => accepted,
@@ -197,11 +209,13 @@ impl Origin {
                         origin,
                         spool,
                         request,
+                        id: id.clone(),
                         seat,
                         whom,
                         bound: None,
                         attempt: 1,
                         ever_bound: false,
+                        answered: false,
                         expires_ms,
                         not_before_ms,
                     }
@@ -245,8 +259,9 @@ impl Origin {
     }
 
     async fn tell_queued(&self, request: &Request, follows: Vec<Follow>, nearest: Option<Box<str>>, caller: &Caller) {
+        let runs = request.options.each.then_some(follows.len());
         for follow in &follows {
-            caller.tell(Said::Event(Event::Accepted { run: follow.run().clone(), nearest: nearest.clone() })).await;
+            caller.tell(Said::Event(Event::Accepted { run: follow.run().clone(), nearest: nearest.clone(), runs })).await;
         }
         let (events, streams) = (request.options.events, request.options.output == OutputMode::Stream);
         let mut going: FuturesUnordered<_> =
@@ -290,20 +305,38 @@ impl Origin {
     }
 
     fn take_up(&self, spool: &Spool, stored: StoredRequest) {
-        let StoredRequest { body, runs, expires_ms, not_before_ms, .. } = stored;
+        let StoredRequest { body, caller_id, runs, expires_ms, not_before_ms, .. } = stored;
         let request = match Message::parse(&body) {
             Ok(Message::Run(request)) => Arc::new(request),
             _ => return warn!(request = stored.request, "a queued request is not understood; it stays where it is"),
         };
+        let id = caller_id.and_then(|id| serde_json::from_str::<Box<RawValue>>(&id).ok()).as_deref().and_then(CallerId::new);
         let life = |record: RunRecord| {
             let seat = self.ledger().enter(record.run, &request.name, request.id.clone(), true);
+            if record.cancelled {
+                seat.live().cancel.cancel();
+            }
             let whom = record
                 .target
                 .map_or_else(|| Whom::of(&request), |instance| Whom { instance: Some(instance), ..Whom::default() });
             let bound = record.bound.filter(|_| record.state == RunState::Bound);
             let ever_bound = bound.is_some() || record.attempt > 1;
             let (origin, spool, request, attempt) = (self.clone(), spool.clone(), Arc::clone(&request), record.attempt);
-            Queued { origin, spool, request, seat, whom, bound, attempt, ever_bound, expires_ms, not_before_ms }
+            let id = id.clone();
+            Queued {
+                origin,
+                spool,
+                request,
+                id,
+                seat,
+                whom,
+                bound,
+                attempt,
+                ever_bound,
+                answered: false,
+                expires_ms,
+                not_before_ms,
+            }
         };
         let lives = runs.into_iter().map(life).collect();
         self.start(&request, lives);
@@ -338,7 +371,14 @@ fn new_run() -> RunId {
     RunId::new(Uuid::now_v7().to_string())
 }
 
-fn new_request(request: &Request, queue: &Queue, user: Box<str>, parts: &[Part], now_ms: i64) -> NewRequest {
+fn new_request(
+    request: &Request,
+    id: Option<&CallerId>,
+    queue: &Queue,
+    user: Box<str>,
+    parts: &[Part],
+    now_ms: i64,
+) -> NewRequest {
     let body = request.to_json();
     let later = |ms: u64| now_ms.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX));
     let not_before_ms = match queue.not_before {
@@ -351,7 +391,7 @@ fn new_request(request: &Request, queue: &Queue, user: Box<str>, parts: &[Part],
     NewRequest {
         user,
         key: request.id.as_ref().map(|id| id.key().as_text().into()),
-        caller_id: request.id.as_ref().map(|id| id.as_json().into()),
+        caller_id: id.map(|id| id.as_json().into()),
         hash: Sha256::digest(body.as_bytes()).into(),
         runs: parts.iter().map(run).collect(),
         expires_ms: later(whole_ms(queue.ttl)),

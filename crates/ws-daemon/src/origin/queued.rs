@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use ws_daemon_protocol::codec::v2::{Have, Order, Verdict};
 use ws_daemon_protocol::command::{StreamName, Topic};
 use ws_daemon_protocol::event::Chunk;
-use ws_daemon_protocol::id::RunId;
+use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::Request;
 use ws_daemon_protocol::options::OutputMode;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
@@ -45,6 +45,8 @@ pub struct Queued {
     pub origin: Origin,
     pub spool: Spool,
     pub request: Arc<Request>,
+    /// The caller's id, for the script to see.
+    pub id: Option<CallerId>,
     pub seat: Seat,
     pub whom: Whom,
     /// The instance that may have it.
@@ -53,6 +55,8 @@ pub struct Queued {
     pub attempt: u32,
     /// Whether any attempt was ever bound.
     pub ever_bound: bool,
+    /// Whether the doer of this attempt has said how it ended: then it may forget it once that is on disk here.
+    pub answered: bool,
     /// On the spool's clock.
     pub expires_ms: i64,
     /// On the spool's clock.
@@ -92,7 +96,7 @@ impl Queued {
         self.seat.live()
     }
 
-    fn id(&self) -> RunId {
+    fn run_id(&self) -> RunId {
         self.live().run.clone()
     }
 
@@ -110,7 +114,7 @@ impl Queued {
         tokio::select! {
             biased;
             () = &mut expiry => return self.overdue(),
-            () = cancel.cancelled(), if self.bound.is_none() => return never_started(),
+            () = cancel.cancelled(), if self.bound.is_none() => return self.never_started(),
             () = begin => {}
         }
         let report = tokio::select! {
@@ -119,6 +123,16 @@ impl Queued {
             () = &mut expiry => None,
         };
         report.unwrap_or_else(|| self.overdue())
+    }
+
+    /// Cancelled while nobody has it.
+    fn never_started(&self) -> Report {
+        let outcome = if self.ever_bound {
+            Outcome::failed(ErrorCode::Interrupted, "cancelled before it was tried again; an earlier attempt may have run")
+        } else {
+            Outcome::failed(ErrorCode::Cancelled, "cancelled before it was given to anyone; it did not run")
+        };
+        outcome.into()
     }
 
     fn overdue(&self) -> Report {
@@ -188,10 +202,11 @@ impl Queued {
                 let why = format!("the spool of the instance {instance} that had it was lost; it may have run");
                 return Err(Outcome::Failed(ErrorCode::Interrupted, why).into());
             }
-            let retries_left = self.bound.is_some() && self.attempt <= self.request.options.retry;
+            let may_move = self.attempt <= self.request.options.retry && !self.live().cancel.is_cancelled();
+            let retries_left = self.bound.is_some() && may_move;
             tokio::select! {
                 _ = arrivals.changed() => {}
-                () = self.live().cancel.cancelled(), if self.bound.is_none() => return Err(never_started()),
+                () = self.live().cancel.cancelled(), if self.bound.is_none() => return Err(self.never_started()),
                 () = tokio::time::sleep_until(since + PATIENCE), if retries_left => self.next_attempt().await,
             }
         }
@@ -216,7 +231,7 @@ impl Queued {
         self.bound = Some(instance.clone().into());
         let (spool, attempt) = (self.spool.clone(), self.attempt);
         self.persist("bound", || {
-            let (spool, run, instance) = (spool.clone(), self.id(), instance.clone());
+            let (spool, run, instance) = (spool.clone(), self.run_id(), instance.clone());
             async move { spool.bind(run, &instance, attempt).await }
         })
         .await;
@@ -224,9 +239,9 @@ impl Queued {
 
     async fn next_attempt(&mut self) {
         let (spool, next) = (self.spool.clone(), self.attempt + 1);
-        let old = (self.bound.take(), self.attempt);
+        let old = (self.bound.take(), self.attempt, std::mem::take(&mut self.answered));
         self.persist("unbound", || {
-            let (spool, run) = (spool.clone(), self.id());
+            let (spool, run) = (spool.clone(), self.run_id());
             async move { spool.unbind(run, next).await }
         })
         .await;
@@ -236,7 +251,7 @@ impl Queued {
             progress.delivered = false;
             progress.started = false;
         });
-        if let (Some(instance), attempt) = old {
+        if let (Some(instance), attempt, true) = old {
             self.acknowledge(&instance, attempt);
         }
     }
@@ -265,23 +280,21 @@ impl Queued {
             Err(outcome) => return Offered::Settled(outcome.into()),
         };
         link.has_room().await;
-        if self.live().cancel.is_cancelled() {
-            // Before the offer, so that what was not claimed never is.
+        let by_hop = order.hop.is_some();
+        let cancelled = self.live().cancel.is_cancelled() && !by_hop;
+        if cancelled {
+            // Before the offer, so that what was not claimed never is. By a hop it comes behind it: who passes on claims nothing.
             link.send_cancel(&self.live().run, Some(self.attempt));
         }
         let (sink, stream) = run_stream(order.credit);
         let body = AskBody::Run(self.request.name.clone(), self.request.params.clone(), order);
-        let ask = Ask {
-            body,
-            id: self.request.id.clone(),
-            run: self.id(),
-            departure: Departure::default(),
-            sink: Sink::Stream(sink),
-        };
+        let ask =
+            Ask { body, id: self.id.clone(), run: self.run_id(), departure: Departure::default(), sink: Sink::Stream(sink) };
         match link.ask(ask) {
             Ok(()) => {
                 self.live().note(|progress| progress.peer = Some(link.peer().into()));
-                self.attend(&link, stream).await
+                let attempt = (!by_hop).then_some(self.attempt);
+                self.attend(&link, stream, attempt, cancelled).await
             }
             Err(Closed(_)) => Offered::Again { wait: false },
         }
@@ -293,7 +306,7 @@ impl Queued {
         let is_v2 = link.is_v2();
         let have = if streams { self.have().await } else { None };
         let order = Order {
-            caller: self.request.id.clone(),
+            caller: self.id.clone(),
             timeout_ms: options.timeout.filter(|_| is_v2).map(whole_ms),
             output: options.output,
             events: is_v2,
@@ -309,16 +322,15 @@ impl Queued {
 
     /// What is here of its output already.
     async fn have(&self) -> Option<Have> {
-        let ranges = self.spool.output_range(self.id()).await.ok()?;
+        let ranges = self.spool.output_range(self.run_id()).await.ok()?;
         let end = |stream: StreamName| ranges.iter().find(|range| range.stream == number(stream)).map_or(0, |range| range.to);
         Some(Have { stdout: end(StreamName::Stdout), stderr: end(StreamName::Stderr) })
     }
 
-    /// From offered to what came of it.
-    async fn attend(&self, link: &Link, mut stream: RunStream) -> Offered {
+    /// From offered to what came of it. `attempt` is what is to be cancelled there, if it has not been said that it is `cancelled`.
+    async fn attend(&mut self, link: &Link, mut stream: RunStream, attempt: Option<u32>, mut cancelled: bool) -> Offered {
         let is_v2 = link.is_v2();
         let timeout = self.request.options.timeout.filter(|_| !is_v2).map(|timeout| Instant::now() + timeout);
-        let mut cancelled = self.live().cancel.is_cancelled();
         loop {
             tokio::select! {
                 event = stream.next() => match event {
@@ -332,7 +344,11 @@ impl Queued {
                         self.keep(chunk).await;
                         stream.credit(cost);
                     }
-                    RunEvent::Report(report, verdict) => return Self::judge(link, report, verdict),
+                    RunEvent::Report(report, verdict) => {
+                        let offered = Self::judge(link, report, verdict);
+                        self.answered = !matches!(offered, Offered::Again { .. });
+                        return offered;
+                    }
                     RunEvent::Lost { left } if !is_v2 && left => {
                         let why = "the link was lost while a seed peer had it; it may have run";
                         return Offered::Settled(Outcome::failed(ErrorCode::Interrupted, why).into());
@@ -346,7 +362,7 @@ impl Queued {
                         let why = "it was cancelled, but its peer is a seed daemon, which cannot be told to stop it; it may still run";
                         return Offered::Settled(Outcome::failed(ErrorCode::Interrupted, why).into());
                     }
-                    link.send_cancel(&self.live().run, Some(self.attempt));
+                    link.send_cancel(&self.live().run, attempt);
                 }
                 () = at(timeout), if timeout.is_some() => {
                     let why = "its time is over, but its peer is a seed daemon, which cannot be told to stop it; it may still run";
@@ -373,7 +389,7 @@ impl Queued {
     async fn keep(&self, chunk: Chunk) {
         let bytes =
             if chunk.is_base64 { BASE64_STANDARD.decode(&chunk.data).unwrap_or_default() } else { chunk.data.into_bytes() };
-        match self.spool.keep_output(self.id(), number(chunk.stream), chunk.offset, bytes).await {
+        match self.spool.keep_output(self.run_id(), number(chunk.stream), chunk.offset, bytes).await {
             Ok(()) => self.live().note(|progress| progress.output += 1),
             Err(error) => warn!(run = %self.live().run, %error, "output was not kept"),
         }
@@ -381,15 +397,15 @@ impl Queued {
 
     /// The outcome is on disk before anybody is told.
     async fn settle(&self, mut report: Report) {
-        report.more_mut().run = Some(self.id());
+        report.more_mut().run = Some(self.run_id());
         let text: Box<str> = report.to_json(None).into();
         let settled = self
             .persist("settled", || {
-                let (spool, run, text) = (self.spool.clone(), self.id(), text.clone());
+                let (spool, run, text) = (self.spool.clone(), self.run_id(), text.clone());
                 async move { spool.settle(run, text).await }
             })
             .await;
-        if let Some(instance) = &self.bound {
+        if let Some(instance) = self.bound.as_ref().filter(|_| self.answered) {
             self.acknowledge(instance, self.attempt);
         }
         self.live().settle(&report);
@@ -405,10 +421,6 @@ impl Queued {
             link.send_ack(&self.live().run, attempt);
         }
     }
-}
-
-fn never_started() -> Report {
-    Outcome::failed(ErrorCode::Cancelled, "cancelled before it was given to anyone; it did not run").into()
 }
 
 /// Ends when the spool's clock shows `at_ms`.

@@ -189,6 +189,8 @@ pub struct RunRecord {
     pub accepted_wall_ms: i64,
     /// Wall time, ms since 1970; only to be shown.
     pub settled_wall_ms: Option<i64>,
+    /// Somebody wants it stopped.
+    pub cancelled: bool,
 }
 
 /// A request with runs that have not settled.

@@ -9,8 +9,8 @@ use super::store::{Store, Trouble, Verdict, sealed, unsigned};
 
 const REQUEST: &str = "SELECT id, user, key, caller_id, hash, body, accepted_ms, accepted_wall_ms, expires_ms, not_before_ms,
     then_script, then_state, first_seq, runs, open_runs, settled_ms, trimmed, seal FROM requests";
-const RUN: &str = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal
-    FROM runs";
+const RUN: &str = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal,
+    cancelled FROM runs";
 
 /// No script, or it waits for the last run; it is due; it was started.
 const THEN_NONE: i64 = 0;
@@ -56,6 +56,7 @@ struct RunRow {
     report: Option<Box<str>>,
     correction: Option<Box<str>>,
     settled_wall_ms: Option<i64>,
+    cancelled: bool,
 }
 
 impl Store {
@@ -108,6 +109,13 @@ impl Store {
         row.instance = instance.map(Into::into);
         row.attempt = attempt;
         row.state = if instance.is_some() { BOUND } else { WAITING };
+        self.update_run(&row)
+    }
+
+    /// See [`Spool::cancel`](super::Spool::cancel).
+    pub fn cancel(&mut self, run: &RunId) -> Verdict<()> {
+        let mut row = self.run_row(run)?.filter(|row| row.state != SETTLED).ok_or(UNKNOWN)?;
+        row.cancelled = true;
         self.update_run(&row)
     }
 
@@ -299,14 +307,14 @@ impl Store {
     }
 
     fn runs_of(&self, request: &RequestRow) -> Verdict<Vec<RunRow>> {
-        let sql = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal
-            FROM runs WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq";
+        let sql = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal,
+            cancelled FROM runs WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq";
         self.all(sql, &[&request.first_seq, &request.last_seq()], RunRow::read)
     }
 
     fn run_row(&self, run: &RunId) -> Verdict<Option<RunRow>> {
-        let sql = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal
-            FROM runs WHERE run = ?1";
+        let sql = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal,
+            cancelled FROM runs WHERE run = ?1";
         self.one(sql, [run.to_string()], RunRow::read)
     }
 
@@ -380,6 +388,7 @@ impl Store {
             report: None,
             correction: None,
             settled_wall_ms: None,
+            cancelled: false,
         };
         let sql = "INSERT INTO runs (seq, run, request, name, target, instance, attempt, state, report, correction,
             settled_wall_ms, seal) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -407,9 +416,18 @@ impl Store {
     /// Writes what may change.
     fn update_run(&self, row: &RunRow) -> Verdict<()> {
         let sql = "UPDATE runs SET instance = ?2, attempt = ?3, state = ?4, report = ?5, correction = ?6, settled_wall_ms = ?7,
-            seal = ?8 WHERE seq = ?1";
-        let values =
-            params![row.seq, row.instance, row.attempt, row.state, row.report, row.correction, row.settled_wall_ms, row.seal()];
+            seal = ?8, cancelled = ?9 WHERE seq = ?1";
+        let values = params![
+            row.seq,
+            row.instance,
+            row.attempt,
+            row.state,
+            row.report,
+            row.correction,
+            row.settled_wall_ms,
+            row.seal(),
+            row.cancelled
+        ];
         self.write(sql, values).map(drop)
     }
 }
@@ -483,6 +501,7 @@ impl RunRow {
             report: row.get(8)?,
             correction: row.get(9)?,
             settled_wall_ms: row.get(10)?,
+            cancelled: row.get(12)?,
         };
         let (seq, seal) = (found.seq, found.seal());
         sealed("runs", seq, found, seal, row.get(11)?)
@@ -509,6 +528,7 @@ impl RunRow {
             correction: self.correction,
             accepted_wall_ms: request.accepted_wall_ms,
             settled_wall_ms: self.settled_wall_ms,
+            cancelled: self.cancelled,
         })
     }
 
@@ -517,7 +537,7 @@ impl RunRow {
     }
 
     fn seal(&self) -> i64 {
-        Seal::of("runs")
+        let seal = Seal::of("runs")
             .int(self.seq)
             .text(&self.run)
             .int(self.request)
@@ -528,7 +548,7 @@ impl RunRow {
             .int(self.state)
             .maybe_text(self.report.as_deref())
             .maybe_text(self.correction.as_deref())
-            .maybe_int(self.settled_wall_ms)
-            .sum()
+            .maybe_int(self.settled_wall_ms);
+        if self.cancelled { seal.int(1).sum() } else { seal.sum() }
     }
 }

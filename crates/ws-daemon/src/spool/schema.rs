@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Step n makes format n+1 of format n.
-pub const STEPS: &[&str] = &[FIRST];
+pub const STEPS: &[&str] = &[FIRST, SECOND];
 
 /// In `meta` there is one row. Whatever is in a table is under the `seal` of its row.
 const FIRST: &str = "
@@ -41,6 +41,9 @@ CREATE TABLE peers (id INTEGER PRIMARY KEY, instance TEXT NOT NULL, name TEXT NO
     last_seen INTEGER NOT NULL, seal INTEGER NOT NULL);
 CREATE UNIQUE INDEX peers_instance ON peers (instance);
 ";
+
+/// Somebody wants the run stopped. It is under the seal of its row only if it is so, which leaves the seals of before good.
+const SECOND: &str = "ALTER TABLE runs ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0";
 
 /// The format of the file; 0 is an empty one.
 pub fn format(connection: &Connection) -> rusqlite::Result<i64> {

@@ -13,8 +13,7 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::doing::{Credit, Doing, Key, Seat};
 use super::{Worker, capture, home, report_of};
-use crate::exec::orphans::{Orphan, stop_all};
-use crate::exec::{Admitted, Folder, Grace, Job, StreamBuffer};
+use crate::exec::{Admitted, Folder, Job, Orphan, Ready, StreamBuffer};
 use crate::link::{Backoff, IncomingRun, Link};
 use crate::spool::{ClaimRecord, ClaimState, Claimed, NewClaim, Spool, SpoolError};
 
@@ -202,7 +201,7 @@ impl Worker {
             begun.iter().map(|claim| Orphan { run: claim.run.clone(), recorded: claim.pid.zip(claim.start_time) }).collect();
         if !orphans.is_empty() {
             info!(runs = orphans.len(), "the daemon was killed while these ran; what is left of them is stopped");
-            let left = stop_all(&orphans, Grace::default()).await;
+            let left = self.0.executor.stop_orphans(&orphans).await;
             if left > 0 {
                 warn!(left, "some of their processes do not end");
             }
@@ -291,14 +290,21 @@ impl Work {
         let ready = match admitted.turn().await {
             Ok(ready) => ready,
             // It stays claimed, and is done in the daemon's next life.
-            Err(ended) if ended.drained() && !is_starting => return,
+            Err(ended) if ended.drained() => return self.put_back(is_starting).await,
             Err(ended) => return self.finish(&report_of(&ended)).await,
         };
+        // Boxed: a run in line must not hold the memory of one that runs.
+        Box::pin(self.run_now(ready, is_starting)).await;
+    }
+
+    /// From its turn to its outcome at home.
+    async fn run_now(self, ready: Ready, is_starting: bool) {
         if !is_starting && !self.note_start().await {
             return;
         }
         let running = match ready.start().await {
             Ok(running) => running,
+            Err(ended) if ended.drained() => return self.put_back(true).await,
             Err(ended) => return self.finish(&report_of(&ended)).await,
         };
         self.tell(Progress::Started);
@@ -316,6 +322,16 @@ impl Work {
         let report = report_of(&ended);
         self.finish(&report).await;
         ended.log();
+    }
+
+    /// The daemon stops before the script was started: it is to be done in its next life.
+    async fn put_back(&self, is_starting: bool) {
+        if !is_starting {
+            return;
+        }
+        if let Err(error) = self.spool.not_started(&self.asker, self.run.clone(), self.attempt).await {
+            warn!(run = %self.run, %error, "a run that was not started counts as one that may have been");
+        }
     }
 
     /// On disk before the script starts. `false` if the daemon stops first.

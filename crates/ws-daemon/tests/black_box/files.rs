@@ -114,7 +114,7 @@ fn at_exit_a_daemon_removes_its_own_socket_and_nothing_that_stands_in_its_place(
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait_exit(STOPS).code(), Some(0));
     let left: Vec<String> = entries(daemon.prefix());
-    assert_eq!(left, ["config.json"], "neither socket nor lock");
+    assert_eq!(left, ["config.json", "spool-server-0.db", "spool-server-0.db.lock"], "neither the socket nor its lock");
 
     let mut daemon = daemon.twin().start();
     fs::remove_file(daemon.socket()).expect("the prefix is ours to write");

@@ -2,9 +2,12 @@
 //! peers, stand-ins. Every wait has a deadline and ends in a panic that shows the daemon's last words; nothing
 //! here sleeps until something may have happened.
 
+mod book;
+mod cable;
 mod command;
 mod config;
 mod daemon;
+mod dice;
 mod fifo;
 mod ids;
 mod local;
@@ -21,14 +24,17 @@ mod wording;
 
 use std::time::{Duration, Instant};
 
+pub use book::{Book, Counts, WRITES_DOWN};
+pub use cable::Cable;
 pub use command::{Ran, command, ran};
 pub use daemon::{Daemon, DaemonPlan, pair};
+pub use dice::{dice, number, pass};
 pub use fifo::Fifo;
 pub use ids::Ids;
 pub use local::Local;
 pub use namespace::{Network, with_hosts};
 pub use peer::{Peer, PeerListener};
-pub use process::{Process, run, wait_for, write_executable};
+pub use process::{Process, run, wait_for, wait_readable, write_executable};
 pub use scripted::{Conversation, ScriptedDaemon};
 pub use stand_in::{MuteServer, seed_client};
 pub use tls::Authority;

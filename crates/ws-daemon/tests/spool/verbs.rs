@@ -42,9 +42,14 @@ fn a_run_is_bound_unbound_and_settled_once() {
         spool.unbind(run(1), 2).await.unwrap();
         assert_eq!((now().await.state, now().await.bound, now().await.attempt), (RunState::Waiting, None, 2));
         assert_eq!(spool.correct(run(1), "late".into()).await, Err(SpoolError::Unknown), "there is nothing to correct");
+        assert!(!now().await.cancelled);
+        spool.cancel(run(1)).await.unwrap();
+        spool.bind(run(1), "doer", 2).await.unwrap();
+        assert!(now().await.cancelled);
         assert!(spool.settle(run(1), "first".into()).await.unwrap().fresh);
         assert!(!spool.settle(run(1), "second".into()).await.unwrap().fresh);
         assert_eq!(spool.bind(run(1), "doer", 3).await, Err(SpoolError::Unknown), "it is settled");
+        assert_eq!(spool.cancel(run(1)).await, Err(SpoolError::Unknown), "it is settled");
         spool.correct(run(1), "late".into()).await.unwrap();
         assert_eq!((now().await.report.as_deref(), now().await.correction.as_deref()), (Some("first"), Some("late")));
         assert_eq!(spool.settle(run(9), "x".into()).await, Err(SpoolError::Unknown));
@@ -67,7 +72,7 @@ fn the_last_run_makes_the_script_due_and_it_is_due_until_started() {
         assert_eq!((last.request_done, &*due.script, &*due.reports), (true, "done", &["one".into(), "two".into()][..]));
         spool.close().await;
         spool = open(&path).unwrap().spool;
-        assert_eq!(spool.then_due().await.unwrap(), [due.clone()]);
+        assert_eq!(spool.then_due().await.unwrap(), std::slice::from_ref(&due));
         spool.then_started(due.request).await.unwrap();
         assert_eq!(spool.then_started(due.request).await, Err(SpoolError::Unknown), "never twice");
         spool.close().await;

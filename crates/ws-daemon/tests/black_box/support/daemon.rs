@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{env, fs};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::DEADLINE;
 use super::config::merge;
 use super::local::Local;
 use super::log::Log;
@@ -163,6 +164,21 @@ impl Daemon {
         self.process.wait_exit(within)
     }
 
+    /// Kills the daemon alone, as a crash does: what it started lives on. Returns the plan it ran by, with the port it had.
+    pub fn crash(mut self) -> DaemonPlan {
+        // Ended already is as good.
+        let _ = kill_process(self.pid(), Signal::KILL);
+        self.wait_exit(DEADLINE);
+        self.kill()
+    }
+
+    /// Waits until it has ended by itself, and returns the plan it ran by, with the port it had.
+    #[track_caller]
+    pub fn ended(mut self) -> DaemonPlan {
+        self.wait_exit(DEADLINE);
+        self.kill()
+    }
+
     /// Kills it (unless it has ended) and returns the plan it ran by, with the port it had.
     pub fn kill(mut self) -> DaemonPlan {
         self.process.kill();
@@ -223,6 +239,27 @@ impl DaemonPlan {
     #[track_caller]
     pub fn start(self) -> Daemon {
         let process = self.spawn();
+        process.log().wait("local socket ready");
+        self.bound(process)
+    }
+
+    /// The same for a daemon that may be killed before: then its plan is back.
+    ///
+    /// # Errors
+    /// It has ended.
+    #[track_caller]
+    pub fn try_start(self) -> Result<Daemon, Self> {
+        let mut process = self.spawn();
+        match process.log().wait_or_end("local socket ready") {
+            Some(_) => Ok(self.bound(process)),
+            None => {
+                process.wait_exit(DEADLINE);
+                Err(self)
+            }
+        }
+    }
+
+    fn bound(self, process: Process) -> Daemon {
         let socket = field(&process.log().wait("local socket ready"), "path").into();
         let port = (self.config["mode"] == "server").then(|| {
             let address = field(&process.log().wait("listening address="), "address");

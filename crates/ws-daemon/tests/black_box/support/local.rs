@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
+use serde_json::{Value, json};
+
 use super::log::Log;
 use super::{DEADLINE, left};
 
@@ -72,6 +74,50 @@ impl Local {
     pub fn ask(&mut self, text: &str) -> String {
         self.send(text);
         self.line()
+    }
+
+    /// The next line, read as JSON.
+    #[track_caller]
+    pub fn said(&mut self) -> Value {
+        let line = self.line();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// Sends a request with these members, and takes all its lines: the events, and the final line.
+    #[track_caller]
+    pub fn run(&mut self, request: &Value) -> (Vec<Value>, Value) {
+        self.send(request.to_string());
+        self.to_the_end()
+    }
+
+    /// The lines up to the first with a status, and that one.
+    #[track_caller]
+    pub fn to_the_end(&mut self) -> (Vec<Value>, Value) {
+        let mut events = Vec::new();
+        loop {
+            let said = self.said();
+            if !said["status"].is_null() {
+                return (events, said);
+            }
+            events.push(said);
+        }
+    }
+
+    /// Gives a command to the daemon itself, and takes its answer.
+    #[track_caller]
+    pub fn command(&mut self, code: &str, data: &Value) -> Value {
+        self.send(json!({ "name": "+cmd", "id": "c", "params": { "code": code, "data": data } }).to_string());
+        let said = self.said();
+        assert_eq!(said["id"], "c", "{said}");
+        said
+    }
+
+    /// What a command that goes well answers.
+    #[track_caller]
+    pub fn result(&mut self, code: &str, data: &Value) -> Value {
+        let mut said = self.command(code, data);
+        assert_eq!(said["status"], 0, "{said}\n{}", self.log);
+        said["result"].take()
     }
 
     /// Shuts down the writing side, as a process does that has said everything.

@@ -79,6 +79,24 @@ impl Log {
         }
     }
 
+    /// The first line that holds `needle`; `None` if the process ends without it.
+    #[track_caller]
+    pub fn wait_or_end(&self, needle: &str) -> Option<String> {
+        let until = Instant::now() + DEADLINE;
+        let mut state = self.state();
+        loop {
+            let found = state.lines.iter().find(|line| line.contains(needle)).cloned();
+            if found.is_some() || state.readers == 0 {
+                return found;
+            }
+            let Some(left) = left(until) else {
+                drop(state);
+                panic!("waited for {needle:?} or the end, but time is up\n{self}");
+            };
+            (state, _) = self.shared.1.wait_timeout(state, left).expect("no reader panics with the lock");
+        }
+    }
+
     /// How many lines hold `needle` by now.
     pub fn count(&self, needle: &str) -> usize {
         let state = self.state();

@@ -48,6 +48,27 @@ impl Network {
     }
 }
 
+impl Network {
+    /// Does with packets what `rules` say, in the words of nft: of a chain `in` for what comes and a chain `out` for what goes.
+    pub fn filter(&self, rules: &[&str]) {
+        let chain = |name: &str, hook: &str| format!("add chain ip fault {name} {{ type filter hook {hook} priority 0; }}");
+        let mut script = format!("add table ip fault; {}; {}; ", chain("in", "input"), chain("out", "output"));
+        rules.iter().for_each(|rule| script += &format!("add rule ip fault {rule}; "));
+        self.inside(|| succeed_in("nft", &[&script]));
+    }
+
+    /// Lets all packets pass again.
+    pub fn filter_no_more(&self) {
+        self.inside(|| succeed_in("nft", &["delete table ip fault"]));
+    }
+
+    /// Lets no more than so much out through the cable.
+    pub fn narrow(&self, rate: &str) {
+        let words = format!("qdisc replace dev cable root tbf rate {rate} burst 16kb latency 400ms");
+        self.inside(|| succeed_in("tc", &words.split(' ').collect::<Vec<_>>()));
+    }
+}
+
 /// Does `work` where /etc/hosts is `hosts`; processes that it starts keep seeing it so.
 #[track_caller]
 pub fn with_hosts<T: Send>(hosts: &Path, work: impl FnOnce() -> T + Send) -> T {
@@ -80,6 +101,12 @@ fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 fn ip(arguments: &str) {
     let mut command = Command::new("ip");
     command.args(arguments.split_whitespace());
+    succeed(command);
+}
+
+fn succeed_in(program: &str, words: &[&str]) {
+    let mut command = Command::new(program);
+    command.args(words);
     succeed(command);
 }
 

@@ -1,0 +1,557 @@
+//! What was accepted is neither lost nor run twice: kill -9 on either side, lost links, time that runs out, ids said again, orders
+//! to stop, what comes after. The spool itself is looked at in tests/spool.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{DEADLINE, Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, PeerListener, Watched, daemons_say};
+
+/// A script that counts, says that it is there, and waits.
+const HOLD: &str = "#!/bin/sh\necho x >> count\necho $$ > reached\nread line < go\n";
+
+/// A script that counts.
+const COUNT: &str = "#!/bin/sh\necho x >> count\n";
+
+/// A server whose port, and with it its spool, is the same when it starts again.
+fn server() -> DaemonPlan {
+    let port = PeerListener::bind().port();
+    Daemon::server().config(json!({ "port": port }))
+}
+
+/// A doer that is a server, its client that asks, and the pipes of the script `hold`.
+fn holding() -> (Daemon, Daemon, Fifo, Fifo) {
+    let doer = server().script("hold", HOLD).script("count", COUNT).script("exit", EXIT).start();
+    let pipes = (Fifo::new(doer.prefix(), "reached"), Fifo::new(doer.prefix(), "go"));
+    let asker = Daemon::client(&doer).start();
+    asker.wait_log("link up");
+    (doer, asker, pipes.0, pipes.1)
+}
+
+/// Kills the daemon alone; what it started lives on.
+fn killed(mut daemon: Daemon) -> DaemonPlan {
+    daemon.signal(Signal::KILL);
+    daemon.wait_exit(DEADLINE);
+    daemon.kill()
+}
+
+fn queued(name: &str, id: &str) -> Value {
+    json!({ "name": name, "id": id, "queue": true })
+}
+
+/// Sends it and takes `accepted`; the run's id.
+#[track_caller]
+fn accepted(process: &mut Local, request: &Value) -> String {
+    process.send(request.to_string());
+    let said = process.said();
+    assert_eq!((&said["event"], &said["id"]), (&json!("accepted"), &request["id"]), "{said}");
+    said["run"].as_str().expect("a run has an id").to_owned()
+}
+
+fn counted(prefix: &Path) -> usize {
+    fs::read_to_string(prefix.join("count")).map_or(0, |text| text.lines().count())
+}
+
+#[track_caller]
+fn assert_error(said: &Value, status: i64, error: &str) {
+    assert_eq!((&said["status"], &said["error"]), (&json!(status), &json!(error)), "{said}");
+}
+
+/// A scripted version 2 peer's HELLO.
+fn hello(instance: &str, epoch: u64) -> Value {
+    json!({ "name": instance, "configured": true, "instance": instance, "epoch": epoch, "version": "0", "tags": [], "capacity": 9,
+        "features": ["queue", "output", "events"] })
+}
+
+/// The next frame as JSON.
+#[track_caller]
+fn frame(peer: &mut Peer) -> Value {
+    serde_json::from_str(&peer.text()).expect("frames are JSON")
+}
+
+/// Takes the ACK of an attempt.
+#[track_caller]
+fn acknowledged(peer: &mut Peer, run: &str, attempt: u32) {
+    let said = frame(peer);
+    let wanted = json!({ "code": "ACK", "data": { "id": run, "attempt": attempt } });
+    assert_eq!(said["params"], wanted, "{said}");
+}
+
+fn status(peer: &mut Peer, data: &Value) {
+    peer.send_text(&daemons_say("STATUS", data));
+}
+
+// ---- The asking side -------------------------------------------------------------------------------------------
+
+#[test]
+fn what_was_accepted_is_on_disk_and_runs_once_when_its_asker_was_killed_right_then() {
+    let plan = server().script("count", COUNT);
+    let port = plan.clone().start().kill();
+    let doer = port.clone().start();
+    let asker = Daemon::client(&doer);
+    let absent = doer.kill();
+    let asker = asker.start();
+    let request = queued("count", "a");
+    let run = accepted(&mut asker.connect(), &request);
+    let asker = killed(asker).start();
+    let doer = absent.start();
+    let (events, last) = asker.connect().run(&request);
+    assert_eq!((&events[0]["run"], &last["run"], &last["status"]), (&json!(run), &json!(run), &json!(0)), "{last}");
+    assert_eq!(counted(doer.prefix()), 1);
+}
+
+#[test]
+fn a_run_is_bound_on_disk_before_its_first_frame_leaves_and_goes_to_no_other() {
+    let plan = Daemon::server();
+    let asker = plan.clone().start();
+    let mut first = Peer::dial_version2(&asker, &hello("i1", 1));
+    let run = accepted(&mut asker.connect(), &queued("m", "a"));
+    let offered = frame(&mut first);
+    assert_eq!((&offered["id"], &offered["queue"], &offered["attempt"]), (&json!(run), &json!(true), &json!(1)), "{offered}");
+    drop(killed(asker));
+    let asker = plan.start();
+    let mut other = Peer::dial_version2(&asker, &hello("i2", 1));
+    other.nothing_waiting();
+    let mut first = Peer::dial_version2(&asker, &hello("i1", 2));
+    assert_eq!(frame(&mut first), offered);
+    // Its link is lost: nothing is settled by that, and it is offered to the same instance again.
+    let mut process = asker.connect();
+    process.send(queued("m", "a").to_string());
+    assert_eq!(process.said()["event"], "accepted");
+    first.reset();
+    asker.wait_log("link down");
+    other.nothing_waiting();
+    process.nothing_waiting();
+    let mut first = Peer::dial_version2(&asker, &hello("i1", 3));
+    assert_eq!(frame(&mut first), offered);
+    status(&mut first, &json!({ "status": 3, "id": run, "attempt": 1, "ms": 5 }));
+    acknowledged(&mut first, &run, 1);
+    assert_eq!(process.said(), json!({ "status": 3, "id": "a", "run": run, "peer": "i1", "ms": 5 }));
+    other.nothing_waiting();
+}
+
+#[test]
+fn what_is_refused_for_ever_by_one_goes_to_another_and_what_is_only_refused_now_does_not() {
+    let asker = Daemon::server().start();
+    let mut first = Peer::dial_version2(&asker, &hello("i1", 1));
+    let mut process = asker.connect();
+    let run = accepted(&mut process, &queued("m", "a"));
+    assert_eq!(frame(&mut first)["attempt"], 1);
+    let mut second = Peer::dial_version2(&asker, &hello("i2", 1));
+    status(&mut first, &json!({ "status": -2, "error": "spool_failed", "message": "now", "id": run, "attempt": 1 }));
+    assert_eq!(frame(&mut first)["attempt"], 1, "offered again to whoever has it");
+    second.nothing_waiting();
+    first.send_text(&daemons_say("DRAIN", &Value::Null));
+    status(&mut first, &json!({ "status": -1, "error": "busy", "message": "full", "id": run, "attempt": 1, "refused": true }));
+    acknowledged(&mut first, &run, 1);
+    assert_eq!(frame(&mut second)["attempt"], 2);
+    status(&mut second, &json!({ "status": 0, "id": run, "attempt": 2 }));
+    assert_eq!(process.said()["peer"], "i2");
+}
+
+#[test]
+fn each_side_may_be_killed_while_the_script_runs_on_the_other_and_the_outcome_comes_home_once() {
+    let (doer, asker, mut reached, mut go) = holding();
+    let request = queued("hold", "a");
+    let run = accepted(&mut asker.connect(), &request);
+    reached.line();
+    let asker = killed(asker).start();
+    let mut process = asker.connect();
+    process.send(request.to_string());
+    assert_eq!(process.said()["run"], run);
+    asker.wait_log("link up");
+    go.release(1);
+    let last = process.said();
+    assert_eq!((&last["status"], counted(doer.prefix())), (&json!(0), 1), "{last}");
+    // The asker is away while it ends.
+    let request = queued("hold", "b");
+    accepted(&mut process, &request);
+    reached.line();
+    let away = killed(asker);
+    go.release(1);
+    doer.wait_log_times("queued run over", 2);
+    // And so is the doer, when it is told: its outcome is on disk.
+    let doer = killed(doer).start();
+    let asker = away.start();
+    let (_, last) = asker.connect().run(&request);
+    assert_eq!((&last["status"], counted(doer.prefix())), (&json!(0), 2), "{last}");
+}
+
+#[test]
+fn when_the_ttl_is_over_it_has_expired_if_it_was_given_to_nobody_and_is_unknown_else() {
+    let asker = Daemon::server().start();
+    let mut process = asker.connect();
+    let (_, last) = process.run(&json!({ "name": "m", "id": "a", "queue": { "ttl": "50ms" } }));
+    assert_error(&last, -2, "expired");
+    let mut subscriber = asker.connect();
+    assert_eq!(subscriber.command("SUBSCRIBE", &json!(["runs"]))["status"], 0);
+    let mut peer = Peer::dial_version2(&asker, &hello("i1", 1));
+    let run = accepted(&mut process, &json!({ "name": "m", "id": "b", "queue": { "ttl": "100ms" } }));
+    assert_eq!(frame(&mut peer)["id"], run);
+    assert_error(&process.said(), -5, "interrupted");
+    let told = subscriber.said();
+    assert_eq!(
+        (&told["event"], &told["run"], &told["report"]["status"]),
+        (&json!("settled"), &json!(run), &json!(-5)),
+        "{told}"
+    );
+    // What it says late is the record's and the subscribers', and no second final line.
+    acknowledged(&mut peer, &run, 1);
+    status(&mut peer, &json!({ "status": 7, "id": run, "attempt": 1 }));
+    acknowledged(&mut peer, &run, 1);
+    let told = subscriber.said();
+    assert_eq!(
+        (&told["event"], &told["run"], &told["report"]["status"]),
+        (&json!("corrected"), &json!(run), &json!(7)),
+        "{told}"
+    );
+    let record = process.result("RUN", &json!(run));
+    assert_eq!((&record["status"], &record["correction"]["status"]), (&json!(-5), &json!(7)), "{record}");
+    let (_, last) = process.run(&json!({ "name": "m", "id": "b", "queue": { "ttl": "100ms" } }));
+    assert_error(&last, -5, "interrupted");
+    process.nothing_waiting();
+}
+
+#[test]
+fn the_same_id_again_attaches_or_gets_the_outcome_and_other_content_is_a_conflict() {
+    let (doer, asker, mut reached, mut go) = holding();
+    let request = queued("hold", "a");
+    let (mut first, mut second) = (asker.connect(), asker.connect());
+    let run = accepted(&mut first, &request);
+    reached.line();
+    assert_eq!(accepted(&mut second, &request), run);
+    let other = json!({ "name": "hold", "id": "a", "params": 1, "queue": true });
+    let (events, last) = asker.connect().run(&other);
+    assert!(events.is_empty(), "{events:?}");
+    assert_error(&last, -3, "id_conflict");
+    go.release(1);
+    let last = first.said();
+    assert_eq!((&last["status"], &last), (&json!(0), &second.said()));
+    let (events, again) = second.run(&request);
+    assert_eq!((events.len(), &again), (1, &last), "the outcome is remembered");
+    let asker = killed(asker).start();
+    assert_eq!(asker.connect().run(&request).1, last, "on disk");
+    assert_eq!(counted(doer.prefix()), 1);
+}
+
+#[test]
+fn an_id_is_its_users_own() {
+    let doer = server().script("count", COUNT).start();
+    let asker = Daemon::client(&doer).env("WSDAEMON_LOCAL", "127.0.0.1:0").start();
+    let request = queued("count", "a");
+    let by_socket = asker.connect().run(&request).1;
+    let by_tcp = asker.connect_tcp().run(&request).1;
+    assert_eq!((&by_socket["status"], &by_tcp["status"]), (&json!(0), &json!(0)));
+    assert_ne!(by_socket["run"], by_tcp["run"]);
+    assert_eq!(counted(doer.prefix()), 2);
+}
+
+#[test]
+fn a_spool_that_is_full_of_what_is_not_settled_takes_no_more_and_recovers_by_itself() {
+    let asker = Daemon::server().config(json!({ "limits": { "spool_runs": 2 } })).start();
+    let mut process = asker.connect();
+    let runs = ["a", "b"].map(|id| accepted(&mut process, &queued("m", id)));
+    let (_, last) = asker.connect().run(&queued("m", "c"));
+    assert_error(&last, -2, "queue_full");
+    assert_eq!(asker.connect().command("CANCEL", &json!(runs[0]))["status"], 0);
+    assert_error(&process.said(), -4, "cancelled");
+    accepted(&mut process, &queued("m", "c"));
+
+    let asker = Daemon::server().config(json!({ "limits": { "spool_bytes": "256KiB" } })).start();
+    let mut process = asker.connect();
+    let large = "x".repeat(32 << 10);
+    let mut taken = 0;
+    let last = loop {
+        process.send(json!({ "name": "m", "id": taken, "params": large, "queue": true }).to_string());
+        let said = process.said();
+        if said["event"] != "accepted" {
+            break said;
+        }
+        taken += 1;
+    };
+    assert_error(&last, -2, "queue_full");
+    assert!((1..=8).contains(&taken), "{taken} of 32 KiB in 256 KiB");
+    assert_eq!(process.result("RUNS", &json!({ "state": "waiting" })).as_array().map(Vec::len), Some(taken));
+}
+
+#[test]
+fn not_before_is_waited_for() {
+    let (_doer, asker, ..) = holding();
+    let mut process = asker.connect();
+    let begun = Instant::now();
+    let run = accepted(&mut process, &json!({ "name": "count", "id": "a", "queue": { "not_before": "300ms" } }));
+    assert_eq!(asker.connect().result("RUN", &json!(run))["state"], "waiting");
+    assert_eq!(process.said()["status"], 0);
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+}
+
+#[test]
+fn with_retry_what_may_have_run_runs_again_so_often_and_without_never() {
+    let asker = Daemon::server().start();
+    let mut peer = Peer::dial_version2(&asker, &hello("i1", 1));
+    let mut process = asker.connect();
+    let run = accepted(&mut process, &json!({ "name": "m", "id": "a", "queue": true, "retry": { "max": 2 } }));
+    for attempt in 1..=3 {
+        assert_eq!(frame(&mut peer)["attempt"], attempt);
+        status(
+            &mut peer,
+            &json!({ "status": -5, "error": "interrupted", "message": "who knows", "id": run, "attempt": attempt }),
+        );
+        acknowledged(&mut peer, &run, attempt);
+    }
+    assert_error(&process.said(), -5, "interrupted");
+    let run = accepted(&mut process, &queued("m", "b"));
+    frame(&mut peer);
+    status(&mut peer, &json!({ "status": -5, "error": "interrupted", "message": "who knows", "id": run, "attempt": 1 }));
+    acknowledged(&mut peer, &run, 1);
+    assert_error(&process.said(), -5, "interrupted");
+    peer.nothing_waiting();
+}
+
+// ---- The doing side --------------------------------------------------------------------------------------------
+
+#[test]
+fn a_run_is_claimed_on_disk_before_it_starts_so_a_script_that_kills_its_daemon_runs_once() {
+    let (doer, asker, ..) = holding();
+    doer.script("murder", "#!/bin/sh\necho x >> count\nkill -KILL $PPID\n");
+    let mut process = asker.connect();
+    accepted(&mut process, &queued("murder", "a"));
+    let mut doer = doer;
+    doer.wait_exit(DEADLINE);
+    let doer = doer.kill().start();
+    assert_error(&process.said(), -5, "interrupted");
+    assert_eq!(counted(doer.prefix()), 1);
+}
+
+#[test]
+fn what_a_killed_doer_left_running_is_stopped_before_it_is_settled_and_what_was_in_line_runs() {
+    let plan = server().config(json!({ "limits": { "runs": 1 } })).script("count", COUNT);
+    let nested = "#!/bin/sh\necho $$ > reached\nsetsid sh -c 'echo $$ > reached; exec sleep 1000' &\nwait\n";
+    let doer = plan.script("nested", nested).start();
+    let mut reached = Fifo::new(doer.prefix(), "reached");
+    let asker = Daemon::client(&doer).start();
+    let (mut first, mut second) = (asker.connect(), asker.connect());
+    let run = accepted(&mut first, &queued("nested", "a"));
+    let left = [reached.line(), reached.line()].map(|pid| Watched::new(&pid));
+    accepted(&mut second, &json!({ "name": "count", "id": "b", "queue": true, "events": true }));
+    assert_eq!(second.said()["event"], "delivered", "in line, on disk");
+    let doer = killed(doer);
+    assert!(left.iter().all(Watched::is_alive));
+    let doer = doer.start();
+    let last = first.said();
+    assert_error(&last, -5, "interrupted");
+    assert_eq!(last["run"], run);
+    for process in left {
+        assert!(!process.is_alive(), "stopped before it was settled");
+    }
+    let (_, last) = second.to_the_end();
+    assert_eq!((&last["status"], counted(doer.prefix())), (&json!(0), 1), "{last}");
+}
+
+#[test]
+fn an_outcome_is_said_on_every_link_of_its_asker_until_it_is_acknowledged_and_nothing_runs_twice() {
+    let doer = server().script("count", COUNT).start();
+    let asked = r#"{"name":"count","id":"r1","params":null,"queue":true,"attempt":1}"#;
+    let mut asker = Peer::dial_version2(&doer, &hello("i1", 1));
+    let outcome = |peer: &mut Peer| loop {
+        let said = frame(peer);
+        if said["params"]["code"] == "STATUS" {
+            break said["params"]["data"].clone();
+        }
+    };
+    asker.send_text(asked);
+    asker.send_text(asked);
+    let said = outcome(&mut asker);
+    assert_eq!((&said["status"], &said["id"], &said["attempt"]), (&json!(0), &json!("r1"), &json!(1)), "{said}");
+    drop(asker);
+    let doer = killed(doer).start();
+    let mut asker = Peer::dial_version2(&doer, &hello("i1", 2));
+    assert_eq!(outcome(&mut asker), said);
+    asker.send_text(asked);
+    assert_eq!(outcome(&mut asker), said);
+    asker.send_text(&daemons_say("ACK", &json!({ "id": "r1", "attempt": 1 })));
+    asker.send_text(asked);
+    doer.wait_log("was offered again whose outcome was acknowledged");
+    asker.nothing_waiting();
+    drop(asker);
+    let mut asker = Peer::dial_version2(&doer, &hello("i1", 3));
+    asker.nothing_waiting();
+    // What is cancelled before it is claimed never runs.
+    asker.send_text(&daemons_say("CANCEL", &json!({ "id": "r2", "attempt": 1 })));
+    let refused = outcome(&mut asker);
+    assert_eq!((&refused["error"], &refused["refused"]), (&json!("cancelled"), &json!(true)), "{refused}");
+    asker.send_text(&asked.replace("r1", "r2"));
+    assert_eq!(outcome(&mut asker), refused);
+    assert_eq!(counted(doer.prefix()), 1);
+}
+
+// ---- Orders to stop --------------------------------------------------------------------------------------------
+
+#[test]
+fn cancel_stops_what_runs_and_what_is_in_line() {
+    for queue in [true, false] {
+        let doer = server().config(json!({ "limits": { "runs": 1 } })).script("hold", HOLD).script("count", COUNT).start();
+        let mut reached = Fifo::new(doer.prefix(), "reached");
+        let _go = Fifo::new(doer.prefix(), "go");
+        let asker = Daemon::client(&doer).start();
+        asker.wait_log("link up");
+        let (mut runs, mut waits) = (asker.connect(), asker.connect());
+        runs.send(json!({ "name": "hold", "id": "a", "queue": queue, "events": true }).to_string());
+        let script = Watched::new(&reached.line());
+        waits.send(json!({ "name": "count", "id": "b", "queue": queue, "events": true }).to_string());
+        while waits.said()["event"] != "delivered" {}
+        for (id, process) in [("b", &mut waits), ("a", &mut runs)] {
+            assert_eq!(asker.connect().command("CANCEL", &json!({ "id": id }))["status"], 0);
+            let (_, last) = process.to_the_end();
+            assert_error(&last, -4, "cancelled");
+        }
+        script.wait_end();
+        assert_eq!(counted(doer.prefix()), 1, "what was in line never started");
+        assert_error(&asker.connect().command("CANCEL", &json!({ "id": "a" })), -2, "unknown_target");
+    }
+}
+
+#[test]
+fn cancel_of_what_waits_for_its_peer_is_at_once() {
+    let asker = Daemon::server().start();
+    let mut process = asker.connect();
+    let run = accepted(&mut process, &json!({ "name": "m", "id": "a", "to": "nobody", "queue": true }));
+    assert_eq!(asker.connect().command("CANCEL", &json!({ "run": run }))["status"], 0);
+    assert_error(&process.said(), -4, "cancelled");
+}
+
+#[test]
+fn cancel_of_what_an_absent_peer_may_have_outlives_the_asker() {
+    let plan = Daemon::server();
+    let asker = plan.clone().start();
+    let mut peer = Peer::dial_version2(&asker, &hello("i1", 1));
+    let run = accepted(&mut asker.connect(), &queued("m", "a"));
+    let offered = frame(&mut peer);
+    peer.reset();
+    asker.wait_log("link down");
+    assert_eq!(asker.connect().command("CANCEL", &json!(run))["status"], 0);
+    let mut process = asker.connect();
+    process.send(queued("m", "a").to_string());
+    assert_eq!(process.said()["event"], "accepted");
+    process.nothing_waiting();
+    drop(killed(asker));
+    let asker = plan.start();
+    let mut peer = Peer::dial_version2(&asker, &hello("i1", 2));
+    assert_eq!(frame(&mut peer)["params"], json!({ "code": "CANCEL", "data": { "id": run, "attempt": 1 } }));
+    assert_eq!(frame(&mut peer), offered);
+    let refused = json!({ "status": -4, "error": "cancelled", "message": "m", "id": run, "attempt": 1, "refused": true });
+    status(&mut peer, &refused);
+    acknowledged(&mut peer, &run, 1);
+    let (_, last) = asker.connect().run(&queued("m", "a"));
+    assert_error(&last, -4, "cancelled");
+}
+
+#[test]
+fn a_timeout_is_kept_by_the_doer_who_says_term_and_then_kill_to_the_group() {
+    let (doer, asker, mut reached, _go) = holding();
+    let deaf = "#!/bin/sh\ntrap 'echo term > reached' TERM\necho $WSDAEMON_DEADLINE > reached\n\
+        setsid sleep 1000 &\necho $! > reached\nwhile :; do sleep 1000 & wait; done\n";
+    doer.script("deaf", deaf);
+    doer.script("mild", "#!/bin/sh\nexec sleep 1000\n");
+    let mut process = asker.connect();
+    let begun = Instant::now();
+    process.send(json!({ "name": "deaf", "id": "a", "timeout": "300ms", "output": "tail" }).to_string());
+    let deadline: f64 = reached.line().parse().expect("seconds since 1970");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is later").as_secs_f64();
+    assert!((deadline - now).abs() < 10.0, "{deadline} at {now}");
+    let grandchild = Watched::new(&reached.line());
+    assert_eq!(reached.line(), "term");
+    let last = process.said();
+    assert_error(&last, -4, "timed_out");
+    assert!(
+        begun.elapsed() >= Duration::from_millis(5300) && begun.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(grandchild.is_alive(), "it is in no group of the script, holds its pipes, and held up nobody");
+    for queue in [false, true] {
+        let begun = Instant::now();
+        process.send(json!({ "name": "mild", "id": "b", "timeout": "100ms", "queue": queue }).to_string());
+        let (_, last) = process.to_the_end();
+        assert_error(&last, -4, "timed_out");
+        assert!(begun.elapsed() < Duration::from_secs(5), "TERM is enough");
+    }
+}
+
+// ---- What comes after ------------------------------------------------------------------------------------------
+
+/// A script that notes its params, and says so.
+const AFTER: &str = "#!/bin/sh\necho \"$1\" >> after\necho \"$1\" > told\n";
+
+#[test]
+fn then_runs_once_with_the_outcome_though_its_caller_is_gone() {
+    let asker = Daemon::server().script("after", AFTER).start();
+    let mut told = Fifo::new(asker.prefix(), "told");
+    let mut peer = Peer::dial_version2(&asker, &hello("i1", 1));
+    let run = accepted(&mut asker.connect(), &json!({ "name": "m", "id": 5, "queue": true, "then": "after" }));
+    asker.wait_log("local connection closed");
+    frame(&mut peer);
+    status(&mut peer, &json!({ "status": 3, "id": run, "attempt": 1 }));
+    acknowledged(&mut peer, &run, 1);
+    assert_eq!(told.line(), format!(r#"{{"status":3,"id":5,"run":"{run}","peer":"i1"}}"#));
+    asker.connect().send(json!({ "name": "m", "id": 6, "then": "after" }).to_string());
+    let direct = frame(&mut peer)["id"].clone();
+    status(&mut peer, &json!({ "status": 4, "id": direct }));
+    let said: Value = serde_json::from_str(&told.line()).expect("JSON");
+    assert_eq!((&said["status"], &said["id"]), (&json!(4), &json!(6)), "{said}");
+}
+
+#[test]
+fn then_is_not_forgotten_by_an_asker_that_is_killed_before_it_starts() {
+    let plan =
+        Daemon::server().config(json!({ "limits": { "runs": 1, "waiting": 0 } })).script("after", AFTER).script("hold", HOLD);
+    let asker = plan.clone().start();
+    let (mut told, mut reached) = (Fifo::new(asker.prefix(), "told"), Fifo::new(asker.prefix(), "reached"));
+    let _go = Fifo::new(asker.prefix(), "go");
+    let mut peer = Peer::dial_version2(&asker, &hello("i1", 1));
+    // No place for it.
+    peer.send_text(r#"{"name":"hold","id":"x","params":null}"#);
+    let _held = Watched::new(&reached.line());
+    let mut process = asker.connect();
+    let run = accepted(&mut process, &json!({ "name": "m", "id": "a", "queue": true, "then": "after" }));
+    frame(&mut peer);
+    status(&mut peer, &json!({ "status": 0, "id": run, "attempt": 1 }));
+    assert_eq!(process.said()["status"], 0);
+    asker.wait_log("a script waits for a place in line");
+    drop(killed(asker));
+    let asker = plan.clone().start();
+    assert_eq!(told.line(), format!(r#"{{"status":0,"id":"a","run":"{run}","peer":"i1"}}"#));
+    drop(killed(asker));
+    let asker = plan.start();
+    let mut process = asker.connect();
+    let (_, last) = process.run(&json!({ "name": "m", "id": "b", "queue": { "ttl": "50ms" }, "then": "after" }));
+    assert_error(&last, -2, "expired");
+    told.line();
+    assert_eq!(fs::read_to_string(asker.prefix().join("after")).expect("written").lines().count(), 2);
+}
+
+// ---- Two of them -----------------------------------------------------------------------------------------------
+
+#[test]
+fn two_daemons_in_one_prefix_have_two_spools_and_the_second_of_a_kind_runs_without_and_says_so() {
+    let hub = Daemon::server().script("exit", EXIT).start();
+    let first = Daemon::client(&hub).start();
+    let second = first.twin().start();
+    let line = second.wait_log("runs without a spool");
+    assert!(line.contains("is in use by another daemon"), "{line}");
+    for daemon in [&first, &second] {
+        daemon.wait_log("link up");
+    }
+    let (_, last) = second.connect().run(&queued("exit", "a"));
+    assert_error(&last, -2, "spool_failed");
+    assert_eq!(second.connect().ask(&crate::support::exit("1", 4)), crate::support::exited("1", 4));
+    accepted(&mut first.connect(), &queued("exit", "a"));
+    let server = first.twin().config(json!({ "mode": "server", "port": 0, "listen": "127.0.0.1", "proxy": null })).start();
+    server.wait_log("spool ready");
+    let names = fs::read_dir(first.prefix()).expect("it is there").flatten();
+    let spools = names.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.ends_with(".db"));
+    assert_eq!(spools.count(), 2);
+}
