@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Daemon, Ids, Peer, Process, need_tool, wait_for, write_executable};
+use crate::support::{DEADLINE, Daemon, Ids, Peer, Process, daemons_say, need_tool, wait_for, write_executable};
 
 /// The peer in Python, and its folder.
 struct Written {
@@ -216,6 +216,52 @@ fn what_each_earlier_version_kept_is_done_once_by_this_one() {
     }
 }
 
+/// What a golden sample of the protocol crate has: its event, and the names of its keys.
+fn shape(line: &Value) -> (String, Vec<String>) {
+    let keys = line.as_object().expect("an object").keys().cloned().collect();
+    (line["event"].as_str().expect("a word").to_owned(), keys)
+}
+
+#[test]
+fn what_subscribers_hear_is_what_the_samples_say() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ws-daemon-protocol/tests/golden/0.2.0");
+    let sample = |name: &str| value(&fs::read_to_string(samples.join(name)).expect("a sample"));
+    let server = Daemon::server().start();
+    let mut process = server.connect();
+    let mut listener = server.connect();
+    assert_eq!(
+        listener.ask(r#"{"name":"+cmd","id":1,"params":{"code":"SUBSCRIBE","data":["runs","peers"]}}"#),
+        r#"{"status":0,"id":1}"#
+    );
+    let mut heard = |name: &str| {
+        let line = value(&listener.line());
+        assert_eq!(shape(&line), shape(&sample(name)), "{line}");
+        line
+    };
+    let hello = json!({ "name": "web", "instance": "7db47eb1-a92b-4df1-bfb2-77eca2061ade", "epoch": 1, "features": ["queue"] });
+    let mut peer = Peer::dial_version2(&server, &hello);
+    assert_eq!(heard("news-peer-online.json")["peer"], "web");
+    process.send(r#"{"name":"t","id":"x","queue":{"ttl":"300ms"}}"#);
+    assert_eq!(value(&process.line())["event"], "accepted");
+    let run = value(&peer.text())["id"].clone();
+    let given_up = value(&process.line());
+    assert_eq!((&given_up["status"], &given_up["error"]), (&json!(-5), &json!("interrupted")), "{given_up}");
+    assert_eq!(heard("news-settled.json")["report"]["status"], -5);
+    // Its ttl is over, and it was said to be unknown; now the truth comes.
+    peer.send_text(&daemons_say("STATUS", &json!({ "status": 3, "id": run, "attempt": 1 })));
+    assert_eq!(heard("news-corrected.json")["report"]["status"], 3);
+    let mut next = value(&peer.text());
+    while next["params"]["code"] == "CANCEL" {
+        next = value(&peer.text());
+    }
+    assert_eq!((&next["params"]["code"], &next["params"]["data"]["id"]), (&json!("ACK"), &run));
+    let record = value(&process.ask(r#"{"name":"+cmd","id":2,"params":{"code":"RUN","data":{"id":"x"}}}"#));
+    assert_eq!((&record["result"]["status"], &record["result"]["correction"]["status"]), (&json!(-5), &json!(3)), "{record}");
+    process.nothing_waiting();
+    peer.reset();
+    assert_eq!(heard("news-peer-offline.json")["peer"], "web");
+}
+
 #[test]
 fn a_spool_of_a_later_version_is_refused_in_words() {
     for plan in [Daemon::server(), Daemon::client_of(9)] {
@@ -225,7 +271,7 @@ fn a_spool_of_a_later_version_is_refused_in_words() {
         let mut process = plan.spawn();
         let line = process.log().wait("use the newer program");
         assert!(line.contains("spool-"), "{line}");
-        let status = process.wait_exit(crate::support::DEADLINE);
+        let status = process.wait_exit(DEADLINE);
         assert!(!status.success(), "{status}");
     }
 }
