@@ -26,3 +26,4 @@ mod targets;
 mod tools;
 mod tools_local;
 mod version2;
+mod version2_peer;

@@ -1,15 +1,16 @@
 //! What the pages show is so. What the README tells a stranger to type is typed here, in its order, in one shell: blocks
 //! behind `<!-- run -->` are run, blocks behind `<!-- prints -->` are what the one before them printed, blocks behind
-//! `<!-- config -->` are configs that `check` takes. The conversations of docs/protocol.md are held with a daemon.
+//! `<!-- config -->` are configs that `check` takes. The conversations of docs/protocol.md are held with a daemon, those of
+//! its links by a scripted peer.
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{command, need_tool, pair, ran};
+use crate::support::{Daemon, Ids, Peer, command, need_tool, ran};
 
 #[derive(Debug, Default)]
 struct Block {
@@ -130,21 +131,32 @@ fn the_settings_that_the_readme_lists_are_those_there_are() {
     }
 }
 
+/// The blocks of docs/protocol.md that have this mark.
+fn conversations(mark: &str) -> Vec<Block> {
+    let all = marked_blocks("docs/protocol.md");
+    assert!(all.iter().all(|block| block.mark == "conversation" || block.mark == "link"));
+    all.into_iter().filter(|block| block.mark == mark).collect()
+}
+
 #[test]
 fn the_conversations_of_the_protocol_page_are_held_as_they_stand_there() {
-    let (server, client) = pair();
+    let server = Daemon::server().start();
+    let client = Daemon::client(&server).config(json!({ "name": "web-1", "tags": ["web"] })).start();
+    client.wait_log("link up");
+    server.wait_log("link up");
     client.script("seven", "#!/bin/sh\nexit 7\n");
     client.script("killed", "#!/bin/sh\nkill -KILL $$\n");
-    let conversations = marked_blocks("docs/protocol.md");
-    assert!(conversations.len() >= 3 && conversations.iter().all(|block| block.mark == "conversation"));
+    client.script("greet", "#!/bin/sh\necho \"hello $1\"\n");
+    client.script("sum", "#!/bin/sh\necho '{\"sum\": 3}'\n");
+    let conversations = conversations("conversation");
+    assert!(conversations.len() >= 5);
     for conversation in conversations {
-        let mut local = server.connect();
-        let mut said = 0;
+        let (mut local, mut ids, mut said) = (server.connect(), Ids::default(), 0);
         for line in conversation.text.lines() {
             match line.split_at(2) {
-                ("> ", text) => local.send(format!("{text}\n")),
+                ("> ", text) => local.send(format!("{}\n", ids.today(text))),
                 ("< ", text) => {
-                    assert_eq!(local.line(), text);
+                    ids.same(text, &local.line());
                     said += 1;
                 }
                 _ => panic!("a line that is neither sent nor read: {line}"),
@@ -152,5 +164,39 @@ fn the_conversations_of_the_protocol_page_are_held_as_they_stand_there() {
         }
         local.nothing_waiting();
         assert!(said > 0);
+    }
+}
+
+#[test]
+fn the_links_of_the_protocol_page_are_played_as_they_stand_there() {
+    let conversations = conversations("link");
+    assert!(conversations.len() >= 2);
+    for conversation in conversations {
+        let server = Daemon::server().config(json!({ "name": "hub" })).start();
+        let mut process = server.connect();
+        let dial = || Peer::try_dial(&server, "/", &[("ws-daemon", "2")]).expect("version 2 is known");
+        let (mut peer, mut ids, mut links) = (dial(), Ids::default(), 0);
+        for line in conversation.text.lines() {
+            if let Some(text) = line.strip_prefix("> ") {
+                peer.send_text(&ids.today(text));
+            } else if let Some(text) = line.strip_prefix("< ") {
+                ids.same(text, &peer.text());
+                if text.contains("HELLO") {
+                    links += 1;
+                    server.wait_log_times("link up", links);
+                }
+            } else if let Some(text) = line.strip_prefix("process ► ") {
+                process.send(text);
+            } else if let Some(text) = line.strip_prefix("process ◄ ") {
+                ids.same(text, &process.line());
+            } else {
+                assert_eq!(line, "cut", "a line that nobody knows");
+                peer.reset();
+                server.wait_log_times("link down", links);
+                peer = dial();
+            }
+        }
+        peer.nothing_waiting();
+        process.nothing_waiting();
     }
 }

@@ -8,6 +8,7 @@ mod child;
 mod clock;
 mod damage;
 mod disk;
+mod golden;
 mod power_cut;
 mod support;
 mod verbs;

@@ -79,6 +79,31 @@ pub fn everything() -> Filter {
     Filter { state: None, peer: None, limit: usize::MAX }
 }
 
+/// Makes a closed spool say that it has this format, as a program that knows it would.
+pub fn claim_format(path: &Path, format: i64) {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    let sealed = |row: &rusqlite::Row<'_>| {
+        let mut seal = crc32fast::Hasher::new();
+        let text = |seal: &mut crc32fast::Hasher, value: &str| {
+            seal.update(&[&[2][..], &(value.len() as u64).to_le_bytes()[..], value.as_bytes()].concat());
+        };
+        let int = |seal: &mut crc32fast::Hasher, value: i64| seal.update(&[&[1][..], &value.to_le_bytes()].concat());
+        text(&mut seal, "meta");
+        text(&mut seal, &row.get::<_, String>(0)?);
+        int(&mut seal, row.get(1)?);
+        text(&mut seal, &row.get::<_, String>(2)?);
+        int(&mut seal, row.get(3)?);
+        int(&mut seal, row.get(4)?);
+        int(&mut seal, format);
+        Ok(i64::from(seal.finalize()))
+    };
+    let read = "SELECT instance, epoch, former, clock_ms, wall_ms FROM meta";
+    let seal = connection.query_row(read, [], sealed).unwrap();
+    connection
+        .execute_batch(&format!("PRAGMA user_version = {format}; UPDATE meta SET format = {format}, seal = {seal}"))
+        .unwrap();
+}
+
 /// One of each kind and state of row.
 pub async fn fill(spool: &Spool, requests: usize) {
     spool.raise_epoch().await.unwrap();

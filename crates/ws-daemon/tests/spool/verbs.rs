@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use rusqlite::Connection;
 use ws_daemon::spool::{Accepted, ClaimState, Claimed, Filter, NewRequest, OutputRange, RunState, SpoolError, SpoolFault};
 
-use crate::support::{block, claim, everything, fill, open, peer, place, request, run, tell};
+use crate::support::{block, claim, claim_format, everything, fill, open, peer, place, request, run, tell};
 
 #[test]
 fn a_request_is_accepted_once_and_found_again_by_its_key() {
@@ -283,33 +283,7 @@ fn a_file_of_a_later_format_is_refused_in_words_and_left_alone() {
     assert!(matches!(open(&path), Ok(opened) if opened.set_aside.is_some()), "a lone number is damage, no later format");
     let (_folder, path) = place();
     block(open(&path).unwrap().spool.close());
-    {
-        let connection = Connection::open(&path).unwrap();
-        let seal = {
-            let read = "SELECT instance, epoch, former, clock_ms, wall_ms FROM meta";
-            connection
-                .query_row(read, [], |row| {
-                    let mut seal = crc32fast::Hasher::new();
-                    let mut text = |value: &str| {
-                        seal.update(&[&[2][..], &(value.len() as u64).to_le_bytes()[..]].concat());
-                        seal.update(value.as_bytes());
-                    };
-                    text("meta");
-                    text(&row.get::<_, String>(0)?);
-                    let int =
-                        |seal: &mut crc32fast::Hasher, value: i64| seal.update(&[&[1][..], &value.to_le_bytes()].concat());
-                    int(&mut seal, row.get(1)?);
-                    let former: String = row.get(2)?;
-                    seal.update(&[&[2][..], &(former.len() as u64).to_le_bytes()[..], former.as_bytes()].concat());
-                    int(&mut seal, row.get(3)?);
-                    int(&mut seal, row.get(4)?);
-                    int(&mut seal, 99);
-                    Ok(i64::from(seal.finalize()))
-                })
-                .unwrap()
-        };
-        connection.execute_batch(&format!("PRAGMA user_version = 99; UPDATE meta SET format = 99, seal = {seal}")).unwrap();
-    }
+    claim_format(&path, 99);
     let before = fs::read(&path).unwrap();
     let fault = open(&path).expect_err("it is of a later format");
     assert!(matches!(fault, SpoolFault::Newer { found: 99, .. }), "{fault}");
