@@ -3,8 +3,8 @@
 //! One call measures, in alternating rounds of short slices: the fastest spawn with
 //! capture that this machine allows ([`limit`]), runs and messages through a real server
 //! and a real client daemon ([`rounds`], [`load`], [`fleet`]) with the processor time
-//! they take, and a server's memory under idle links ([`memory`], [`links`]). It prints a
-//! table with ratios and targets and writes the same as JSON ([`report`]).
+//! they take, requests put on disk ([`durable`]), and a server's memory under idle links
+//! ([`memory`], [`links`]). It prints a table with ratios and targets and writes the same as JSON ([`report`]).
 //!
 //! It needs Linux, and treats the daemon as a black box. It is no test: a missed target
 //! is printed, and fails nothing; only what is wrong does (a false answer, a dead daemon).
@@ -20,6 +20,7 @@
 )]
 
 mod binary;
+mod durable;
 mod figure;
 mod fleet;
 mod limit;
@@ -83,6 +84,8 @@ enum Part {
     Messages,
     /// Processor time that the two daemons take a run.
     Cpu,
+    /// Requests put on disk by the spool, beside a bare loop of the same statements.
+    Durable,
     /// Resident memory of a server, with 0, 1,000 and 10,000 idle links.
     Memory,
 }
@@ -110,6 +113,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
     figures.extend(report::ask_figures(&timed.asked, &arguments.shown_questions(), &base));
     if arguments.wants(Part::Cpu) {
         figures.extend(report::cpu_figures(&timed.asked, &base));
+    }
+    if arguments.wants(Part::Durable) {
+        figures.extend(report::durable_figures(&durable::run(schedule)?));
     }
     if let Some(daemon) = daemon.filter(|_| arguments.wants(Part::Memory)) {
         let levels = if arguments.quick { &[0, 1000][..] } else { &[0, 1000, 10_000] };

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::durable::Enqueued;
 use crate::figure::{Figure, Spread, Target, Unit};
 use crate::limit::{Method, Placement, Spawning};
 use crate::load::{IN_FLIGHT, Question};
@@ -21,6 +22,9 @@ const FASTEST: &str = "fastest spawn";
 const ONE: &str = "one spawn";
 const CORE_TIME: &str = "a spawn's core time";
 
+/// With so many outstanding, the spool must not be what limits.
+const MANY_OUTSTANDING: usize = 64;
+const ENQUEUED_OF_BARE: Target = Target::AtLeast(0.6);
 const RUNS_OF_THE_LIMIT: Target = Target::AtLeast(0.4);
 const RUN_TO_ONE_SPAWN: Target = Target::AtMost(2.5);
 const IDLE_LINK_BYTES: Target = Target::AtMost(8.0 * 1024.0);
@@ -94,6 +98,18 @@ pub fn limit_figures(spawned: &[Spawned], base: &Base, cores: usize) -> Vec<Figu
         }
     };
     spawned.iter().map(figure).collect()
+}
+
+/// Requests on disk a second.
+pub fn durable_figures(enqueued: &[Enqueued]) -> Vec<Figure> {
+    let figures = enqueued.iter().flat_map(|Enqueued { outstanding, bare, spool }| {
+        let base = rates(bare);
+        let name = format!("enqueue, {outstanding} outstanding");
+        let figure = Figure::new("durable", name, Unit::PerSecond, rates(spool)).against("bare loop", Some(&base));
+        let figure = if *outstanding >= MANY_OUTSTANDING { figure.ratio_must_reach(ENQUEUED_OF_BARE) } else { figure };
+        [Figure::new("durable", format!("bare loop, {outstanding} a commit"), Unit::PerSecond, base), figure]
+    });
+    figures.collect()
 }
 
 /// Parts (b) and (c), of these questions.

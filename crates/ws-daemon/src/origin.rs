@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -68,6 +68,8 @@ struct Inner {
     /// On a client: the requests that wait for the server.
     held: Option<Held>,
     ledger: Ledger,
+    /// One permit for each byte of the direct requests with options that wait for a client's server; none left: `queue_full`.
+    waiting: Semaphore,
     /// Instances whose spools are known to be lost; as many as peers have told.
     lost: Mutex<HashSet<Box<str>>>,
 }
@@ -106,7 +108,7 @@ impl Origin {
     /// The asking side of a server: with nobody connected, requests are refused.
     #[must_use]
     pub fn of_server(means: Means) -> Self {
-        Self::new(means, None)
+        Self::new(means, None, 0)
     }
 
     /// The asking side of a client: while the server is away, up to `held_bytes` of requests wait for it. The future sends
@@ -115,11 +117,12 @@ impl Origin {
     pub fn of_client(means: Means, held_bytes: usize) -> (Self, impl Future<Output = ()> + use<>) {
         let held = Held::new(held_bytes);
         let sending = held.clone().send_on(means.peers.clone(), means.stop.close_links.clone());
-        (Self::new(means, Some(held)), sending)
+        (Self::new(means, Some(held), held_bytes), sending)
     }
 
-    fn new(means: Means, held: Option<Held>) -> Self {
-        Self(Arc::new(Inner { means, held, ledger: Ledger::default(), lost: Mutex::default() }))
+    fn new(means: Means, held: Option<Held>, held_bytes: usize) -> Self {
+        let waiting = Semaphore::new(held_bytes.min(Semaphore::MAX_PERMITS));
+        Self(Arc::new(Inner { means, held, ledger: Ledger::default(), waiting, lost: Mutex::default() }))
     }
 
     fn peers(&self) -> &Peers {

@@ -57,6 +57,31 @@ pub struct Opened {
     pub set_aside: Option<PathBuf>,
 }
 
+/// What does the work of a spool that has no thread. Dropped, the file is let go of, and what waited was never done.
+pub struct Hand {
+    queue: Arc<Queue>,
+    writer: Writer,
+}
+
+impl Hand {
+    /// Whether something waits.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Does one batch of what waits, and answers it.
+    pub fn work(&mut self) {
+        self.writer.work();
+    }
+}
+
+impl fmt::Debug for Hand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hand").finish_non_exhaustive()
+    }
+}
+
 /// A handle to the store. Clones share it; when the last is gone, the store is closed.
 #[derive(Clone)]
 pub struct Spool(Arc<Handle>);
@@ -91,9 +116,22 @@ impl Spool {
         durability: Durability,
         wall: WallClock,
     ) -> std::result::Result<Opened, SpoolFault> {
+        let (opened, hand) = Self::open_by_hand(path, bounds, durability, wall)?;
+        hand.writer.start()?;
+        Ok(opened)
+    }
+
+    /// The same without the thread: nothing is done but by [`Hand::work`].
+    pub fn open_by_hand(
+        path: &Path,
+        bounds: Bounds,
+        durability: Durability,
+        wall: WallClock,
+    ) -> std::result::Result<(Opened, Hand), SpoolFault> {
         let queue = Arc::new(Queue::default());
-        let (shared, set_aside) = Writer::start(path, bounds, durability, wall, Arc::clone(&queue))?;
-        Ok(Opened { spool: Self(Arc::new(Handle { queue, shared })), set_aside })
+        let (writer, set_aside) = Writer::open(path, bounds, durability, wall, Arc::clone(&queue))?;
+        let (shared, hand) = (writer.shared(), Hand { queue: Arc::clone(&queue), writer });
+        Ok((Opened { spool: Self(Arc::new(Handle { queue, shared })), set_aside }, hand))
     }
 
     /// Who this spool is. The instance changes only when damage was found; see [`damaged`](Self::damaged).
@@ -151,12 +189,12 @@ impl Spool {
 
     /// All requests with runs that have not settled, oldest first.
     pub async fn unsettled(&self) -> Result<Vec<StoredRequest>> {
-        self.ask(|store| store.unsettled()).await
+        self.ask(Store::unsettled).await
     }
 
     /// The scripts that are to get an outcome and were not started, oldest first.
     pub async fn then_due(&self) -> Result<Vec<ThenDue>> {
-        self.ask(|store| store.then_due()).await
+        self.ask(Store::then_due).await
     }
 
     /// On return the request's script is never due again: it may be started. `Unknown` if it is not due.
@@ -169,6 +207,12 @@ impl Spool {
     /// On return with `Fresh` the claim is on disk: the run may start, if `starting` was set.
     pub async fn claim(&self, claim: NewClaim) -> Result<Claimed> {
         self.ask(move |store| store.claim(&claim)).await
+    }
+
+    /// On return the claim is in line again: its script was certainly not started.
+    pub async fn not_started(&self, asker: &str, run: RunId, attempt: u32) -> Result<()> {
+        let asker: Box<str> = asker.into();
+        self.ask(move |store| store.not_started(&asker, &run, attempt)).await
     }
 
     /// On return the claim counts as one that may have started: the script may be.
@@ -204,7 +248,7 @@ impl Spool {
 
     /// All claims without a report, oldest first.
     pub async fn unfinished(&self) -> Result<Vec<ClaimRecord>> {
-        self.ask(|store| store.unfinished()).await
+        self.ask(Store::unfinished).await
     }
 
     /// The reports that this instance has not acknowledged, oldest first.
@@ -244,7 +288,7 @@ impl Spool {
 
     /// All peers that are remembered, by name.
     pub async fn peers(&self) -> Result<Vec<PeerRecord>> {
-        self.ask(|store| store.peers()).await
+        self.ask(Store::peers).await
     }
 
     /// On return the peer is not known any more.
@@ -295,6 +339,12 @@ impl Spool {
     {
         let (answer, answered) = oneshot::channel();
         self.0.queue.push(Box::new(Pending::new(work, answer))).await?;
-        answered.await.unwrap_or(Err(SpoolError::Closed))
+        match answered.await {
+            Ok((done, rest)) => {
+                drop(rest);
+                done
+            }
+            Err(_) => Err(SpoolError::Closed),
+        }
     }
 }

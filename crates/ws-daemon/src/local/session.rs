@@ -273,7 +273,13 @@ async fn deliver(pending: Pending, outcome: impl Future<Output = Report>, id: Op
 /// The rest of a request's life that has more than one line: each is told as it comes, as fast as its caller reads. Behind the last
 /// one the request is over.
 async fn lines(pending: Pending, mut said: mpsc::Receiver<Said>, id: Option<CallerId>) {
-    while let Some(said) = said.recv().await {
+    loop {
+        let said = tokio::select! {
+            said = said.recv() => said,
+            // Whoever tells need not any more.
+            () = pending.gone() => return,
+        };
+        let Some(said) = said else { break };
         let line = match said {
             Said::Event(event) => event.to_json(id.as_ref()),
             Said::Final(report) => report.to_json(id.as_ref()),

@@ -72,8 +72,10 @@ impl Direct<'_> {
 
     /// Puts the run on the way to a peer, once there is one.
     async fn depart(&self) -> Result<Attempt, Outcome> {
+        const FIXED: usize = 1 << 10;
+        let cost = FIXED + self.request.name.len() + self.request.params.as_written().len();
         loop {
-            let Way { link, hop } = self.origin.way(&self.whom).await?;
+            let Way { link, hop } = self.origin.way(&self.whom, cost).await?;
             let options = &self.request.options;
             let order = Order {
                 caller: self.request.id.clone(),

@@ -102,8 +102,7 @@ impl Origin {
         };
         let enter = |part: &Part| self.ledger().enter(part.run.clone(), &request.name, request.id.clone(), false);
         let seats: Vec<(Seat, Whom)> = parts.into_iter().map(|part| (enter(&part), part.whom)).collect();
-        let one = |(seat, whom): (Seat, Whom)| self.one_direct(&request, seat, whom, caller.0.clone());
-        let reports = self.brake(&request, seats, one, &caller).await;
+        let reports = self.brake(&request, seats, &caller).await;
         if let Some(then) = &request.options.then {
             self.then(then, request.id.as_ref(), request.options.each, &reports);
         }
@@ -119,31 +118,30 @@ impl Origin {
     }
 
     /// Lets the parts of a request live, as many at once as it says, until too many have failed; tells each report as it comes.
-    async fn brake<P, F>(&self, request: &Request, parts: Vec<P>, one: impl Fn(P) -> F, caller: &Caller) -> Vec<Report>
-    where
-        F: Future<Output = Report>,
-    {
+    async fn brake(&self, request: &Request, parts: Vec<(Seat, Whom)>, caller: &Caller) -> Vec<Report> {
         let options = &request.options;
         let (batch, max_failures) = (options.batch.unwrap_or(usize::MAX), options.max_failures.unwrap_or(usize::MAX));
         let (mut left, mut going, mut reports) = (parts.into_iter(), FuturesUnordered::new(), Vec::new());
         let mut failed = 0;
         loop {
             while going.len() < batch && failed < max_failures {
-                let Some(part) = left.next() else { break };
-                going.push(one(part));
+                let Some((seat, whom)) = left.next() else { break };
+                going.push(self.one_direct(request, seat, whom, caller.0.clone()));
             }
             let Some(report) = going.next().await else { break };
             failed += usize::from(report.status != Some(0));
             caller.tell(Said::Final(report.clone())).await;
             reports.push(report);
         }
-        for _ in left {
+        for (seat, _) in left {
             let why = format!("{failed} runs have failed, and max_failures is {max_failures}; this one was not started");
-            let report = Report::from(Outcome::Failed(ErrorCode::Cancelled, why));
+            let mut report = Report::from(Outcome::Failed(ErrorCode::Cancelled, why));
+            report.more_mut().run = Some(seat.live().run.clone());
+            seat.live().settle(&report);
             caller.tell(Said::Final(report.clone())).await;
-            failed += 1;
             reports.push(report);
         }
+        let failed = reports.iter().filter(|report| report.status != Some(0)).count();
         if options.each {
             caller.tell(Said::Event(Event::Done { runs: reports.len(), failed })).await;
         }
@@ -202,6 +200,7 @@ impl Origin {
                         bound: None,
                         attempt: 1,
                         ever_bound: false,
+                        answered: false,
                         expires_ms,
                         not_before_ms,
                     }
@@ -304,7 +303,19 @@ impl Origin {
             let bound = record.bound.filter(|_| record.state == RunState::Bound);
             let ever_bound = bound.is_some() || record.attempt > 1;
             let (origin, spool, request, attempt) = (self.clone(), spool.clone(), Arc::clone(&request), record.attempt);
-            Queued { origin, spool, request, seat, whom, bound, attempt, ever_bound, expires_ms, not_before_ms }
+            Queued {
+                origin,
+                spool,
+                request,
+                seat,
+                whom,
+                bound,
+                attempt,
+                ever_bound,
+                answered: false,
+                expires_ms,
+                not_before_ms,
+            }
         };
         let lives = runs.into_iter().map(life).collect();
         self.start(&request, lives);

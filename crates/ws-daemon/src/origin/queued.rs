@@ -53,6 +53,8 @@ pub struct Queued {
     pub attempt: u32,
     /// Whether any attempt was ever bound.
     pub ever_bound: bool,
+    /// Whether the doer of this attempt has said how it ended: then it may forget it once that is on disk here.
+    pub answered: bool,
     /// On the spool's clock.
     pub expires_ms: i64,
     /// On the spool's clock.
@@ -224,7 +226,7 @@ impl Queued {
 
     async fn next_attempt(&mut self) {
         let (spool, next) = (self.spool.clone(), self.attempt + 1);
-        let old = (self.bound.take(), self.attempt);
+        let old = (self.bound.take(), self.attempt, std::mem::take(&mut self.answered));
         self.persist("unbound", || {
             let (spool, run) = (spool.clone(), self.id());
             async move { spool.unbind(run, next).await }
@@ -236,7 +238,7 @@ impl Queued {
             progress.delivered = false;
             progress.started = false;
         });
-        if let (Some(instance), attempt) = old {
+        if let (Some(instance), attempt, true) = old {
             self.acknowledge(&instance, attempt);
         }
     }
@@ -315,7 +317,7 @@ impl Queued {
     }
 
     /// From offered to what came of it.
-    async fn attend(&self, link: &Link, mut stream: RunStream) -> Offered {
+    async fn attend(&mut self, link: &Link, mut stream: RunStream) -> Offered {
         let is_v2 = link.is_v2();
         let timeout = self.request.options.timeout.filter(|_| !is_v2).map(|timeout| Instant::now() + timeout);
         let mut cancelled = self.live().cancel.is_cancelled();
@@ -332,7 +334,11 @@ impl Queued {
                         self.keep(chunk).await;
                         stream.credit(cost);
                     }
-                    RunEvent::Report(report, verdict) => return Self::judge(link, report, verdict),
+                    RunEvent::Report(report, verdict) => {
+                        let offered = Self::judge(link, report, verdict);
+                        self.answered = !matches!(offered, Offered::Again { .. });
+                        return offered;
+                    }
                     RunEvent::Lost { left } if !is_v2 && left => {
                         let why = "the link was lost while a seed peer had it; it may have run";
                         return Offered::Settled(Outcome::failed(ErrorCode::Interrupted, why).into());
@@ -389,7 +395,7 @@ impl Queued {
                 async move { spool.settle(run, text).await }
             })
             .await;
-        if let Some(instance) = &self.bound {
+        if let Some(instance) = self.bound.as_ref().filter(|_| self.answered) {
             self.acknowledge(instance, self.attempt);
         }
         self.live().settle(&report);

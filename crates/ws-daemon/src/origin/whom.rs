@@ -78,18 +78,29 @@ impl Origin {
         link.has_feature("relay").then(|| Way { link, hop: Some(Box::new(hop)) })
     }
 
-    /// The way for a direct run: a server says at once when there is none, a client waits for its server.
+    /// The way for a direct run: a server says at once when there is none, a client waits for its
+    /// server, as long as there is room for its `cost_bytes`.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn way(&self, whom: &Whom) -> Result<Way, Outcome> {
+    pub async fn way(&self, whom: &Whom, cost_bytes: usize) -> Result<Way, Outcome> {
         let mut arrivals = self.peers().arrivals();
+        let mut waits = None;
         loop {
             match self.look(whom) {
                 Ok(way) => return Ok(way),
                 Err(NoWay::Unknown(nearest)) => return Err(unknown(whom, nearest.as_deref())),
                 Err(NoWay::Yet(outcome)) if !self.is_client() || self.peers().is_somebody_there() => return Err(outcome),
-                Err(NoWay::Yet(_)) => drop(arrivals.changed().await),
+                Err(NoWay::Yet(_)) => {
+                    if waits.is_none() {
+                        let cost = u32::try_from(cost_bytes).unwrap_or(u32::MAX);
+                        let why = "the server is away and what waits for it has no room for more";
+                        let room = self.0.waiting.try_acquire_many(cost);
+                        waits = Some(room.map_err(|_| Outcome::failed(ErrorCode::QueueFull, why))?);
+                    }
+                    // The table itself holds the other end.
+                    drop(arrivals.changed().await);
+                }
             }
         }
     }

@@ -59,6 +59,14 @@ impl Store {
         self.update_claim(&row)
     }
 
+    /// See [`Spool::not_started`](super::Spool::not_started).
+    pub fn not_started(&mut self, asker: &str, run: &RunId, attempt: u32) -> Verdict<()> {
+        let row = self.claim_row(asker, run, attempt)?;
+        let mut row = row.filter(|row| row.state == CLAIMED || row.state == STARTING).ok_or(UNKNOWN)?;
+        row.state = CLAIMED;
+        self.update_claim(&row)
+    }
+
     /// See [`Spool::started`](super::Spool::started).
     pub fn started(&mut self, asker: &str, run: &RunId, attempt: u32, pid: u32, start_time: u64) -> Verdict<()> {
         let row = self.claim_row(asker, run, attempt)?;

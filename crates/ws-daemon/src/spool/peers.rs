@@ -11,7 +11,7 @@ const PEER: &str = "SELECT id, instance, name, configured, tags, epoch, version,
 impl Store {
     /// See [`Spool::peer_seen`](super::Spool::peer_seen).
     pub fn peer_seen(&mut self, peer: &PeerRecord) -> Verdict<()> {
-        let tags = serde_json::Value::from(peer.tags.iter().map(|tag| tag.to_string()).collect::<Vec<_>>()).to_string();
+        let tags = serde_json::Value::from(peer.tags.iter().map(ToString::to_string).collect::<Vec<_>>()).to_string();
         let sql = "INSERT INTO peers (instance, name, configured, tags, epoch, version, capacity, address, last_seen, seal)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (instance) DO UPDATE SET name = ?2, configured = ?3,
             tags = ?4, epoch = ?5, version = ?6, capacity = ?7, address = ?8, last_seen = ?9, seal = ?10";

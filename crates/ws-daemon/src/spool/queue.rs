@@ -21,20 +21,44 @@ pub trait Job: Send {
     fn work(&mut self, store: &mut Store) -> Result<(), Trouble>;
     /// Replaces its answer.
     fn fail(&mut self, error: SpoolError);
-    /// Tells the caller.
-    fn answer(self: Box<Self>);
+    /// Tells the caller, who tells the `rest` of its batch.
+    fn answer(self: Box<Self>, rest: Rest);
+}
+
+/// What else was done in a batch. The thread tells one caller only, which is one wake-up of the runtime; the others are told by that
+/// one, on the runtime's own thread, where a wake-up costs next to nothing. Dropped, whoever by, it tells them.
+#[derive(Default)]
+pub struct Rest(Vec<Box<dyn Job>>);
+
+/// What a caller gets: its own answer, and the others'.
+pub type Answer<T> = (Result<T, SpoolError>, Rest);
+
+/// Tells the callers of a batch.
+pub fn answer(mut batch: Vec<Box<dyn Job>>) {
+    if !batch.is_empty() {
+        let first = batch.remove(0);
+        first.answer(Rest(batch));
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        for job in self.0.drain(..) {
+            job.answer(Self::default());
+        }
+    }
 }
 
 /// A verb, its answer, and who waits for it.
 pub struct Pending<F, T> {
     work: F,
     done: Result<T, SpoolError>,
-    answer: oneshot::Sender<Result<T, SpoolError>>,
+    answer: oneshot::Sender<Answer<T>>,
 }
 
 impl<F, T> Pending<F, T> {
     /// Not done yet.
-    pub fn new(work: F, answer: oneshot::Sender<Result<T, SpoolError>>) -> Self {
+    pub fn new(work: F, answer: oneshot::Sender<Answer<T>>) -> Self {
         Self { work, done: Err(SpoolError::Closed), answer }
     }
 }
@@ -57,9 +81,9 @@ where
         self.done = Err(error);
     }
 
-    fn answer(self: Box<Self>) {
-        // The caller may have gone away.
-        let _ = self.answer.send(self.done);
+    fn answer(self: Box<Self>, rest: Rest) {
+        // The caller may have gone away; the rest is told by the drop then.
+        let _ = self.answer.send((self.done, rest));
     }
 }
 
@@ -128,11 +152,30 @@ impl Queue {
             }
             waiting = self.filled.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        self.batch(waiting)
+    }
+
+    /// What waits now, up to a batch.
+    pub fn take_now(&self) -> Vec<Box<dyn Job>> {
+        self.batch(self.lock())
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.lock().jobs.is_empty()
+    }
+
+    fn batch(&self, mut waiting: MutexGuard<'_, Waiting>) -> Vec<Box<dyn Job>> {
         let count = waiting.jobs.len().min(BATCH_VERBS);
         let batch: Vec<_> = waiting.jobs.drain(..count).collect();
         drop(waiting);
         self.places.add_permits(count);
         batch
+    }
+
+    /// Verbs that wait.
+    pub fn len(&self) -> usize {
+        self.lock().jobs.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

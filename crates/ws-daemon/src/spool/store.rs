@@ -321,7 +321,7 @@ impl Meta {
 
     /// Replaces the row.
     pub fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let former = serde_json::Value::from(self.former.iter().map(|one| one.to_string()).collect::<Vec<_>>()).to_string();
+        let former = serde_json::Value::from(self.former.iter().map(ToString::to_string).collect::<Vec<_>>()).to_string();
         let sql = "INSERT OR REPLACE INTO meta (id, instance, epoch, former, clock_ms, wall_ms, format, seal)
             VALUES (1, ?, ?, ?, ?, ?, ?, ?)";
         let values =

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::clock::{Clock, WallClock};
 use super::file::Place;
-use super::queue::{Job, Queue};
+use super::queue::{Job, Queue, answer};
 use super::records::{Bounds, Durability, Identity, SpoolError, SpoolFault, SpoolStats};
 use super::store::{Remedy, Store, Trouble, Verdict};
 
@@ -71,14 +71,14 @@ enum State {
 }
 
 impl Writer {
-    /// Opens the file and starts the thread.
-    pub fn start(
+    /// Opens the file.
+    pub fn open(
         path: &Path,
         bounds: Bounds,
         durability: Durability,
         wall: WallClock,
         queue: Arc<Queue>,
-    ) -> Result<(Arc<Shared>, Option<PathBuf>), SpoolFault> {
+    ) -> Result<(Self, Option<PathBuf>), SpoolFault> {
         let place = Place::lock(path, bounds, durability, wall)?;
         let (store, set_aside) = place.open()?;
         let shared = Arc::new(Shared {
@@ -89,14 +89,32 @@ impl Writer {
             ended: watch::Sender::new(false),
         });
         let state = State::Open(Box::new(store));
-        let mut writer = Self { place, queue, shared: Arc::clone(&shared), state, stats: SpoolStats::default() };
+        let mut writer = Self { place, queue, shared, state, stats: SpoolStats::default() };
         writer.publish();
-        let thread = thread::Builder::new().name("spool".to_owned());
-        let started = thread.spawn(move || writer.run());
-        match started {
+        Ok((writer, set_aside))
+    }
+
+    /// Starts the thread.
+    pub fn start(self) -> Result<(), SpoolFault> {
+        let path = self.place.path.clone();
+        match thread::Builder::new().name("spool".to_owned()).spawn(move || self.run()) {
             // Nobody joins it: `ended` tells.
-            Ok(_) => Ok((shared, set_aside)),
-            Err(error) => Err(SpoolFault::Failed { path: path.to_owned(), reason: error.to_string().into() }),
+            Ok(_) => Ok(()),
+            Err(error) => Err(SpoolFault::Failed { path, reason: error.to_string().into() }),
+        }
+    }
+
+    /// What handles may look at.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Does one batch of what waits, where it is called.
+    pub fn work(&mut self) {
+        let batch = self.queue.take_now();
+        if !batch.is_empty() {
+            self.serve(batch);
+            self.merge_log();
         }
     }
 
@@ -107,11 +125,15 @@ impl Writer {
             if batch.is_empty() {
                 break;
             }
-            expected = batch.len();
-            let started = Instant::now();
-            self.serve(batch);
+            let (started, commits_us) = (Instant::now(), self.stats.commit_us);
+            let outstanding = self.serve(batch);
+            let took = started.elapsed();
+            // Where the disk takes most of the time, all who were answered are waited for: each sync that is shared counts. Else
+            // half of them: we work while the others ask.
+            let disk = Duration::from_micros(self.stats.commit_us - commits_us);
+            expected = if disk > took / 2 { outstanding } else { outstanding.div_ceil(2) };
             // Waiting for longer than half of what a commit takes would cost more than the commit that it saves.
-            patience = if expected > 1 { (started.elapsed() / 2).min(LONGEST_PATIENCE) } else { Duration::ZERO };
+            patience = if expected > 1 { (took / 2).min(LONGEST_PATIENCE) } else { Duration::ZERO };
             self.merge_log();
         }
         let Self { place, state, shared, .. } = self;
@@ -124,8 +146,8 @@ impl Writer {
         shared.ended.send_replace(true);
     }
 
-    /// Does a batch and answers it.
-    fn serve(&mut self, mut batch: Batch) {
+    /// Does a batch and answers it; how many verbs were outstanding before the answers.
+    fn serve(&mut self, mut batch: Batch) -> usize {
         self.stats.verbs += batch.len() as u64;
         if let Err(trouble) = self.do_all(&mut batch) {
             self.stats.failures += 1;
@@ -137,9 +159,9 @@ impl Writer {
             self.mend(&trouble);
         }
         self.publish();
-        for job in batch {
-            job.answer();
-        }
+        let outstanding = batch.len() + self.queue.len();
+        answer(batch);
+        outstanding
     }
 
     /// Does a batch in one transaction; if one verb stumbles, again, so that the others do not.

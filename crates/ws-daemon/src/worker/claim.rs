@@ -290,7 +290,7 @@ impl Work {
         let ready = match admitted.turn().await {
             Ok(ready) => ready,
             // It stays claimed, and is done in the daemon's next life.
-            Err(ended) if ended.drained() && !is_starting => return,
+            Err(ended) if ended.drained() => return self.put_back(is_starting).await,
             Err(ended) => return self.finish(&report_of(&ended)).await,
         };
         // Boxed: a run in line must not hold the memory of one that runs.
@@ -304,11 +304,17 @@ impl Work {
         }
         let running = match ready.start().await {
             Ok(running) => running,
+            Err(ended) if ended.drained() => return self.put_back(true).await,
             Err(ended) => return self.finish(&report_of(&ended)).await,
         };
         self.tell(Progress::Started);
-        let (pid, start_time) = running.process();
-        let noted = self.spool.started(&self.asker, self.run.clone(), self.attempt, pid, start_time);
+        let process = running.process();
+        let noted = async {
+            match process {
+                Some((pid, start)) => self.spool.started(&self.asker, self.run.clone(), self.attempt, pid, start).await,
+                None => Ok(()),
+            }
+        };
         let keeping = async {
             if let Some(buffer) = &self.buffer {
                 home::keep(buffer, &self.spool, &self.run, || self.seat.doing.kept.send_modify(|kept| *kept += 1)).await;
@@ -321,6 +327,16 @@ impl Work {
         let report = report_of(&ended);
         self.finish(&report).await;
         ended.log();
+    }
+
+    /// The daemon stops before the script was started: it is to be done in its next life.
+    async fn put_back(&self, is_starting: bool) {
+        if !is_starting {
+            return;
+        }
+        if let Err(error) = self.spool.not_started(&self.asker, self.run.clone(), self.attempt).await {
+            warn!(run = %self.run, %error, "a run that was not started counts as one that may have been");
+        }
     }
 
     /// On disk before the script starts. `false` if the daemon stops first.

@@ -14,7 +14,7 @@ use crate::support::{Mount, block, everything, need_mounts, need_tool, open, suc
 /// Three mounts: a host that can copy a file in an instant, in it the disk that is cut, and the copy.
 struct Disk {
     // Dropped in this order.
-    _disk: Mount,
+    _cut: Mount,
     _host: Mount,
     folder: tempfile::TempDir,
     copies: usize,
@@ -31,7 +31,7 @@ impl Disk {
         fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
         succeed(Command::new("mkfs.ext4").arg("-q").arg(&image));
         let disk = Mount::new(&["-o", "loop", image.to_str().unwrap()], &at("disk")).unwrap();
-        Self { _disk: disk, _host: host, folder, copies: 0 }
+        Self { _cut: disk, _host: host, folder, copies: 0 }
     }
 
     fn spool(&self) -> PathBuf {
