@@ -17,7 +17,7 @@ use ws_daemon::link::Terms;
 use ws_daemon::news::News;
 use ws_daemon::origin::{self, Origin};
 use ws_daemon::peers::Peers;
-use ws_daemon::spool::{Bounds, Durability, Spool};
+use ws_daemon::spool::{Bounds, Durability, Spool, WallClock};
 use ws_daemon::tasks::{Stop, Tasks};
 use ws_daemon::worker::Worker;
 use ws_daemon_protocol::codec::v2::Hello;
@@ -83,7 +83,7 @@ impl Site {
     pub fn start(&self, rng: &mut Rng) -> Life {
         let end = CancellationToken::new();
         let tasks = Tasks::until(end.clone());
-        let wall = ws_daemon::spool::WallClock::from(Arc::new(|| 1_800_000_000_000));
+        let wall: WallClock = Arc::new(|| 1_800_000_000_000);
         let path = self.prefix.join("spool.db");
         let opened = Spool::open_by_hand(&path, Bounds::default(), Durability::Normal, wall);
         let (opened, hand) = opened.expect("the last life has let go of it");
