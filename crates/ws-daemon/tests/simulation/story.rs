@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use ws_daemon::spool::{ClaimState, Filter, RunState};
 
 use crate::book::{Book, Entry};
 use crate::judge::{Sum, judge};
@@ -42,9 +43,8 @@ pub async fn tell(seed: u64, root: &Path, book: Book) -> Sum {
         sleep(Duration::from_secs(1)).await;
     }
     if !world.is_quiet() {
-        let left = (0..daemons).filter_map(|daemon| world.life(daemon)).map(|life| life.spool.stats());
-        let left: Vec<_> = left.map(|stats| (stats.unsettled, stats.unacknowledged)).collect();
-        world.book.fault(format!("not quiet: (unsettled, unacknowledged) of each daemon: {left:?}"));
+        let left = left(&world).await;
+        world.book.fault(format!("not quiet: {left:#?}"));
     }
     sleep(Duration::from_secs(5)).await;
     let unheard: Vec<String> = {
@@ -53,6 +53,22 @@ pub async fn tell(seed: u64, root: &Path, book: Book) -> Sum {
     };
     unheard.iter().for_each(|id| world.book.fault(format!("{id} has no final line")));
     judge(&world).await
+}
+
+/// What keeps a world from being quiet.
+async fn left(world: &World) -> Vec<String> {
+    let mut left = Vec::new();
+    for daemon in 0..world.sites.len() {
+        let Some(life) = world.life(daemon) else { continue };
+        let all = Filter { state: None, peer: None, limit: 10_000 };
+        let claims = life.spool.claims(all.clone()).await.expect("the disk is well");
+        let claims = claims.iter().filter(|claim| claim.state != ClaimState::Acknowledged);
+        left.extend(claims.map(|claim| format!("d{daemon} has {claim:?}")));
+        let runs = life.spool.runs(all).await.expect("the disk is well");
+        let runs = runs.iter().filter(|run| run.state != RunState::Settled);
+        left.extend(runs.map(|run| format!("d{daemon} waits for {run:?}")));
+    }
+    left
 }
 
 /// One thing that happens.
