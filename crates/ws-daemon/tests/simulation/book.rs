@@ -69,9 +69,8 @@ impl Book {
         self.pages().trace.clone()
     }
 
-    /// Hears one conversation to its end, or to that of the daemon.
-    pub async fn listen(self, id: String, mut said: mpsc::Receiver<Said>) {
-        let mut accepted = false;
+    /// Hears one conversation, of which it may be known that it was accepted, to its end, or to that of the daemon.
+    pub async fn listen(self, id: String, mut said: mpsc::Receiver<Said>, mut accepted: bool) {
         while let Some(said) = said.recv().await {
             match said {
                 Said::Event(Event::Accepted { run, .. }) => {

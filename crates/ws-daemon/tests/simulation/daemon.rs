@@ -114,7 +114,8 @@ impl Site {
         let around = around.with_doer(self.counts.doer(self.index));
         let executor = Executor::new(around, &LIMITS, tasks.clone(), stop.clone()).expect("threads");
         let news = News::default();
-        let worker = Worker::new(executor.clone(), peers.clone(), Some(spool.clone()), tasks.clone(), tasks.clone(), stop.clone());
+        let worker =
+            Worker::new(executor.clone(), peers.clone(), Some(spool.clone()), tasks.clone(), tasks.clone(), stop.clone());
         let means = origin::Means {
             peers: peers.clone(),
             spool: Some(spool.clone()),

@@ -25,7 +25,7 @@ mod book;
 mod daemon;
 mod disk;
 mod judge;
-// mod model;
+mod model;
 mod network;
 mod scripts;
 mod seeds;

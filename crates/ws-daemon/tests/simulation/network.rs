@@ -21,8 +21,8 @@ const SLOWEST_MS: u64 = 40;
 /// A cable between the side that dials and the side that was dialled.
 #[derive(Debug)]
 pub struct Cable {
-    /// Whether nothing passes.
-    held: watch::Sender<bool>,
+    /// Whether nothing passes, from whoever dials and to whoever dials.
+    held: [watch::Sender<bool>; 2],
     /// The ends: of whoever dials, of whoever was dialled.
     cut: [CancellationToken; 2],
 }
@@ -41,22 +41,27 @@ impl Cable {
     /// Lays a cable: its ends are those of whoever dials and of whoever is dialled.
     pub fn lay(tasks: &Tasks, rng: &mut Rng) -> (Stream, Stream, Arc<Self>) {
         let ((near, near_inside), (far, far_inside)) = (duplex(BUFFER), duplex(BUFFER));
-        let cable = Arc::new(Self { held: watch::Sender::new(false), cut: Default::default() });
+        let cable = Arc::new(Self { held: Default::default(), cut: Default::default() });
         let ((near_read, near_write), (far_read, far_write)) = (split(near_inside), split(far_inside));
         for (from, to, first, second) in [(near_read, far_write, 0, 1), (far_read, near_write, 1, 0)] {
             let (from_cut, to_cut) = (cable.cut[first].clone(), cable.cut[second].clone());
-            let way = Way { from, to, from_cut, to_cut, held: cable.held.subscribe(), rng: rng.fork() };
+            let way = Way { from, to, from_cut, to_cut, held: cable.held[first].subscribe(), rng: rng.fork() };
             tasks.spawn(way.run());
         }
         (Stream::boxed(near), Stream::boxed(far), cable)
     }
 
     pub fn hold(&self, held: bool) {
-        self.held.send_replace(held);
+        (0..2).for_each(|end| self.hold_from(end, held));
+    }
+
+    /// The same of what comes from one end.
+    pub fn hold_from(&self, end: usize, held: bool) {
+        self.held[end].send_replace(held);
     }
 
     pub fn is_held(&self) -> bool {
-        *self.held.borrow()
+        self.held.iter().any(|held| *held.borrow())
     }
 
     /// 0: at whoever dials, 1: at whoever was dialled.

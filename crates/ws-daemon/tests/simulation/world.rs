@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use ws_daemon::link::{Dialect, Role, Wire};
-use ws_daemon::origin::Origin;
+use ws_daemon::origin::{Origin, Said};
 use ws_daemon::spool::Spool;
 use ws_daemon::tasks::Tasks;
 use ws_daemon_protocol::command::{Topic, Which};
@@ -154,7 +155,7 @@ impl World {
     }
 
     /// Asks the daemon, whoever that id belongs to. `None` if it is down.
-    pub fn ask(&mut self, daemon: usize, text: &str) -> Option<tokio::sync::mpsc::Receiver<ws_daemon::origin::Said>> {
+    pub fn ask(&mut self, daemon: usize, text: &str) -> Option<mpsc::Receiver<Said>> {
         Some(self.parts(daemon)?.origin.order(request(text), USER))
     }
 
@@ -167,7 +168,11 @@ impl World {
         };
         let Some(said) = self.ask(asker, &text) else { return };
         self.book.note(format!("{id} asked of d{asker}"));
-        self.tasks.spawn(self.book.clone().listen(id.to_owned(), said));
+        self.listen(id, said, false);
+    }
+
+    pub fn listen(&self, id: &str, said: mpsc::Receiver<Said>, accepted: bool) {
+        self.tasks.spawn(self.book.clone().listen(id.to_owned(), said, accepted));
     }
 
     /// Asks for something else under the same id.
