@@ -13,7 +13,9 @@ use super::job::Job;
 
 /// Does runs. Clones are the same.
 #[derive(Clone)]
-pub struct Doer(Arc<dyn Fn(&Job) -> BoxFuture<'static, Outcome> + Send + Sync>);
+pub struct Doer(Arc<Start>);
+
+type Start = dyn Fn(&Job) -> BoxFuture<'static, Outcome> + Send + Sync;
 
 /// A run that it does; dropped, the run is stopped.
 pub struct Doing(BoxFuture<'static, Outcome>);

@@ -95,7 +95,7 @@ impl Site {
         tasks.spawn(async move {
             let parts = site.boot(spool, inside).await;
             tell.send_replace(Some(parts));
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         Life { end, tasks, spool: opened.spool, disk, parts }
     }

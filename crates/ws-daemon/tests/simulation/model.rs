@@ -158,12 +158,17 @@ impl Stage {
         let cables = self.world.cables(1);
         // The client's end is the first, and it is asker 1.
         let end = usize::from(self.asker == 0);
-        cables.iter().for_each(|cable| cable.hold_from(end, true));
+        for cable in &cables {
+            cable.hold_from(end, true);
+        }
         while !is_settled(&self.world) && Instant::now() < within {
             sleep(Duration::from_millis(1)).await;
         }
-        cables.iter().for_each(|cable| (0..2).for_each(|end| cable.cut(end)));
-        cables.iter().for_each(|cable| cable.hold(false));
+        for cable in &cables {
+            cable.cut(0);
+            cable.cut(1);
+            cable.hold(false);
+        }
     }
 
     /// Everything is healed, every id is asked for once more, and all of it settles.

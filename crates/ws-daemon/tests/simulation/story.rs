@@ -37,7 +37,9 @@ pub async fn tell(seed: u64, root: &Path, book: Book) -> Sum {
     while !(0..daemons).all(|daemon| world.parts(daemon).is_some()) && since.elapsed() < SETTLING {
         sleep(Duration::from_millis(100)).await;
     }
-    ids.iter().for_each(|id| world.submit(id));
+    for id in &ids {
+        world.submit(id);
+    }
     sleep(Duration::from_secs(5)).await;
     while !world.is_quiet() && since.elapsed() < SETTLING {
         sleep(Duration::from_secs(1)).await;
@@ -51,7 +53,9 @@ pub async fn tell(seed: u64, root: &Path, book: Book) -> Sum {
         let pages = world.book.pages();
         pages.entries.iter().filter(|(_, entry)| entry.finals.is_empty()).map(|(id, _)| id.clone()).collect()
     };
-    unheard.iter().for_each(|id| world.book.fault(format!("{id} has no final line")));
+    for id in &unheard {
+        world.book.fault(format!("{id} has no final line"));
+    }
     judge(&world).await
 }
 
@@ -77,9 +81,9 @@ fn step(world: &mut World, rng: &mut fastrand::Rng, crashes: bool) {
     let client = rng.usize(1..world.sites.len());
     match rng.u8(..100) {
         0..34 => new_request(world, rng, daemon),
-        34..40 => with_known(world, rng, false, |world, id| world.submit(id)),
-        40..44 => with_known(world, rng, true, |world, id| world.conflict(id)),
-        44..48 => with_known(world, rng, true, |world, id| world.cancel(id)),
+        34..40 => with_known(world, rng, false, World::submit),
+        40..44 => with_known(world, rng, true, World::conflict),
+        44..48 => with_known(world, rng, true, World::cancel),
         48..56 if crashes => world.crash(daemon),
         56..68 => world.start(daemon),
         68..78 => {
