@@ -1,7 +1,7 @@
 //! The composition root: builds every part, binds what it listens on, wires the parts together, runs them and stops them in
 //! order. The only file that knows them all; it does none of their work.
 
-mod identity;
+pub mod identity;
 mod service_manager;
 
 use std::io;

@@ -10,6 +10,7 @@
 //! ```
 
 mod capture;
+mod doer;
 mod job;
 mod orphans;
 mod output;
@@ -22,6 +23,7 @@ mod stream;
 mod supervise;
 
 pub use capture::{Captured, Cut, Text};
+pub use doer::Doer;
 pub use job::{Capture, Folder, Job};
 pub use orphans::Orphan;
 pub use scripts::ScriptEntry;
@@ -59,6 +61,7 @@ pub struct Surroundings {
     /// `NAME=value`
     environment: Vec<CString>,
     grace: Grace,
+    doer: Option<Doer>,
 }
 
 /// How patient the executor is with scripts.
@@ -104,6 +107,7 @@ impl Surroundings {
             folder: c_text(prefix.as_os_str().as_bytes())?,
             environment: inherited.chain(own.clone()).map(variable).collect::<io::Result<_>>()?,
             grace: Grace::default(),
+            doer: None,
         })
     }
 
@@ -111,6 +115,12 @@ impl Surroundings {
     #[must_use]
     pub fn with_grace(self, grace: Grace) -> Self {
         Self { grace, ..self }
+    }
+
+    /// The same with something that does all runs, whatever scripts there are.
+    #[must_use]
+    pub fn with_doer(self, doer: Doer) -> Self {
+        Self { doer: Some(doer), ..self }
     }
 }
 
@@ -184,6 +194,10 @@ impl Executor {
 
     /// Stops what runs of this daemon's last life left running; returns how many of these processes do not end.
     pub async fn stop_orphans(&self, orphans: &[Orphan]) -> usize {
+        // A doer lives no longer than this process.
+        if self.0.surroundings.doer.is_some() {
+            return 0;
+        }
         orphans::stop_all(orphans, &self.0.surroundings.prefix, self.0.grace).await
     }
 

@@ -272,16 +272,14 @@ impl Origin {
     /// knows. What was given up as unknown is now known, in the record and to subscribers.
     pub async fn late(&self, link: &Link, run: &RunId, attempt: u32, mut report: Report) {
         let Some(spool) = self.spool() else { return };
-        if self.ledger().live(&Which::Run(run.clone())).is_some_and(|live| live.queued) {
-            // It is offered again in a moment, and then somebody waits.
-            return;
-        }
         let record = match spool.run_record(run.clone()).await {
             Ok(record) => record,
             Err(error) => return warn!(%run, %error, "an outcome came that cannot be looked up now; its doer keeps it"),
         };
         if let Some(record) = record.filter(|record| record.correction.is_none()) {
-            if record.state != RunState::Settled {
+            // An attempt before this one counts no more, whatever it came to.
+            if record.state != RunState::Settled && attempt >= record.attempt {
+                // It is offered again in a moment, and then somebody waits.
                 return;
             }
             let settled = record.report.as_deref().and_then(|report| Report::parse(report).ok());

@@ -57,6 +57,31 @@ pub struct Opened {
     pub set_aside: Option<PathBuf>,
 }
 
+/// What does the work of a spool that has no thread. Dropped, the file is let go of, and what waited was never done.
+pub struct Hand {
+    queue: Arc<Queue>,
+    writer: Writer,
+}
+
+impl Hand {
+    /// Whether something waits.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Does one batch of what waits, and answers it.
+    pub fn work(&mut self) {
+        self.writer.work();
+    }
+}
+
+impl fmt::Debug for Hand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hand").finish_non_exhaustive()
+    }
+}
+
 /// A handle to the store. Clones share it; when the last is gone, the store is closed.
 #[derive(Clone)]
 pub struct Spool(Arc<Handle>);
@@ -91,9 +116,22 @@ impl Spool {
         durability: Durability,
         wall: WallClock,
     ) -> std::result::Result<Opened, SpoolFault> {
+        let (opened, hand) = Self::open_by_hand(path, bounds, durability, wall)?;
+        hand.writer.start()?;
+        Ok(opened)
+    }
+
+    /// The same without the thread: nothing is done but by [`Hand::work`].
+    pub fn open_by_hand(
+        path: &Path,
+        bounds: Bounds,
+        durability: Durability,
+        wall: WallClock,
+    ) -> std::result::Result<(Opened, Hand), SpoolFault> {
         let queue = Arc::new(Queue::default());
-        let (shared, set_aside) = Writer::start(path, bounds, durability, wall, Arc::clone(&queue))?;
-        Ok(Opened { spool: Self(Arc::new(Handle { queue, shared })), set_aside })
+        let (writer, set_aside) = Writer::open(path, bounds, durability, wall, Arc::clone(&queue))?;
+        let (shared, hand) = (writer.shared(), Hand { queue: Arc::clone(&queue), writer });
+        Ok((Opened { spool: Self(Arc::new(Handle { queue, shared })), set_aside }, hand))
     }
 
     /// Who this spool is. The instance changes only when damage was found; see [`damaged`](Self::damaged).

@@ -7,22 +7,40 @@ use tokio_util::task::TaskTracker;
 
 /// Starts tasks and knows when all of them have ended. Clones share one count.
 #[derive(Debug, Clone, Default)]
-pub struct Tasks(TaskTracker);
+pub struct Tasks {
+    tracker: TaskTracker,
+    end: Option<CancellationToken>,
+}
 
 impl Tasks {
+    /// Tasks that are dropped where they stand once `end` is cancelled: for whoever wants the end of the program without its end.
+    #[must_use]
+    pub fn until(end: CancellationToken) -> Self {
+        Self { tracker: TaskTracker::default(), end: Some(end) }
+    }
+
     /// Starts a task.
     pub fn spawn<F>(&self, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         // Nobody awaits the handle: a task's bookkeeping is in its Drop guards, and a panic is logged by the panic hook.
-        drop(self.0.spawn(future));
+        match self.end.clone() {
+            None => drop(self.tracker.spawn(future)),
+            Some(end) => drop(self.tracker.spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = end.cancelled() => {}
+                    () = future => {}
+                }
+            })),
+        }
     }
 
     /// Ends when no task is left; tasks may still be started meanwhile.
     pub async fn ended(&self) {
-        self.0.close();
-        self.0.wait().await;
+        self.tracker.close();
+        self.tracker.wait().await;
     }
 }
 

@@ -146,10 +146,10 @@ impl Ready {
 
 impl Running {
     /// The script's process id, and when it started as the system counts (0 where that is not told): together they name it also
-    /// after a crash of the daemon. Reads a file of /proc.
-    pub fn process(&self) -> (u32, u64) {
-        let pid = self.begun.pid();
-        (pid, orphans::start_time(pid).unwrap_or(0))
+    /// after a crash of the daemon. Reads a file of /proc. `None` if it is no process of its own.
+    pub fn process(&self) -> Option<(u32, u64)> {
+        let pid = self.begun.pid()?;
+        Some((pid, orphans::start_time(pid).unwrap_or(0)))
     }
 
     /// Waits for the script's end.
@@ -446,8 +446,8 @@ mod tests {
         let job = stage.job("s", "echo $$ > pid; exit 4");
         let ready = stage.admit(job).turn().await.expect("a slot");
         let running = ready.start().await.expect("it starts");
-        let (pid, started) = running.process();
-        let (again, same) = running.process();
+        let (pid, started) = running.process().expect("a process");
+        let (again, same) = running.process().expect("the same");
         assert!(pid > 0 && (pid, started) == (again, same));
         #[cfg(target_os = "linux")]
         assert!(started > 0);

@@ -33,6 +33,7 @@ use ws_daemon_protocol::command::StreamName;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 
 use super::capture::{Captured, Keep};
+use super::doer::Doing;
 use super::job::Job;
 use super::output::{Output, drain_both};
 use super::process::{Pipes, Process};
@@ -45,9 +46,16 @@ const BUSY_TEXT: (u32, Duration) = (10, Duration::from_millis(20));
 /// A script that has started.
 #[derive(Debug)]
 pub struct Begun {
-    process: Process,
-    pipes: Pipes,
+    script: Script,
     at: Instant,
+}
+
+/// What runs.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a process is what nearly all of them are")]
+enum Script {
+    Process(Process, Pipes),
+    Inside(Doing),
 }
 
 /// What came of it.
@@ -85,9 +93,12 @@ struct Life {
 }
 
 impl Begun {
-    /// The script's process id.
-    pub fn pid(&self) -> u32 {
-        self.process.id()
+    /// The script's process id, if it is a process of its own.
+    pub fn pid(&self) -> Option<u32> {
+        match &self.script {
+            Script::Process(process, _) => Some(process.id()),
+            Script::Inside(_) => None,
+        }
     }
 }
 
@@ -96,12 +107,15 @@ impl Begun {
 /// # Errors
 /// How the run ended without one.
 pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<Begun, Outcome> {
+    if let Some(doer) = &inner.surroundings.doer {
+        return Ok(Begun { script: Script::Inside(doer.start(job)), at: Instant::now() });
+    }
     let mut tries = 0;
     loop {
         match start_somewhere(inner, job).await {
             Started::Running(process, pipes) => {
                 debug!(peer = %job.peer, "script started");
-                return Ok(Begun { process, pipes, at: Instant::now() });
+                return Ok(Begun { script: Script::Process(process, pipes), at: Instant::now() });
             }
             Started::BeingWritten(_) if tries < BUSY_TEXT.0 => {
                 tries += 1;
@@ -123,9 +137,34 @@ async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>) -> Started {
     started.unwrap_or_else(|| Started::Refused(Outcome::failed(ErrorCode::SpawnFailed, "the daemon lost it while starting it")))
 }
 
-/// From started to reaped.
+/// From started to its end.
 pub async fn attend(inner: &Arc<Inner>, job: &Job, begun: Begun) -> Attended {
-    let Begun { process, pipes: Pipes { stdin, output: mut streams }, at } = begun;
+    let Begun { script, at } = begun;
+    match script {
+        Script::Process(process, pipes) => attend_process(inner, job, process, pipes, at).await,
+        Script::Inside(doing) => {
+            let outcome = attend_inside(inner, job, doing, at).await;
+            Attended { outcome, captured: None, ms: ms_since(at) }
+        }
+    }
+}
+
+/// It is stopped by being dropped.
+async fn attend_inside(inner: &Inner, job: &Job, doing: Doing, at: Instant) -> Outcome {
+    let due = job.timeout.and_then(|timeout| at.checked_add(timeout));
+    let why = tokio::select! {
+        outcome = doing => return outcome,
+        () = job.cancel.cancelled() => Why::Cancelled,
+        () = at_time(due), if due.is_some() => Why::TimedOut,
+        () = inner.stop.terminate.cancelled() => Why::Shutdown,
+        () = inner.stop.kill.cancelled() => Why::Shutdown,
+    };
+    why.outcome(Signal(Kill::TERM.as_raw()), job.timeout)
+}
+
+/// From started to reaped.
+async fn attend_process(inner: &Arc<Inner>, job: &Job, process: Process, pipes: Pipes, at: Instant) -> Attended {
+    let Pipes { stdin, output: mut streams } = pipes;
     for (stream, name) in streams.iter_mut().zip(StreamName::BOTH) {
         stream.keep(Keep::new(&job.capture, name, &inner.results));
     }
@@ -158,7 +197,7 @@ pub async fn attend(inner: &Arc<Inner>, job: &Job, begun: Begun) -> Attended {
             }
         }
     }
-    let ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let ms = ms_since(at);
     let [stdout, stderr] = streams.each_mut().map(|stream| stream.keep(Keep::Nothing));
     if life.stopped.is_some() {
         life.process.signal_group(Kill::KILL);
@@ -228,6 +267,10 @@ impl Life {
             _ => true,
         }
     }
+}
+
+fn ms_since(at: Instant) -> u64 {
+    u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn at_time(due: Option<Instant>) {

@@ -53,6 +53,8 @@ pub struct Queued {
     pub bound: Option<Box<str>>,
     /// From 1.
     pub attempt: u32,
+    /// How many attempts may have run, this one included: those that were refused are not among them. After a restart, all.
+    pub tries: u32,
     /// Whether any attempt was ever bound.
     pub ever_bound: bool,
     /// Whether the doer of this attempt has said how it ended: then it may forget it once that is on disk here.
@@ -147,7 +149,6 @@ impl Queued {
     /// Offers the run until it is over.
     async fn deliver(&mut self) -> Report {
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
-        let mut retries = self.attempt;
         loop {
             let way = match self.way().await {
                 Ok(way) => way,
@@ -155,9 +156,9 @@ impl Queued {
             };
             self.bind(&way).await;
             match self.offer(way).await {
-                Offered::Settled(report) if self.may_retry(&report, retries) => {
+                Offered::Settled(report) if self.may_retry(&report) => {
                     info!(run = %self.live().run, attempt = self.attempt, "it may have run, and may run again");
-                    retries += 1;
+                    self.tries += 1;
                     self.next_attempt().await;
                 }
                 Offered::Settled(report) => return report,
@@ -171,9 +172,9 @@ impl Queued {
         }
     }
 
-    fn may_retry(&self, report: &Report, tries: u32) -> bool {
+    fn may_retry(&self, report: &Report) -> bool {
         report.error_code() == Some(ErrorCode::Interrupted)
-            && tries <= self.request.options.retry
+            && self.tries <= self.request.options.retry
             && !self.live().cancel.is_cancelled()
     }
 
@@ -208,6 +209,12 @@ impl Queued {
                 _ = arrivals.changed() => {}
                 () = self.live().cancel.cancelled(), if self.bound.is_none() => return Err(self.never_started()),
                 () = tokio::time::sleep_until(since + PATIENCE), if retries_left => self.next_attempt().await,
+            let retries_left = self.bound.is_some() && self.tries <= self.request.options.retry;
+                () = self.live().cancel.cancelled(), if self.bound.is_none() => return Err(never_started()),
+                () = tokio::time::sleep_until(since + PATIENCE), if retries_left => {
+                    self.tries += 1;
+                    self.next_attempt().await;
+                }
             }
         }
     }

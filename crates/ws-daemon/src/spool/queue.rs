@@ -152,6 +152,20 @@ impl Queue {
             }
             waiting = self.filled.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        self.batch(waiting)
+    }
+
+    /// What waits now, up to a batch.
+    pub fn take_now(&self) -> Vec<Box<dyn Job>> {
+        self.batch(self.lock())
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.lock().jobs.is_empty()
+    }
+
+    fn batch(&self, mut waiting: MutexGuard<'_, Waiting>) -> Vec<Box<dyn Job>> {
         let count = waiting.jobs.len().min(BATCH_VERBS);
         let batch: Vec<_> = waiting.jobs.drain(..count).collect();
         drop(waiting);

@@ -71,14 +71,14 @@ enum State {
 }
 
 impl Writer {
-    /// Opens the file and starts the thread.
-    pub fn start(
+    /// Opens the file.
+    pub fn open(
         path: &Path,
         bounds: Bounds,
         durability: Durability,
         wall: WallClock,
         queue: Arc<Queue>,
-    ) -> Result<(Arc<Shared>, Option<PathBuf>), SpoolFault> {
+    ) -> Result<(Self, Option<PathBuf>), SpoolFault> {
         let place = Place::lock(path, bounds, durability, wall)?;
         let (store, set_aside) = place.open()?;
         let shared = Arc::new(Shared {
@@ -89,14 +89,32 @@ impl Writer {
             ended: watch::Sender::new(false),
         });
         let state = State::Open(Box::new(store));
-        let mut writer = Self { place, queue, shared: Arc::clone(&shared), state, stats: SpoolStats::default() };
+        let mut writer = Self { place, queue, shared, state, stats: SpoolStats::default() };
         writer.publish();
-        let thread = thread::Builder::new().name("spool".to_owned());
-        let started = thread.spawn(move || writer.run());
-        match started {
+        Ok((writer, set_aside))
+    }
+
+    /// Starts the thread.
+    pub fn start(self) -> Result<(), SpoolFault> {
+        let path = self.place.path.clone();
+        match thread::Builder::new().name("spool".to_owned()).spawn(move || self.run()) {
             // Nobody joins it: `ended` tells.
-            Ok(_) => Ok((shared, set_aside)),
-            Err(error) => Err(SpoolFault::Failed { path: path.to_owned(), reason: error.to_string().into() }),
+            Ok(_) => Ok(()),
+            Err(error) => Err(SpoolFault::Failed { path, reason: error.to_string().into() }),
+        }
+    }
+
+    /// What handles may look at.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Does one batch of what waits, where it is called.
+    pub fn work(&mut self) {
+        let batch = self.queue.take_now();
+        if !batch.is_empty() {
+            self.serve(batch);
+            self.merge_log();
         }
     }
 

@@ -309,8 +309,13 @@ impl Work {
             Err(ended) => return self.finish(&report_of(&ended)).await,
         };
         self.tell(Progress::Started);
-        let (pid, start_time) = running.process();
-        let noted = self.spool.started(&self.asker, self.run.clone(), self.attempt, pid, start_time);
+        let process = running.process();
+        let noted = async {
+            match process {
+                Some((pid, start)) => self.spool.started(&self.asker, self.run.clone(), self.attempt, pid, start).await,
+                None => Ok(()),
+            }
+        };
         let keeping = async {
             if let Some(buffer) = &self.buffer {
                 home::keep(buffer, &self.spool, &self.run, || self.seat.doing.kept.send_modify(|kept| *kept += 1)).await;
