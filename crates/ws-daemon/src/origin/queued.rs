@@ -203,14 +203,11 @@ impl Queued {
                 let why = format!("the spool of the instance {instance} that had it was lost; it may have run");
                 return Err(Outcome::Failed(ErrorCode::Interrupted, why).into());
             }
-            let may_move = self.attempt <= self.request.options.retry && !self.live().cancel.is_cancelled();
+            let may_move = self.tries <= self.request.options.retry && !self.live().cancel.is_cancelled();
             let retries_left = self.bound.is_some() && may_move;
             tokio::select! {
                 _ = arrivals.changed() => {}
                 () = self.live().cancel.cancelled(), if self.bound.is_none() => return Err(self.never_started()),
-                () = tokio::time::sleep_until(since + PATIENCE), if retries_left => self.next_attempt().await,
-            let retries_left = self.bound.is_some() && self.tries <= self.request.options.retry;
-                () = self.live().cancel.cancelled(), if self.bound.is_none() => return Err(never_started()),
                 () = tokio::time::sleep_until(since + PATIENCE), if retries_left => {
                     self.tries += 1;
                     self.next_attempt().await;

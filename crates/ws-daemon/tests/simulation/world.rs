@@ -186,11 +186,15 @@ impl World {
     pub fn cancel(&mut self, id: &str) {
         let entry = self.book.pages().entries[id].clone();
         let (Some(run), Some(origin)) = (entry.run, self.origin(entry.asker)) else { return };
-        let found = origin.cancel(&Which::Run(RunId::new(run)));
-        self.book.note(format!("{id} is to be stopped: {found}"));
-        if let Some(entry) = self.book.pages().entries.get_mut(id).filter(|_| found) {
+        // From here on it may be: the order goes to disk first, and a crash may come before or behind that.
+        if let Some(entry) = self.book.pages().entries.get_mut(id) {
             entry.cancelled = true;
         }
+        let (book, id) = (self.book.clone(), id.to_owned());
+        self.tasks.spawn(async move {
+            let found = origin.cancel(&Which::Run(RunId::new(run))).await;
+            book.note(format!("{id} is to be stopped: {found:?}"));
+        });
     }
 
     fn origin(&self, daemon: usize) -> Option<Origin> {
