@@ -198,8 +198,7 @@ fn when_the_ttl_is_over_it_has_expired_if_it_was_given_to_nobody_and_is_unknown_
         (&json!("settled"), &json!(run), &json!(-5)),
         "{told}"
     );
-    // What it says late is the record's and the subscribers', and no second final line.
-    acknowledged(&mut peer, &run, 1);
+    // What it says late is the record's and the subscribers', and no second final line. Only then may it forget it.
     status(&mut peer, &json!({ "status": 7, "id": run, "attempt": 1 }));
     acknowledged(&mut peer, &run, 1);
     let told = subscriber.said();
