@@ -3,16 +3,16 @@
 //!
 //! # Theory of operation
 //!
-//! [`Spool`] is a handle that many hold. Each of its verbs is queued for one thread ([`writer`]), which owns SQLite: it takes all
+//! [`Spool`] is a handle that many hold. Each of its verbs is queued for one thread (`writer`), which owns SQLite: it takes all
 //! that waits, does it in one transaction, commits (which waits for the disk), and only then answers. So when a verb returns `Ok`,
 //! what its documentation says has outlived a power cut, and many verbs that wait at once share one sync. A verb whose caller goes
 //! away is done all the same.
 //!
 //! When a transaction fails, every verb in it is answered with [`SpoolError::Failed`], nothing of it remains, and SQLite is closed
-//! and opened anew for the next ([`file`]). Every row carries a checksum over its fields ([`seal`]) that is verified at each read.
+//! and opened anew for the next (`file`). Every row carries a checksum over its fields (`seal`) that is verified at each read.
 //! A file that is damaged is never repaired and never deleted: it is renamed, and an empty spool with a new instance takes its place.
 //!
-//! Ages are measured by a clock of the spool's own, which no change of the wall clock moves ([`clock`]).
+//! Ages are measured by a clock of the spool's own, which no change of the wall clock moves (`clock`).
 
 mod claims;
 mod clock;
