@@ -41,7 +41,7 @@ const KNOWN: [(&str, &str); 11] = [
 ];
 
 /// Keys whose content is told in words.
-const IN_WORDS: [&str; 6] = ["report", "status", "error", "message", "signal", "late"];
+const IN_WORDS: [&str; 6] = ["report", "status", "error", "message", "signal", "correction"];
 
 /// Shows it.
 pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
@@ -86,7 +86,7 @@ fn rows(record: &Value, now: i64) -> Vec<(String, String)> {
     if let Some(report) = report(ended) {
         rows.push(("outcome".to_owned(), final_line::ending(&report)));
     }
-    if let Some(late) = record.get("late").and_then(report) {
+    if let Some(late) = record.get("correction").and_then(report) {
         rows.push(("later known".to_owned(), final_line::ending(&late)));
     }
     for (key, value) in record.as_object().into_iter().flatten() {

@@ -602,7 +602,7 @@ fn runs_are_listed_as_asked_for() {
 #[test]
 fn show_tells_all_about_one_run() {
     let record = format!(
-        r#"{{"run":"{RUN}","id":5,"name":"sms/send","state":"settled","peer":"web-1","attempt":2,"queued":true,"accepted":1795391267000,"settled":1795391268000,"side":"asked","report":{{"status":-4,"error":"timed_out","message":"after 1s","stdout":"headtail","cut":{{"stdout":{{"at":4,"bytes":7}}}}}},"output":{{"stdout":{{"from":0,"to":1536}}}},"late":{{"status":0}},"new":[1]}}"#
+        r#"{{"run":"{RUN}","id":5,"name":"sms/send","state":"settled","peer":"web-1","attempt":2,"queued":true,"accepted":1795391267000,"settled":1795391268000,"side":"asked","report":{{"status":-4,"error":"timed_out","message":"after 1s","stdout":"headtail","cut":{{"stdout":{{"at":4,"bytes":7}}}}}},"output":{{"stdout":{{"from":0,"to":1536}}}},"correction":{{"status":0}},"new":[1]}}"#
     );
     let ran = told(&["show", RUN], &question("RUN", &format!("\"{RUN}\"")), &[&result(&record)]);
     for line in [
