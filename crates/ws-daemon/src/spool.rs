@@ -39,6 +39,7 @@ use crate::spool::store::{Store, Verdict};
 use crate::spool::writer::Writer;
 
 pub use crate::spool::clock::WallClock;
+pub use crate::spool::records::number;
 pub use crate::spool::records::{
     Accepted, Bounds, ClaimRecord, ClaimState, Claimed, Durability, Filter, Identity, NewClaim, NewRequest, NewRun, OutputPart,
     OutputRange, PeerRecord, RunRecord, RunState, Settled, SpoolError, SpoolFault, SpoolStats, StoredRequest, ThenDue,

@@ -11,10 +11,9 @@ use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::outcome::{Outcome, Report};
 
 use super::ledger::Live;
-use super::queued::number;
 use super::{Origin, Said};
 use crate::exec::text_of;
-use crate::spool::{RunRecord, Spool};
+use crate::spool::{RunRecord, Spool, number};
 
 /// What is read from the spool at once, in bytes.
 const PART_BYTES: usize = 64 << 10;

@@ -29,7 +29,7 @@ use super::direct::{at, with_peer};
 use super::ledger::{Live, Seat};
 use super::whom::{NoWay, Way, Whom, whole_ms};
 use crate::link::{Ask, AskBody, Backoff, Closed, Departure, Link, RunEvent, RunStream, STREAM_CREDIT_BYTES, Sink, run_stream};
-use crate::spool::Spool;
+use crate::spool::{Spool, number};
 
 /// How long a run that may be run again waits for the instance it is bound to before it goes to another.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -435,13 +435,5 @@ async fn until(spool: &Spool, at_ms: i64) {
             return;
         }
         sleep(Duration::from_millis(left)).await;
-    }
-}
-
-/// A stream's number in the spool.
-pub fn number(stream: StreamName) -> u8 {
-    match stream {
-        StreamName::Stdout => 1,
-        StreamName::Stderr => 2,
     }
 }

@@ -10,9 +10,8 @@ use ws_daemon_protocol::outcome::Report;
 
 use super::follow::Follow;
 use super::ledger::Live;
-use super::queued::number;
 use super::{Origin, Said};
-use crate::spool::{self, Filter, RunRecord};
+use crate::spool::{self, Filter, RunRecord, number};
 
 /// Records in one answer unless it is said how many.
 const SHOWN: usize = 100;

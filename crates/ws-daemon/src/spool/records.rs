@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ws_daemon_protocol::command::StreamName;
 use ws_daemon_protocol::id::RunId;
 
 /// How much the spool may hold. Reaching one of these never loses what is unsettled or unacknowledged.
@@ -410,4 +411,13 @@ pub struct SpoolStats {
     pub commit_us: u64,
     /// The longest of them, in µs.
     pub longest_commit_us: u64,
+}
+
+/// What a stream of a script goes by in the spool.
+#[must_use]
+pub fn number(stream: StreamName) -> u8 {
+    match stream {
+        StreamName::Stdout => 1,
+        StreamName::Stderr => 2,
+    }
 }

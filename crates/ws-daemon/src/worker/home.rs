@@ -13,7 +13,7 @@ use ws_daemon_protocol::more::More;
 pub use super::doing::Credit;
 use crate::exec::{self, Captured, ChunkData, StreamBuffer, text_of};
 use crate::link::{Link, Replier};
-use crate::spool::Spool;
+use crate::spool::{Spool, number};
 
 /// The longest piece of output in one frame, in bytes of output.
 const FRAME_BYTES: u64 = 32 << 10;
@@ -85,14 +85,6 @@ pub async fn keep(buffer: &StreamBuffer, spool: &Spool, run: &RunId, mut kept: i
 /// How many bytes of output are asked for when so much credit is there: in base 64 they are a third longer.
 fn bytes_for(credit: u64) -> usize {
     usize::try_from((credit / 4 * 3).min(FRAME_BYTES)).unwrap_or(usize::MAX)
-}
-
-/// A stream's number in the spool.
-fn number(stream: StreamName) -> u8 {
-    match stream {
-        StreamName::Stdout => 1,
-        StreamName::Stderr => 2,
-    }
 }
 
 /// What was kept of a run's output, as a final line has it.
