@@ -37,7 +37,7 @@ const SHOWN_BYTES: usize = 300;
 pub enum Kind {
     /// Lines of 64 characters.
     Text,
-    /// Bytes of which none stands in UTF-8, so that every piece goes in base 64.
+    /// Lines of 64 bytes, half of them letters and half of them above ASCII as chance has it: no UTF-8, so it goes in base 64.
     Binary,
 }
 
@@ -117,9 +117,13 @@ impl Kind {
         let content: Vec<u8> = match self {
             Kind::Text => line.iter().copied().cycle().take(usize::try_from(bytes)?).collect(),
             Kind::Binary => (0..bytes)
-                .map(|_| {
+                .map(|at| {
                     number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    0xf8 | number.to_be_bytes()[0]
+                    match number.to_be_bytes()[0] {
+                        _ if at % 64 == 63 => b'\n',
+                        high @ 0x80.. => high,
+                        low => b'a' + low % 26,
+                    }
                 })
                 .collect(),
         };
@@ -246,7 +250,8 @@ fn piece(line: &str) -> Option<Piece> {
     let (offset, gap) = place.split_once(r#","gap":"#).unwrap_or((place, "0"));
     let bytes = match rest.strip_suffix(r#"","encoding":"base64"}"#) {
         Some(base64) => base64.len() / 4 * 3 - base64.bytes().rev().take_while(|byte| *byte == b'=').count(),
-        // Nothing but the ends of lines is escaped in what is printed: each backslash is one byte more.
+        // Nothing but the ends of lines is escaped in what is printed: each backslash is a byte too many. Also of the binary
+        // kind, of which a short piece may be text.
         None => {
             let text = rest.strip_suffix(r#""}"#)?;
             text.len() - text.bytes().filter(|byte| *byte == b'\\').count()
@@ -301,6 +306,6 @@ mod tests {
             assert_eq!(relay(folder.path(), kind).expect("a shell"), 300_000);
         }
         let binary = fs::read(folder.path().join(Kind::Binary.name())).expect("it was written");
-        assert!(binary.chunks(1).all(|chunk| str::from_utf8(chunk).is_err()), "all of it goes in base 64");
+        assert!(binary.chunks(64).all(|chunk| str::from_utf8(chunk).is_err()), "all of it goes in base 64");
     }
 }
