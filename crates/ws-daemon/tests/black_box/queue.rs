@@ -556,3 +556,28 @@ fn two_daemons_in_one_prefix_have_two_spools_and_the_second_of_a_kind_runs_witho
     let spools = names.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "db"));
     assert_eq!(spools.count(), 2);
 }
+
+#[test]
+fn a_spool_is_that_of_the_port_that_is_set_and_servers_on_any_free_port_of_one_prefix_have_one_between_them() {
+    let (plan, port) = (Daemon::server(), PeerListener::bind().port());
+    let first = plan.clone().start();
+    let line = plan.clone().start().wait_log("runs without a spool");
+    assert!(line.contains("spool-server-0.db is in use") && line.contains("another \"port\", or a prefix"), "{line}");
+    let request = json!({ "name": "m", "id": "a", "queue": true });
+    let run = accepted(&mut first.connect(), &request);
+    // The system gives it another port, and what it has is the same.
+    drop(killed(first));
+    let first = plan.clone().start();
+    assert_eq!(accepted(&mut first.connect(), &request), run);
+    // Beside one with a port of its own, which begins with nothing; renamed, the file goes on under it.
+    let fixed = plan.config(json!({ "port": port }));
+    let second = fixed.clone().start();
+    assert_ne!(accepted(&mut second.connect(), &request), run);
+    drop((killed(first), killed(second)));
+    let prefix = fixed.prefix();
+    for part in ["", "-wal"] {
+        fs::rename(prefix.join(format!("spool-server-0.db{part}")), prefix.join(format!("spool-server-{port}.db{part}")))
+            .expect("a killed daemon leaves both");
+    }
+    assert_eq!(accepted(&mut fixed.start().connect(), &request), run);
+}
