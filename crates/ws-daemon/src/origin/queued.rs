@@ -150,12 +150,14 @@ impl Queued {
     async fn deliver(&mut self) -> Report {
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
         loop {
-            let way = match self.way().await {
-                Ok(way) => way,
-                Err(report) => return report,
+            let offered = match self.way().await {
+                Ok(way) => {
+                    self.bind(&way).await;
+                    self.offer(way).await
+                }
+                Err(report) => Offered::Settled(report),
             };
-            self.bind(&way).await;
-            match self.offer(way).await {
+            match offered {
                 Offered::Settled(report) if self.may_retry(&report) => {
                     info!(run = %self.live().run, attempt = self.attempt, "it may have run, and may run again");
                     self.tries += 1;

@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, PeerListener, Watched, daemons_say};
+use crate::support::{Book, DEADLINE, Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, PeerListener, Watched, daemons_say};
 
 /// A script that counts, says that it is there, and waits.
 const HOLD: &str = "#!/bin/sh\necho x >> count\necho $$ > reached\nread line < go\n";
 
 /// A script that counts.
 const COUNT: &str = "#!/bin/sh\necho x >> count\n";
+
+/// Within this, a run that may run again goes to another peer; it waits half a minute for its own.
+const MOVES: Duration = Duration::from_mins(1);
 
 /// A server whose port, and with it its spool, is the same when it starts again.
 fn server() -> DaemonPlan {
@@ -310,6 +313,58 @@ fn with_retry_what_may_have_run_runs_again_so_often_and_without_never() {
     acknowledged(&mut peer, &run, 1);
     assert_error(&process.said(), -5, "interrupted");
     peer.nothing_waiting();
+}
+
+#[test]
+fn a_doer_that_is_gone_loses_what_may_run_again_to_another_and_keeps_what_may_not() {
+    let doer = |asker: &Daemon, writes_down: &str| {
+        let plan = Daemon::client(asker).config(json!({ "tags": ["x"] }));
+        plan.script("write-down", writes_down).script("hold", HOLD).start()
+    };
+    let asker = server().start();
+    let first = doer(&asker, "#!/bin/sh\necho \"$WSDAEMON_RUN $$\" >> ran\necho $$ > reached\nexec sleep 1000\n");
+    let mut reached = Fifo::new(first.prefix(), "reached");
+    let _go = Fifo::new(first.prefix(), "go");
+    let (book, mut process) = (Book::default(), asker.connect());
+    book.note("may run again", 1, 0.0);
+    book.ask(asker.socket(), |_, _| true);
+    accepted(&mut process, &json!({ "name": "hold", "id": "may not", "to": "tag:x", "queue": true }));
+    let left = [reached.line(), reached.line()].map(|pid| Watched::new(&pid));
+    let gone = killed(first);
+    let second = doer(&asker, "#!/bin/sh\necho \"$WSDAEMON_RUN $$\" >> ran\n");
+    assert!(book.wait_settled(MOVES), "{}\n{}", book.open(), asker.log());
+    process.nothing_waiting();
+    // What it says when it is back after all changes nothing of the one, and settles the other.
+    let first = gone.start();
+    assert_error(&process.said(), -5, "interrupted");
+    left.iter().for_each(Watched::wait_end);
+    let counts = book.close(asker.socket(), &[first.prefix(), second.prefix()], DEADLINE, &|| asker.log().to_string());
+    assert_eq!((counts.done, counts.started), (1, 2), "{counts:?}");
+    assert_eq!((counted(first.prefix()), counted(second.prefix())), (1, 0));
+    process.nothing_waiting();
+}
+
+#[test]
+fn what_a_doer_had_whose_spool_is_lost_is_unknown_at_once_and_runs_again_only_if_it_may() {
+    let (doer, asker, mut reached, _go) = holding();
+    let (mut once, mut again) = (asker.connect(), asker.connect());
+    let run = accepted(&mut once, &queued("hold", "a"));
+    accepted(&mut again, &json!({ "name": "hold", "id": "b", "queue": true, "retry": { "max": 1 } }));
+    let _left = [reached.line(), reached.line()].map(|pid| Watched::new(&pid));
+    let (port, plan) = (doer.port(), killed(doer));
+    let spool = rusqlite::Connection::open(plan.prefix().join(format!("spool-server-{port}.db"))).expect("it is there");
+    assert_eq!(spool.execute("UPDATE claims SET name = 'other'", []), Ok(2), "against the seals of both");
+    drop(spool);
+    let doer = plan.script("hold", COUNT).start();
+    doer.wait_log("the spool was damaged and is set aside");
+    let last = once.said();
+    assert_error(&last, -5, "interrupted");
+    assert!(last["run"] == run && last["message"].as_str().is_some_and(|words| words.contains("was lost")), "{last}");
+    let last = again.said();
+    assert_eq!((&last["status"], counted(doer.prefix())), (&json!(0), 3), "{last}");
+    // For ever, and for whoever asks once more.
+    assert_error(&killed(asker).start().connect().run(&queued("hold", "a")).1, -5, "interrupted");
+    assert_eq!(counted(doer.prefix()), 3);
 }
 
 // ---- The doing side --------------------------------------------------------------------------------------------
