@@ -170,12 +170,12 @@ impl Spool {
     /// On return the run is bound to that instance on disk: its frame may leave.
     pub async fn bind(&self, run: RunId, instance: &str, attempt: u32) -> Result<()> {
         let instance: Box<str> = instance.into();
-        self.ask(move |store| store.bind(&run, Some(&instance), attempt)).await
+        self.ask(move |store| store.bind(&run, &instance, attempt)).await
     }
 
-    /// On return the run is bound to nobody, and its next attempt has that number.
-    pub async fn unbind(&self, run: RunId, next_attempt: u32) -> Result<()> {
-        self.ask(move |store| store.bind(&run, None, next_attempt)).await
+    /// On return the run is bound to nobody, and its next attempt has that number; `refused` of those before it never began.
+    pub async fn unbind(&self, run: RunId, next_attempt: u32, refused: u32) -> Result<()> {
+        self.ask(move |store| store.unbind(&run, next_attempt, refused)).await
     }
 
     /// On return it is on disk that somebody wants the run stopped. `Unknown` if it has settled.

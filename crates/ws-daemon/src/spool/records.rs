@@ -192,6 +192,8 @@ pub struct RunRecord {
     pub settled_wall_ms: Option<i64>,
     /// Somebody wants it stopped.
     pub cancelled: bool,
+    /// How many of its attempts certainly never began.
+    pub refused: u32,
 }
 
 /// A request with runs that have not settled.

@@ -316,6 +316,37 @@ fn with_retry_what_may_have_run_runs_again_so_often_and_without_never() {
 }
 
 #[test]
+fn an_attempt_that_was_refused_is_none_that_retry_counts_also_after_a_restart() {
+    let plan = Daemon::server();
+    let asker = plan.clone().start();
+    let mut peer = Peer::dial_version2(&asker, &hello("i1", 1));
+    let request = json!({ "name": "m", "id": "a", "queue": true, "retry": { "max": 1 } });
+    let run = accepted(&mut asker.connect(), &request);
+    let unknown = |attempt: u32| json!({ "status": -5, "error": "interrupted", "message": "m", "id": run, "attempt": attempt });
+    for attempt in 1..=2 {
+        assert_eq!(frame(&mut peer)["attempt"], attempt);
+        let refused = json!({ "status": -1, "error": "busy", "message": "m", "id": run, "attempt": attempt, "refused": true });
+        status(&mut peer, &refused);
+        acknowledged(&mut peer, &run, attempt);
+    }
+    assert_eq!(frame(&mut peer)["attempt"], 3);
+    drop(killed(asker));
+    let asker = plan.start();
+    let mut peer = Peer::dial_version2(&asker, &hello("i1", 2));
+    let mut process = asker.connect();
+    process.send(request.to_string());
+    assert_eq!(process.said()["event"], "accepted");
+    // The first that may have run, and the one more that is allowed.
+    for attempt in 3..=4 {
+        assert_eq!(frame(&mut peer)["attempt"], attempt);
+        status(&mut peer, &unknown(attempt));
+        acknowledged(&mut peer, &run, attempt);
+    }
+    assert_error(&process.said(), -5, "interrupted");
+    peer.nothing_waiting();
+}
+
+#[test]
 fn a_doer_that_is_gone_loses_what_may_run_again_to_another_and_keeps_what_may_not() {
     let doer = |asker: &Daemon, writes_down: &str| {
         let plan = Daemon::client(asker).config(json!({ "tags": ["x"] }));

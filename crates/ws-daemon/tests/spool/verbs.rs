@@ -39,8 +39,9 @@ fn a_run_is_bound_unbound_and_settled_once() {
         assert_eq!((now().await.state, now().await.attempt), (RunState::Waiting, 1));
         spool.bind(run(1), "doer", 1).await.unwrap();
         assert_eq!((now().await.state, now().await.bound.as_deref()), (RunState::Bound, Some("doer")));
-        spool.unbind(run(1), 2).await.unwrap();
-        assert_eq!((now().await.state, now().await.bound, now().await.attempt), (RunState::Waiting, None, 2));
+        spool.unbind(run(1), 2, 1).await.unwrap();
+        assert_eq!((now().await.state, now().await.bound), (RunState::Waiting, None));
+        assert_eq!((now().await.attempt, now().await.refused), (2, 1));
         assert_eq!(spool.correct(run(1), "late".into()).await, Err(SpoolError::Unknown), "there is nothing to correct");
         assert!(!now().await.cancelled);
         spool.cancel(run(1)).await.unwrap();
