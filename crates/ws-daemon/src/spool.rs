@@ -198,6 +198,11 @@ impl Spool {
         self.ask(Store::unsettled).await
     }
 
+    /// The reports of those runs of a request that have settled.
+    pub async fn reports(&self, request: u64) -> Result<Vec<Box<str>>> {
+        self.ask(move |store| store.reports(request)).await
+    }
+
     /// The scripts that are to get an outcome and were not started, oldest first.
     pub async fn then_due(&self) -> Result<Vec<ThenDue>> {
         self.ask(Store::then_due).await

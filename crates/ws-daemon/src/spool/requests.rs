@@ -173,6 +173,12 @@ impl Store {
         rows.into_iter().map(|row| self.stored(row)).collect()
     }
 
+    /// See [`Spool::reports`](super::Spool::reports).
+    pub fn reports(&mut self, request: u64) -> Verdict<Vec<Box<str>>> {
+        let row = self.request_by_id(super::store::signed(request))?.ok_or(UNKNOWN)?;
+        self.reports_of(&row)
+    }
+
     /// See [`Spool::then_due`](super::Spool::then_due).
     pub fn then_due(&mut self) -> Verdict<Vec<ThenDue>> {
         let rows = self.all(&format!("{REQUEST} WHERE then_state = 2 ORDER BY id"), &[], RequestRow::read)?;
@@ -288,7 +294,7 @@ impl Store {
 
     fn due(&self, row: &RequestRow) -> Verdict<Option<ThenDue>> {
         let Some(script) = row.then_script.clone().filter(|_| row.then_state == THEN_DUE) else { return Ok(None) };
-        let reports = self.runs_of(row)?.into_iter().filter_map(|run| run.report).collect();
+        let reports = self.reports_of(row)?;
         Ok(Some(ThenDue { request: unsigned(row.id), script, caller_id: row.caller_id.clone(), reports }))
     }
 
@@ -307,6 +313,10 @@ impl Store {
             then: row.then_script,
             runs,
         })
+    }
+
+    fn reports_of(&self, row: &RequestRow) -> Verdict<Vec<Box<str>>> {
+        Ok(self.runs_of(row)?.into_iter().filter_map(|run| run.report).collect())
     }
 
     fn history_bytes(&self, row: &RequestRow) -> Verdict<u64> {

@@ -68,6 +68,7 @@ fn the_last_run_makes_the_script_due_and_it_is_due_until_started() {
         assert_eq!((first.request_done, first.then, spool.then_due().await.unwrap()), (false, None, Vec::new()));
         let unsettled = spool.unsettled().await.unwrap();
         assert_eq!(unsettled[0].runs.iter().map(|record| record.run.clone()).collect::<Vec<_>>(), [run(1)]);
+        assert_eq!(spool.reports(unsettled[0].request).await.unwrap(), ["two".into()]);
         let last = spool.settle(run(1), "one".into()).await.unwrap();
         let due = last.then.expect("it was the last");
         assert_eq!((last.request_done, &*due.script, &*due.reports), (true, "done", &["one".into(), "two".into()][..]));
