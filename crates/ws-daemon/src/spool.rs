@@ -170,12 +170,12 @@ impl Spool {
     /// On return the run is bound to that instance on disk: its frame may leave.
     pub async fn bind(&self, run: RunId, instance: &str, attempt: u32) -> Result<()> {
         let instance: Box<str> = instance.into();
-        self.ask(move |store| store.bind(&run, Some(&instance), attempt)).await
+        self.ask(move |store| store.bind(&run, &instance, attempt)).await
     }
 
-    /// On return the run is bound to nobody, and its next attempt has that number.
-    pub async fn unbind(&self, run: RunId, next_attempt: u32) -> Result<()> {
-        self.ask(move |store| store.bind(&run, None, next_attempt)).await
+    /// On return the run is bound to nobody, and its next attempt has that number; `refused` of those before it never began.
+    pub async fn unbind(&self, run: RunId, next_attempt: u32, refused: u32) -> Result<()> {
+        self.ask(move |store| store.unbind(&run, next_attempt, refused)).await
     }
 
     /// On return it is on disk that somebody wants the run stopped. `Unknown` if it has settled.
@@ -196,6 +196,11 @@ impl Spool {
     /// All requests with runs that have not settled, oldest first.
     pub async fn unsettled(&self) -> Result<Vec<StoredRequest>> {
         self.ask(Store::unsettled).await
+    }
+
+    /// The reports of those runs of a request that have settled.
+    pub async fn reports(&self, request: u64) -> Result<Vec<Box<str>>> {
+        self.ask(move |store| store.reports(request)).await
     }
 
     /// The scripts that are to get an outcome and were not started, oldest first.

@@ -27,8 +27,11 @@ use crate::spool::Spool;
 use crate::tasks::{Stop, Tasks};
 use doing::{Key, Table};
 
-/// Finished direct runs whose last output waits for its reader; with more, an outcome goes home without it.
+/// Finished direct runs whose last output waits for its reader; with more, an outcome goes home without it, and says so.
 const LINGERING: usize = 1024;
+
+/// How long the outcome of a direct run waits for credit for its last output; then it goes home without that, and says so.
+const LAST_CREDIT: Duration = Duration::from_secs(10);
 
 /// Claims runs for one executor. Clones are the same.
 #[derive(Debug, Clone)]
@@ -87,16 +90,20 @@ impl Worker {
                 let worker = self.clone();
                 self.0.runs.spawn(async move {
                     let told = order.events.then_some(&replier);
-                    let ended = match buffer {
+                    let ended = match &buffer {
                         None => run_telling(admitted, told).await,
                         // Boxed: the many that do not stream must not hold the memory of one that does.
                         Some(buffer) => {
                             let run = run_telling(admitted, told);
-                            Box::pin(worker.streaming(run, &replier, seat.credit(), &buffer)).await
+                            Box::pin(worker.streaming(run, &replier, seat.credit(), buffer)).await
                         }
                     };
                     drop(seat);
-                    replier.report(&report_of(&ended), Verdict::default());
+                    let mut report = report_of(&ended);
+                    if let Some(cut) = buffer.as_deref().and_then(home::cut_of) {
+                        report.more_mut().cut = Some(cut);
+                    }
+                    replier.report(&report, Verdict::default());
                     ended.log();
                 });
             }
@@ -107,7 +114,7 @@ impl Worker {
         }
     }
 
-    /// Runs a direct run whose output goes home while it runs. Its end waits for the last of it as long as it may.
+    /// Runs a direct run whose output goes home while it runs. Its end waits for the last of it as long as its reader takes some.
     async fn streaming(
         &self,
         run: impl Future<Output = Ended>,
@@ -115,19 +122,20 @@ impl Worker {
         credit: &Credit,
         buffer: &StreamBuffer,
     ) -> Ended {
-        let mut telling = std::pin::pin!(home::tell_live(home, credit, buffer));
-        let mut run = std::pin::pin!(run);
-        let mut told = false;
-        let ended = loop {
-            tokio::select! {
-                ended = &mut run => break ended,
-                () = &mut telling, if !told => told = true,
+        let ended = {
+            let mut telling = std::pin::pin!(home::tell_live(home, credit, buffer, Duration::MAX));
+            let mut run = std::pin::pin!(run);
+            let mut told = false;
+            loop {
+                tokio::select! {
+                    ended = &mut run => break ended,
+                    () = &mut telling, if !told => told = true,
+                }
             }
         };
-        let lingers = self.0.lingering.try_acquire();
-        if lingers.is_ok() && !told {
+        if let Ok(_lingers) = self.0.lingering.try_acquire() {
             tokio::select! {
-                () = telling => {}
+                () = home::tell_live(home, credit, buffer, LAST_CREDIT) => {}
                 () = self.0.stop.terminate.cancelled() => {}
                 () = self.0.stop.kill.cancelled() => {}
             }

@@ -24,7 +24,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// next time that it comes or goes.
 const CHANGES: usize = 4096;
 
-/// Opens the spool of this daemon. `None`, with a warning, if another daemon has it, or the disk does not let it: then nothing can
+/// Opens the spool of this daemon, which is named after the port that was configured: one for port 0 outlives the port that the
+/// system gave, and a daemon that is told another port begins another spool. `None`, with a warning, if another daemon has it, or the disk does not let it: then nothing can
 /// be queued.
 ///
 /// # Errors

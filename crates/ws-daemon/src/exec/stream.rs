@@ -123,6 +123,31 @@ impl StreamBuffer {
         }
     }
 
+    /// Waits until there is something to read; `false` when all is read and nothing more will come.
+    pub async fn has_more(&self) -> bool {
+        loop {
+            {
+                let state = self.state();
+                let untold = state.streams.iter().any(|position| position.told < position.pushed);
+                if state.closed || !state.pieces.is_empty() {
+                    return untold;
+                }
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// Of each stream that has not been told to its end: where the reader stands, and how many bytes came behind that.
+    #[must_use]
+    pub fn untold(&self) -> Vec<(StreamName, u64, u64)> {
+        let state = self.state();
+        let left = StreamName::BOTH.into_iter().map(|stream| {
+            let Position { pushed, told, .. } = state.streams[stream as usize];
+            (stream, told, pushed - told)
+        });
+        left.filter(|(.., bytes)| *bytes > 0).collect()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -301,8 +326,10 @@ mod tests {
     fn chunks_come_in_order_and_a_character_waits_for_its_rest() {
         let buffer = StreamBuffer::new();
         assert_eq!(next(&buffer, 100), Found::Nothing);
+        assert_eq!(buffer.has_more().now_or_never(), None);
         buffer.push(Stdout, b"one \xe2\x82");
         buffer.push(Stderr, b"two");
+        assert_eq!(buffer.has_more().now_or_never(), Some(true));
         assert_eq!(next(&buffer, 100), chunk(Stdout, 0, "one "));
         assert_eq!(next(&buffer, 100), chunk(Stderr, 0, "two"));
         assert_eq!(next(&buffer, 100), Found::Nothing);
@@ -310,15 +337,18 @@ mod tests {
         assert_eq!(next(&buffer, 4), chunk(Stdout, 4, "€!"));
         buffer.push(Stdout, b"\xe2");
         buffer.close();
+        assert_eq!((buffer.untold(), buffer.has_more().now_or_never()), (vec![(Stdout, 8, 1)], Some(true)));
         let rest = Chunk { stream: Stdout, offset: 8, gap: 0, data: ChunkData::Base64("4g==".into()) };
         assert_eq!(next(&buffer, 100), Found::Next(rest));
         assert_eq!(next(&buffer, 100), Found::End);
+        assert_eq!((buffer.untold(), buffer.has_more().now_or_never()), (vec![], Some(false)));
     }
 
     #[test]
     fn what_is_dropped_is_told_also_when_nothing_follows_it() {
         let buffer = StreamBuffer::new();
         buffer.push(Stdout, b"gone");
+        assert_eq!(buffer.untold(), [(Stdout, 0, 4)]);
         for _ in 0..5 {
             buffer.push(Stderr, "ä".repeat(30_000).as_bytes());
         }

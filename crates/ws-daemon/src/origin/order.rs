@@ -214,7 +214,7 @@ impl Origin {
                         whom,
                         bound: None,
                         attempt: 1,
-                        tries: 1,
+                        refused: 0,
                         ever_bound: false,
                         answered: false,
                         expires_ms,
@@ -223,7 +223,7 @@ impl Origin {
                 });
                 let lives: Vec<Queued> = lives.collect();
                 let follows = lives.iter().map(|life| Follow::live(self, life.seat.live())).collect();
-                self.start(&request, lives);
+                self.start(&request, lives, 0);
                 self.tell_queued(&request, follows, nearest, &caller).await;
             }
             Accepted::Known(records) => {
@@ -241,8 +241,9 @@ impl Origin {
         }
     }
 
-    /// Starts the lives of a queued request's runs, braked as it says. They are nobody's: no caller and no stop waits for them.
-    fn start(&self, request: &Arc<Request>, lives: Vec<Queued>) {
+    /// Starts the lives of a queued request's runs, braked as it says, when so many others have failed before. They are nobody's: no
+    /// caller and no stop waits for them.
+    fn start(&self, request: &Arc<Request>, lives: Vec<Queued>, failed: usize) {
         let options = &request.options;
         if !options.each || (options.batch.is_none() && options.max_failures.is_none()) {
             for life in lives {
@@ -253,7 +254,7 @@ impl Origin {
         let (stopping, request) = (self.stop().close_links.clone(), Arc::clone(request));
         self.lives().spawn(async move {
             tokio::select! {
-                () = brake_queued(&request, lives) => {}
+                () = brake_queued(&request, lives, failed) => {}
                 () = stopping.cancelled() => {}
             }
         });
@@ -296,7 +297,11 @@ impl Origin {
     pub async fn recover(&self) {
         let Some(spool) = self.spool() else { return };
         match spool.unsettled().await {
-            Ok(stored) => stored.into_iter().for_each(|stored| self.take_up(spool, stored)),
+            Ok(stored) => {
+                for stored in stored {
+                    self.take_up(spool, stored).await;
+                }
+            }
             Err(error) => warn!(%error, "what was queued cannot be read"),
         }
         match spool.then_due().await {
@@ -305,11 +310,11 @@ impl Origin {
         }
     }
 
-    fn take_up(&self, spool: &Spool, stored: StoredRequest) {
-        let StoredRequest { body, caller_id, runs, expires_ms, not_before_ms, .. } = stored;
+    async fn take_up(&self, spool: &Spool, stored: StoredRequest) {
+        let StoredRequest { request: number, body, caller_id, runs, expires_ms, not_before_ms, .. } = stored;
         let request = match Message::parse(&body) {
             Ok(Message::Run(request)) => Arc::new(request),
-            _ => return warn!(request = stored.request, "a queued request is not understood; it stays where it is"),
+            _ => return warn!(request = number, "a queued request is not understood; it stays where it is"),
         };
         let id = caller_id.and_then(|id| serde_json::from_str::<Box<RawValue>>(&id).ok()).as_deref().and_then(CallerId::new);
         let life = |record: RunRecord| {
@@ -333,7 +338,7 @@ impl Origin {
                 whom,
                 bound,
                 attempt,
-                tries: attempt,
+                refused: record.refused,
                 ever_bound,
                 answered: false,
                 expires_ms,
@@ -341,12 +346,26 @@ impl Origin {
             }
         };
         let lives = runs.into_iter().map(life).collect();
-        self.start(&request, lives);
+        let failed = if request.options.max_failures.is_some() { failed_before(spool, number).await } else { 0 };
+        self.start(&request, lives, failed);
     }
 }
 
-/// As [`brake`](Origin::brake), but what is not to start is cancelled in its own life, so that the disk knows.
-async fn brake_queued(request: &Request, lives: Vec<Queued>) {
+/// How many runs of a request failed before the daemon was started.
+async fn failed_before(spool: &Spool, request: u64) -> usize {
+    let has_failed = |report: &str| Report::parse(report).is_ok_and(|report| report.status != Some(0));
+    match spool.reports(request).await {
+        Ok(reports) => reports.iter().filter(|report| has_failed(report)).count(),
+        Err(error) => {
+            warn!(request, %error, "how a queued request has gone so far cannot be read; its failures are counted from here on");
+            0
+        }
+    }
+}
+
+/// As [`brake`](Origin::brake), but what is not to start is cancelled in its own life, so that the disk knows. What was under way
+/// when the daemon ended goes on.
+async fn brake_queued(request: &Request, lives: Vec<Queued>, mut failed: usize) {
     let one = async |life: Queued| {
         let live = Arc::clone(life.seat.live());
         life.run().await;
@@ -355,11 +374,11 @@ async fn brake_queued(request: &Request, lives: Vec<Queued>) {
     };
     let options = &request.options;
     let (batch, max_failures) = (options.batch.unwrap_or(usize::MAX), options.max_failures.unwrap_or(usize::MAX));
-    let (mut left, mut going, mut failed) = (lives.into_iter(), FuturesUnordered::new(), 0);
+    let (mut left, mut going) = (lives.into_iter(), FuturesUnordered::new());
     loop {
         while going.len() < batch {
             let Some(life) = left.next() else { break };
-            if failed >= max_failures {
+            if failed >= max_failures && !life.ever_bound {
                 life.seat.live().cancel.cancel();
             }
             going.push(one(life));

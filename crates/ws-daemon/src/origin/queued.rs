@@ -53,8 +53,8 @@ pub struct Queued {
     pub bound: Option<Box<str>>,
     /// From 1.
     pub attempt: u32,
-    /// How many attempts may have run, this one included: those that were refused are not among them. After a restart, all.
-    pub tries: u32,
+    /// How many of the attempts before this one certainly never began.
+    pub refused: u32,
     /// Whether any attempt was ever bound.
     pub ever_bound: bool,
     /// Whether the doer of this attempt has said how it ended: then it may forget it once that is on disk here.
@@ -74,7 +74,7 @@ enum Offered {
         /// Whether the link is there still, so that a wait is called for.
         wait: bool,
     },
-    /// This attempt will never run, or may have ended unknown: the next one may go to anyone.
+    /// This attempt never began and never will: the next one may go to anyone.
     Next,
 }
 
@@ -150,21 +150,23 @@ impl Queued {
     async fn deliver(&mut self) -> Report {
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
         loop {
-            let way = match self.way().await {
-                Ok(way) => way,
-                Err(report) => return report,
+            let offered = match self.way().await {
+                Ok(way) => {
+                    self.bind(&way).await;
+                    self.offer(way).await
+                }
+                Err(report) => Offered::Settled(report),
             };
-            self.bind(&way).await;
-            match self.offer(way).await {
+            match offered {
                 Offered::Settled(report) if self.may_retry(&report) => {
                     info!(run = %self.live().run, attempt = self.attempt, "it may have run, and may run again");
-                    self.tries += 1;
                     self.next_attempt().await;
                 }
                 Offered::Settled(report) => return report,
                 Offered::Again { wait: false } => backoff.reset(),
                 Offered::Again { wait: true } => sleep(backoff.next(fastrand::f64())).await,
                 Offered::Next => {
+                    self.refused += 1;
                     self.next_attempt().await;
                     sleep(backoff.next(fastrand::f64())).await;
                 }
@@ -173,9 +175,12 @@ impl Queued {
     }
 
     fn may_retry(&self, report: &Report) -> bool {
-        report.error_code() == Some(ErrorCode::Interrupted)
-            && self.tries <= self.request.options.retry
-            && !self.live().cancel.is_cancelled()
+        report.error_code() == Some(ErrorCode::Interrupted) && self.has_tries_left()
+    }
+
+    /// Whether it may run once more if this attempt may have.
+    fn has_tries_left(&self) -> bool {
+        self.attempt - self.refused <= self.request.options.retry && !self.live().cancel.is_cancelled()
     }
 
     /// The way to whom the run is bound, or to anyone who may have it; waits until there is one.
@@ -203,13 +208,11 @@ impl Queued {
                 let why = format!("the spool of the instance {instance} that had it was lost; it may have run");
                 return Err(Outcome::Failed(ErrorCode::Interrupted, why).into());
             }
-            let may_move = self.tries <= self.request.options.retry && !self.live().cancel.is_cancelled();
-            let retries_left = self.bound.is_some() && may_move;
+            let may_move = self.bound.is_some() && self.has_tries_left();
             tokio::select! {
                 _ = arrivals.changed() => {}
                 () = self.live().cancel.cancelled(), if self.bound.is_none() => return Err(self.never_started()),
-                () = tokio::time::sleep_until(since + PATIENCE), if retries_left => {
-                    self.tries += 1;
+                () = tokio::time::sleep_until(since + PATIENCE), if may_move => {
                     self.next_attempt().await;
                 }
             }
@@ -242,11 +245,11 @@ impl Queued {
     }
 
     async fn next_attempt(&mut self) {
-        let (spool, next) = (self.spool.clone(), self.attempt + 1);
+        let (spool, next, refused) = (self.spool.clone(), self.attempt + 1, self.refused);
         let old = (self.bound.take(), self.attempt, std::mem::take(&mut self.answered));
         self.persist("unbound", || {
             let (spool, run) = (spool.clone(), self.run_id());
-            async move { spool.unbind(run, next).await }
+            async move { spool.unbind(run, next, refused).await }
         })
         .await;
         self.attempt = next;

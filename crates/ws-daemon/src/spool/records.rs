@@ -66,7 +66,7 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolFault {
     /// Another process has it.
-    #[error("the spool {} is in use by another daemon", .0.display())]
+    #[error("the spool {} is in use by another daemon; give one of the two another \"port\", or a prefix of its own", .0.display())]
     Locked(PathBuf),
     /// A later version of this program has written it.
     #[error("the spool {} has format {found}, and this program knows formats up to {known}: use the newer program, or move the file away", path.display())]
@@ -192,6 +192,8 @@ pub struct RunRecord {
     pub settled_wall_ms: Option<i64>,
     /// Somebody wants it stopped.
     pub cancelled: bool,
+    /// How many of its attempts certainly never began.
+    pub refused: u32,
 }
 
 /// A request with runs that have not settled.

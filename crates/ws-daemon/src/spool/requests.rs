@@ -10,7 +10,7 @@ use super::store::{Store, Trouble, Verdict, sealed, unsigned};
 const REQUEST: &str = "SELECT id, user, key, caller_id, hash, body, accepted_ms, accepted_wall_ms, expires_ms, not_before_ms,
     then_script, then_state, first_seq, runs, open_runs, settled_ms, trimmed, seal FROM requests";
 const RUN: &str = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal,
-    cancelled FROM runs";
+    cancelled, refused FROM runs";
 
 /// No script, or it waits for the last run; it is due; it was started.
 const THEN_NONE: i64 = 0;
@@ -57,6 +57,7 @@ struct RunRow {
     correction: Option<Box<str>>,
     settled_wall_ms: Option<i64>,
     cancelled: bool,
+    refused: u32,
 }
 
 impl Store {
@@ -103,12 +104,22 @@ impl Store {
         Ok(Accepted::Fresh)
     }
 
-    /// Binds it to an instance, or to nobody.
-    pub fn bind(&mut self, run: &RunId, instance: Option<&str>, attempt: u32) -> Verdict<()> {
+    /// See [`Spool::bind`](super::Spool::bind).
+    pub fn bind(&mut self, run: &RunId, instance: &str, attempt: u32) -> Verdict<()> {
         let mut row = self.run_row(run)?.filter(|row| row.state != SETTLED).ok_or(UNKNOWN)?;
-        row.instance = instance.map(Into::into);
+        row.instance = Some(instance.into());
         row.attempt = attempt;
-        row.state = if instance.is_some() { BOUND } else { WAITING };
+        row.state = BOUND;
+        self.update_run(&row)
+    }
+
+    /// See [`Spool::unbind`](super::Spool::unbind).
+    pub fn unbind(&mut self, run: &RunId, next_attempt: u32, refused: u32) -> Verdict<()> {
+        let mut row = self.run_row(run)?.filter(|row| row.state != SETTLED).ok_or(UNKNOWN)?;
+        row.instance = None;
+        row.attempt = next_attempt;
+        row.refused = refused;
+        row.state = WAITING;
         self.update_run(&row)
     }
 
@@ -160,6 +171,12 @@ impl Store {
     pub fn unsettled(&mut self) -> Verdict<Vec<StoredRequest>> {
         let rows = self.all(&format!("{REQUEST} WHERE settled_ms IS NULL ORDER BY id"), &[], RequestRow::read)?;
         rows.into_iter().map(|row| self.stored(row)).collect()
+    }
+
+    /// See [`Spool::reports`](super::Spool::reports).
+    pub fn reports(&mut self, request: u64) -> Verdict<Vec<Box<str>>> {
+        let row = self.request_by_id(super::store::signed(request))?.ok_or(UNKNOWN)?;
+        self.reports_of(&row)
     }
 
     /// See [`Spool::then_due`](super::Spool::then_due).
@@ -277,7 +294,7 @@ impl Store {
 
     fn due(&self, row: &RequestRow) -> Verdict<Option<ThenDue>> {
         let Some(script) = row.then_script.clone().filter(|_| row.then_state == THEN_DUE) else { return Ok(None) };
-        let reports = self.runs_of(row)?.into_iter().filter_map(|run| run.report).collect();
+        let reports = self.reports_of(row)?;
         Ok(Some(ThenDue { request: unsigned(row.id), script, caller_id: row.caller_id.clone(), reports }))
     }
 
@@ -298,6 +315,10 @@ impl Store {
         })
     }
 
+    fn reports_of(&self, row: &RequestRow) -> Verdict<Vec<Box<str>>> {
+        Ok(self.runs_of(row)?.into_iter().filter_map(|run| run.report).collect())
+    }
+
     fn history_bytes(&self, row: &RequestRow) -> Verdict<u64> {
         Ok(row.body.len() as u64 + self.runs_of(row)?.iter().map(RunRow::history_bytes).sum::<u64>())
     }
@@ -308,13 +329,13 @@ impl Store {
 
     fn runs_of(&self, request: &RequestRow) -> Verdict<Vec<RunRow>> {
         let sql = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal,
-            cancelled FROM runs WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq";
+            cancelled, refused FROM runs WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq";
         self.all(sql, &[&request.first_seq, &request.last_seq()], RunRow::read)
     }
 
     fn run_row(&self, run: &RunId) -> Verdict<Option<RunRow>> {
         let sql = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal,
-            cancelled FROM runs WHERE run = ?1";
+            cancelled, refused FROM runs WHERE run = ?1";
         self.one(sql, [run.to_string()], RunRow::read)
     }
 
@@ -389,6 +410,7 @@ impl Store {
             correction: None,
             settled_wall_ms: None,
             cancelled: false,
+            refused: 0,
         };
         let sql = "INSERT INTO runs (seq, run, request, name, target, instance, attempt, state, report, correction,
             settled_wall_ms, seal) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -416,7 +438,7 @@ impl Store {
     /// Writes what may change.
     fn update_run(&self, row: &RunRow) -> Verdict<()> {
         let sql = "UPDATE runs SET instance = ?2, attempt = ?3, state = ?4, report = ?5, correction = ?6, settled_wall_ms = ?7,
-            seal = ?8, cancelled = ?9 WHERE seq = ?1";
+            seal = ?8, cancelled = ?9, refused = ?10 WHERE seq = ?1";
         let values = params![
             row.seq,
             row.instance,
@@ -426,7 +448,8 @@ impl Store {
             row.correction,
             row.settled_wall_ms,
             row.seal(),
-            row.cancelled
+            row.cancelled,
+            row.refused
         ];
         self.write(sql, values).map(drop)
     }
@@ -502,6 +525,7 @@ impl RunRow {
             correction: row.get(9)?,
             settled_wall_ms: row.get(10)?,
             cancelled: row.get(12)?,
+            refused: row.get(13)?,
         };
         let (seq, seal) = (found.seq, found.seal());
         sealed("runs", seq, found, seal, row.get(11)?)
@@ -529,6 +553,7 @@ impl RunRow {
             accepted_wall_ms: request.accepted_wall_ms,
             settled_wall_ms: self.settled_wall_ms,
             cancelled: self.cancelled,
+            refused: self.refused,
         })
     }
 
@@ -549,6 +574,10 @@ impl RunRow {
             .maybe_text(self.report.as_deref())
             .maybe_text(self.correction.as_deref())
             .maybe_int(self.settled_wall_ms);
-        if self.cancelled { seal.int(1).sum() } else { seal.sum() }
+        match (self.cancelled, self.refused) {
+            (false, 0) => seal.sum(),
+            (true, 0) => seal.int(1).sum(),
+            (cancelled, refused) => seal.int(i64::from(cancelled)).int(i64::from(refused)).sum(),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Step n makes format n+1 of format n.
-pub const STEPS: &[&str] = &[FIRST, SECOND];
+pub const STEPS: &[&str] = &[FIRST, SECOND, THIRD];
 
 /// In `meta` there is one row. Whatever is in a table is under the `seal` of its row.
 const FIRST: &str = "
@@ -44,6 +44,9 @@ CREATE UNIQUE INDEX peers_instance ON peers (instance);
 
 /// Somebody wants the run stopped. It is under the seal of its row only if it is so, which leaves the seals of before good.
 const SECOND: &str = "ALTER TABLE runs ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0";
+
+/// How many attempts of the run certainly never began. It is under the seal only if there are any.
+const THIRD: &str = "ALTER TABLE runs ADD COLUMN refused INTEGER NOT NULL DEFAULT 0";
 
 /// The format of the file; 0 is an empty one.
 pub fn format(connection: &Connection) -> rusqlite::Result<i64> {

@@ -1,9 +1,12 @@
 //! How what a script printed goes home: as its asker gives credit, in frames small enough that nobody waits behind them. It never
 //! holds up the script.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::json;
+use serde_json::{Map, Value, json};
+use tokio::time::timeout;
 use ws_daemon_protocol::codec::v2::{Have, OUTPUT_COST_BYTES};
 use ws_daemon_protocol::command::StreamName;
 use ws_daemon_protocol::event::Chunk;
@@ -21,10 +24,12 @@ const FRAME_BYTES: u64 = 32 << 10;
 /// Output is sent when at least so much credit is there: a character and its frame.
 const LEAST_BYTES: u64 = OUTPUT_COST_BYTES;
 
-/// Tells what a direct run prints until all is told, or the link is gone.
-pub async fn tell_live(home: &Replier, credit: &Credit, buffer: &StreamBuffer) {
+/// Tells what a direct run prints until all is told, or the link is gone, or there was no credit for so long.
+pub async fn tell_live(home: &Replier, credit: &Credit, buffer: &StreamBuffer, patience: Duration) {
     let Some(run) = home.run() else { return };
-    while let Some(room) = credit.wait(LEAST_BYTES).await {
+    // Credit is waited for only where there is something to tell: an outcome behind nothing needs none.
+    while buffer.has_more().await {
+        let Ok(Some(room)) = timeout(patience, credit.wait(LEAST_BYTES)).await else { return };
         home.link().output_room().await;
         // In base 64 it is a third longer.
         let Some(chunk) = buffer.next(bytes_for(room)).await else { return };
@@ -89,17 +94,16 @@ fn bytes_for(credit: u64) -> usize {
 
 /// What was kept of a run's output, as a final line has it.
 pub fn more(captured: &Captured) -> More {
-    let (mut encoding, mut cut) = (serde_json::Map::new(), serde_json::Map::new());
+    let (mut encoding, mut cut) = (Map::new(), Map::new());
     let streams = [("stdout", captured.stdout.as_ref()), ("stderr", Some(&captured.stderr))];
     for (name, text) in streams.into_iter().filter_map(|(name, text)| Some((name, text?))) {
         if text.base64 {
             encoding.insert(name.into(), "base64".into());
         }
         if let Some(missing) = &text.cut {
-            cut.insert(name.into(), json!({ "at": missing.at, "bytes": missing.bytes }));
+            cut.insert(name.into(), missing_at(missing.at, missing.bytes));
         }
     }
-    let object = |map: serde_json::Map<_, _>| (!map.is_empty()).then(|| serde_json::Value::Object(map).to_string().into());
     More {
         result: captured.result.as_ref().map(|result| result.get().into()),
         stdout: captured.stdout.as_ref().map(|text| text.data.as_str().into()),
@@ -108,4 +112,17 @@ pub fn more(captured: &Captured) -> More {
         cut: object(cut),
         ..More::default()
     }
+}
+
+/// What of a stream's output its reader was not told, as a final line has it; nothing if that is nothing.
+pub fn cut_of(buffer: &StreamBuffer) -> Option<Box<str>> {
+    object(buffer.untold().into_iter().map(|(stream, at, bytes)| (stream.word().into(), missing_at(at, bytes))).collect())
+}
+
+fn missing_at(at: u64, bytes: u64) -> Value {
+    json!({ "at": at, "bytes": bytes })
+}
+
+fn object(map: Map<String, Value>) -> Option<Box<str>> {
+    (!map.is_empty()).then(|| Value::Object(map).to_string().into())
 }

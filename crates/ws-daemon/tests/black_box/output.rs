@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, Daemon, EXIT, Fifo, Peer, daemons_say, exit, exited, pair};
+use crate::support::{DEADLINE, Daemon, EXIT, Fifo, Peer, Watched, daemons_say, exit, exited, pair};
 
 /// One stream as it was told: the bytes that came, and how many were said to be lost.
 #[derive(Debug, Default)]
@@ -139,6 +139,44 @@ fn a_caller_that_does_not_read_gets_gaps_and_slows_neither_the_script_nor_anybod
         assert_eq!(stdout.bytes.len() as u64 + stdout.lost, BYTES);
         assert!(stdout.lost > 0 && stdout.bytes.iter().all(|byte| *byte == b'x'), "{} lost", stdout.lost);
     }
+}
+
+#[test]
+fn an_outcome_waits_for_who_reads_on_and_comes_with_what_is_missing_to_who_does_not() {
+    let server = Daemon::server().start();
+    server.script("print", "#!/bin/sh\necho first\necho $$ > reached\nread line < go\necho second\necho third >&2\n");
+    let (mut reached, mut go) = (Fifo::new(server.prefix(), "reached"), Fifo::new(server.prefix(), "go"));
+    let hello = json!({ "name": "asker", "instance": "i1", "epoch": 1, "features": ["output"] });
+    let mut asker = Peer::dial_version2(&server, &hello);
+    for run in ["reads-on", "does-not"] {
+        let ask = json!({ "name": "print", "id": run, "params": null, "output": "stream", "credit": 64 });
+        asker.send_text(&ask.to_string());
+        let first: Value = serde_json::from_str(&asker.text()).expect("JSON");
+        assert_eq!(
+            (&first["params"]["code"], &first["params"]["data"]["data"]),
+            (&json!("OUTPUT"), &json!("first\n")),
+            "{first}"
+        );
+        let script = Watched::new(&reached.line());
+        go.release(1);
+        script.wait_end();
+    }
+    asker.nothing_waiting();
+    asker.send_text(&daemons_say("CREDIT", &json!({ "id": "reads-on", "bytes": 128 })));
+    let mut said: Vec<Value> = Vec::new();
+    while said.last().is_none_or(|said| said["params"]["code"] != "STATUS") {
+        said.push(serde_json::from_str(&asker.text()).expect("JSON"));
+    }
+    let data: Vec<&Value> = said.iter().map(|said| &said["params"]["data"]).collect();
+    assert!(data.iter().all(|data| data["id"] == "reads-on"), "{data:?}");
+    assert_eq!((data.len(), &data[2]["status"], &data[2]["cut"]), (3, &json!(0), &Value::Null), "{data:?}");
+    let last: Value = serde_json::from_str(&asker.status()).expect("JSON");
+    assert_eq!((&last["id"], &last["status"]), (&json!("does-not"), &json!(0)), "{last}");
+    let cut = json!({ "stdout": { "at": 6, "bytes": 7 }, "stderr": { "at": 0, "bytes": 6 } });
+    assert_eq!(last["cut"], cut, "{last}");
+    // Credit for it is nobody's now.
+    asker.send_text(&daemons_say("CREDIT", &json!({ "id": "does-not", "bytes": 128 })));
+    asker.nothing_waiting();
 }
 
 #[test]

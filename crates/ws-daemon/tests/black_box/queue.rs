@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, PeerListener, Watched, daemons_say};
+use crate::support::{Book, DEADLINE, Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, PeerListener, Watched, daemons_say};
 
 /// A script that counts, says that it is there, and waits.
 const HOLD: &str = "#!/bin/sh\necho x >> count\necho $$ > reached\nread line < go\n";
 
 /// A script that counts.
 const COUNT: &str = "#!/bin/sh\necho x >> count\n";
+
+/// Within this, a run that may run again goes to another peer; it waits half a minute for its own.
+const MOVES: Duration = Duration::from_mins(1);
 
 /// A server whose port, and with it its spool, is the same when it starts again.
 fn server() -> DaemonPlan {
@@ -312,6 +315,89 @@ fn with_retry_what_may_have_run_runs_again_so_often_and_without_never() {
     peer.nothing_waiting();
 }
 
+#[test]
+fn an_attempt_that_was_refused_is_none_that_retry_counts_also_after_a_restart() {
+    let plan = Daemon::server();
+    let asker = plan.clone().start();
+    let mut peer = Peer::dial_version2(&asker, &hello("i1", 1));
+    let request = json!({ "name": "m", "id": "a", "queue": true, "retry": { "max": 1 } });
+    let run = accepted(&mut asker.connect(), &request);
+    let unknown = |attempt: u32| json!({ "status": -5, "error": "interrupted", "message": "m", "id": run, "attempt": attempt });
+    for attempt in 1..=2 {
+        assert_eq!(frame(&mut peer)["attempt"], attempt);
+        let refused = json!({ "status": -1, "error": "busy", "message": "m", "id": run, "attempt": attempt, "refused": true });
+        status(&mut peer, &refused);
+        acknowledged(&mut peer, &run, attempt);
+    }
+    assert_eq!(frame(&mut peer)["attempt"], 3);
+    drop(killed(asker));
+    let asker = plan.start();
+    let mut peer = Peer::dial_version2(&asker, &hello("i1", 2));
+    let mut process = asker.connect();
+    process.send(request.to_string());
+    assert_eq!(process.said()["event"], "accepted");
+    // The first that may have run, and the one more that is allowed.
+    for attempt in 3..=4 {
+        assert_eq!(frame(&mut peer)["attempt"], attempt);
+        status(&mut peer, &unknown(attempt));
+        acknowledged(&mut peer, &run, attempt);
+    }
+    assert_error(&process.said(), -5, "interrupted");
+    peer.nothing_waiting();
+}
+
+#[test]
+fn a_doer_that_is_gone_loses_what_may_run_again_to_another_and_keeps_what_may_not() {
+    let doer = |asker: &Daemon, writes_down: &str| {
+        let plan = Daemon::client(asker).config(json!({ "tags": ["x"] }));
+        plan.script("write-down", writes_down).script("hold", HOLD).start()
+    };
+    let asker = server().start();
+    let first = doer(&asker, "#!/bin/sh\necho \"$WSDAEMON_RUN $$\" >> ran\necho $$ > reached\nexec sleep 1000\n");
+    let mut reached = Fifo::new(first.prefix(), "reached");
+    let _go = Fifo::new(first.prefix(), "go");
+    let (book, mut process) = (Book::default(), asker.connect());
+    book.note("may run again", 1, 0.0);
+    book.ask(asker.socket(), |_, _| true);
+    accepted(&mut process, &json!({ "name": "hold", "id": "may not", "to": "tag:x", "queue": true }));
+    let left = [reached.line(), reached.line()].map(|pid| Watched::new(&pid));
+    let gone = killed(first);
+    let second = doer(&asker, "#!/bin/sh\necho \"$WSDAEMON_RUN $$\" >> ran\n");
+    assert!(book.wait_settled(MOVES), "{}\n{}", book.open(), asker.log());
+    process.nothing_waiting();
+    // What it says when it is back after all changes nothing of the one, and settles the other.
+    let first = gone.start();
+    assert_error(&process.said(), -5, "interrupted");
+    left.iter().for_each(Watched::wait_end);
+    let counts = book.close(asker.socket(), &[first.prefix(), second.prefix()], DEADLINE, &|| asker.log().to_string());
+    assert_eq!((counts.done, counts.started), (1, 2), "{counts:?}");
+    assert_eq!((counted(first.prefix()), counted(second.prefix())), (1, 0));
+    process.nothing_waiting();
+}
+
+#[test]
+fn what_a_doer_had_whose_spool_is_lost_is_unknown_at_once_and_runs_again_only_if_it_may() {
+    let (doer, asker, mut reached, _go) = holding();
+    let (mut once, mut again) = (asker.connect(), asker.connect());
+    let run = accepted(&mut once, &queued("hold", "a"));
+    accepted(&mut again, &json!({ "name": "hold", "id": "b", "queue": true, "retry": { "max": 1 } }));
+    let _left = [reached.line(), reached.line()].map(|pid| Watched::new(&pid));
+    let (port, plan) = (doer.port(), killed(doer));
+    let spool = rusqlite::Connection::open(plan.prefix().join(format!("spool-server-{port}.db"))).expect("it is there");
+    assert_eq!(spool.execute("UPDATE claims SET name = 'other'", []), Ok(2), "against the seals of both");
+    drop(spool);
+    let doer = plan.script("hold", COUNT).start();
+    doer.wait_log("the spool was damaged and is set aside");
+    let last = once.said();
+    assert_error(&last, -5, "interrupted");
+    assert!(last["run"] == run && last["message"].as_str().is_some_and(|words| words.contains("was lost")), "{last}");
+    let last = again.said();
+    assert_eq!((&last["status"], counted(doer.prefix())), (&json!(0), 3), "{last}");
+    // For ever, and for whoever asks once more.
+    assert_error(&killed(asker).start().connect().run(&queued("hold", "a")).1, -5, "interrupted");
+    assert_eq!(counted(doer.prefix()), 3);
+}
+
 // ---- The doing side --------------------------------------------------------------------------------------------
 
 #[test]
@@ -555,4 +641,29 @@ fn two_daemons_in_one_prefix_have_two_spools_and_the_second_of_a_kind_runs_witho
     let names = fs::read_dir(first.prefix()).expect("it is there").flatten();
     let spools = names.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "db"));
     assert_eq!(spools.count(), 2);
+}
+
+#[test]
+fn a_spool_is_that_of_the_port_that_is_set_and_servers_on_any_free_port_of_one_prefix_have_one_between_them() {
+    let (plan, port) = (Daemon::server(), PeerListener::bind().port());
+    let first = plan.clone().start();
+    let line = plan.clone().start().wait_log("runs without a spool");
+    assert!(line.contains("spool-server-0.db is in use") && line.contains("another \"port\", or a prefix"), "{line}");
+    let request = json!({ "name": "m", "id": "a", "queue": true });
+    let run = accepted(&mut first.connect(), &request);
+    // The system gives it another port, and what it has is the same.
+    drop(killed(first));
+    let first = plan.clone().start();
+    assert_eq!(accepted(&mut first.connect(), &request), run);
+    // Beside one with a port of its own, which begins with nothing; renamed, the file goes on under it.
+    let fixed = plan.config(json!({ "port": port }));
+    let second = fixed.clone().start();
+    assert_ne!(accepted(&mut second.connect(), &request), run);
+    drop((killed(first), killed(second)));
+    let prefix = fixed.prefix();
+    for part in ["", "-wal"] {
+        fs::rename(prefix.join(format!("spool-server-0.db{part}")), prefix.join(format!("spool-server-{port}.db{part}")))
+            .expect("a killed daemon leaves both");
+    }
+    assert_eq!(accepted(&mut fixed.start().connect(), &request), run);
 }

@@ -162,6 +162,54 @@ fn a_fan_out_is_braked_by_batch_and_by_max_failures() {
 }
 
 #[test]
+fn failures_count_for_max_failures_also_those_before_the_asker_was_killed_and_what_was_under_way_goes_on() {
+    let asker = Daemon::server().config(json!({ "port": PeerListener::bind().port() })).start();
+    let clients = ["a", "b", "c", "d"].map(|name| named(&asker, name, &[]));
+    let pipes = |name: &str| clients.each_ref().map(|client| Fifo::new(client.prefix(), name));
+    let (mut reached, mut go) = (pipes("reached"), pipes("go"));
+    for client in &clients {
+        client.script("hold", "#!/bin/sh\necho here > reached\nread line < go\nexit 9\n");
+    }
+    let request =
+        asked(&json!({ "name": "hold", "each": true, "to": "*", "batch": 2, "max_failures": 2, "queue": true })).to_string();
+    let ask = |asker: &Daemon| {
+        let mut process = asker.connect();
+        process.send(&request);
+        for _ in &clients {
+            assert_eq!(process.said()["event"], "accepted");
+        }
+        process
+    };
+    let ended = |process: &mut Local| {
+        let said = process.said();
+        (said["status"].clone(), said["peer"].clone())
+    };
+    let mut process = ask(&asker);
+    reached[0].line();
+    reached[1].line();
+    go[0].release(1);
+    assert_eq!(ended(&mut process), (json!(9), json!("a")));
+    reached[2].line();
+    let asker = asker.crash().start();
+    let mut process = ask(&asker);
+    assert_eq!(ended(&mut process), (json!(9), json!("a")));
+    go[1].release(1);
+    assert_eq!(ended(&mut process), (json!(9), json!("b")));
+    assert_eq!(ended(&mut process), (json!(-4), Value::Null), "the fourth is not started any more");
+    let asker = asker.crash().start();
+    let mut process = ask(&asker);
+    for _ in 0..3 {
+        ended(&mut process);
+    }
+    asker.wait_log_times("link up", clients.len());
+    process.nothing_waiting();
+    go[2].release(1);
+    assert_eq!(ended(&mut process), (json!(9), json!("c")));
+    assert_eq!(process.line(), r#"{"event":"done","id":1,"runs":4,"failed":4}"#);
+    assert_eq!(clients[3].log().count("run over"), 0);
+}
+
+#[test]
 fn the_list_of_a_queued_fan_out_is_fixed_when_it_is_accepted_absent_peers_among_it() {
     let (server, [first, second, mail], mut process) = fleet();
     drop(mail);

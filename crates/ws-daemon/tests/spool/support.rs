@@ -113,7 +113,11 @@ pub async fn fill(spool: &Spool, requests: usize) {
         spool.accept(new).await.unwrap();
         match number % 4 {
             0 => {}
-            1 => spool.bind(run(2 * number), "doer-1", 1).await.unwrap(),
+            1 => {
+                spool.bind(run(2 * number), "doer-2", 1).await.unwrap();
+                spool.unbind(run(2 * number), 2, 1).await.unwrap();
+                spool.bind(run(2 * number), "doer-1", 2).await.unwrap();
+            }
             _ => {
                 for number in [2 * number, 2 * number + 1] {
                     spool.settle(run(number), format!("{{\"status\":{number}}}").into()).await.unwrap();

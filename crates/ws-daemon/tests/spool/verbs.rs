@@ -39,8 +39,9 @@ fn a_run_is_bound_unbound_and_settled_once() {
         assert_eq!((now().await.state, now().await.attempt), (RunState::Waiting, 1));
         spool.bind(run(1), "doer", 1).await.unwrap();
         assert_eq!((now().await.state, now().await.bound.as_deref()), (RunState::Bound, Some("doer")));
-        spool.unbind(run(1), 2).await.unwrap();
-        assert_eq!((now().await.state, now().await.bound, now().await.attempt), (RunState::Waiting, None, 2));
+        spool.unbind(run(1), 2, 1).await.unwrap();
+        assert_eq!((now().await.state, now().await.bound), (RunState::Waiting, None));
+        assert_eq!((now().await.attempt, now().await.refused), (2, 1));
         assert_eq!(spool.correct(run(1), "late".into()).await, Err(SpoolError::Unknown), "there is nothing to correct");
         assert!(!now().await.cancelled);
         spool.cancel(run(1)).await.unwrap();
@@ -67,6 +68,7 @@ fn the_last_run_makes_the_script_due_and_it_is_due_until_started() {
         assert_eq!((first.request_done, first.then, spool.then_due().await.unwrap()), (false, None, Vec::new()));
         let unsettled = spool.unsettled().await.unwrap();
         assert_eq!(unsettled[0].runs.iter().map(|record| record.run.clone()).collect::<Vec<_>>(), [run(1)]);
+        assert_eq!(spool.reports(unsettled[0].request).await.unwrap(), ["two".into()]);
         let last = spool.settle(run(1), "one".into()).await.unwrap();
         let due = last.then.expect("it was the last");
         assert_eq!((last.request_done, &*due.script, &*due.reports), (true, "done", &["one".into(), "two".into()][..]));
