@@ -129,7 +129,10 @@ impl Control {
             Command::Run(RunQuery { which, output: Some(query) }) => self.output(user, &which, query).await,
             Command::Cancel(which) => match self.0.origin.cancel(&which).await {
                 Ok(true) => done(),
-                Ok(false) => Answer::Outcome(no_such_run(&which)),
+                Ok(false) => Answer::Outcome(match self.0.origin.run(user, &which).await {
+                    Some(_) => Outcome::failed(ErrorCode::UnknownTarget, "it is over already: there is nothing to stop"),
+                    None => no_such_run(&which),
+                }),
                 Err(outcome) => Answer::Outcome(outcome),
             },
             Command::Scripts => Answer::Result(self.scripts().await),

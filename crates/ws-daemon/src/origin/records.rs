@@ -64,17 +64,22 @@ impl Origin {
         Some(shown)
     }
 
-    /// What a queued run printed, told through the channel up to its final line if that is to be followed.
+    /// What a run printed, as far as it is kept, told through the channel up to its final line if that is to be followed. Of a
+    /// direct run nothing is kept but how it ended.
     pub async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Option<mpsc::Receiver<Said>> {
         const SAID: usize = 16;
-        let record = self.stored(user, which).await?;
-        let follow = Follow::known(self, &record);
+        let follow = match self.stored(user, which).await {
+            Some(record) => Follow::known(self, &record),
+            None => Follow::live(self, &self.ledger().find(which)?),
+        };
+        let run = follow.run().clone();
         let (say, said) = mpsc::channel(SAID);
         let stopping = self.stop().close_links.clone();
         self.requests().spawn(async move {
             tokio::select! {
                 report = follow.output(say.clone(), query) => {
-                    if let Some(report) = report {
+                    if let Some(mut report) = report {
+                        report.more_mut().run.get_or_insert(run);
                         drop(say.send(Said::Final(report)).await);
                     }
                 }
