@@ -174,6 +174,14 @@ fn logs_follow_a_run_to_its_end_and_tell_it_again_from_anywhere() {
     assert_eq!((&lines[0]["data"], &lines[1]["status"]), (&json!("begun\nended\n"), &json!(3)), "{lines:?}");
     let none = typed(&server, &["logs", run, "--stream", "stderr"]);
     assert!(none.code == 0 && none.out.is_empty() && none.err.contains("nothing is kept of what it printed"), "{none:?}");
+    // Where it is done it is listed too.
+    let listed = printed(&first.daemon, &["runs"]);
+    let [heading, row] = listed.lines().collect::<Vec<_>>()[..] else { panic!("{listed}") };
+    assert!(heading.ends_with("SIDE") && row.starts_with(run) && row.ends_with("to here"), "{listed}");
+    assert!(printed(&first.daemon, &["show", run]).contains("side      run here\n"));
+    let elsewhere = typed(&first.daemon, &["wait", run]);
+    assert_eq!(elsewhere.code, 66);
+    assert!(elsewhere.err.contains("it was asked for by \"hub\""), "{elsewhere:?}");
     // Of one that is not on disk there is nothing but how it ends, and that can be waited for.
     let asking = typing(&server, &["exec", "hold", "--to", "web-1", "--output", "tail"]);
     first.reached.line();
