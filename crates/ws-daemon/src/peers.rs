@@ -411,7 +411,7 @@ impl Peers {
         if let Some(before) = &before {
             table.remove(before);
         }
-        let (now, Table { registry, by_instance, .. }) = (now_ms(), &mut *table);
+        let (now, Table { registry, by_instance, .. }) = (wall_ms(), &mut *table);
         let changes = registry.see(&hello, &name, address, now, |instance| by_instance.contains_key(instance));
         let place = self.settle_in(&mut table, Link::version2(name, address, hello, message, closing));
         drop(table);
@@ -444,7 +444,7 @@ impl Drop for Place<'_> {
             return;
         }
         table.remove(&self.link);
-        let change = self.link.instance().and_then(|instance| table.registry.gone(instance, now_ms()));
+        let change = self.link.instance().and_then(|instance| table.registry.gone(instance, wall_ms()));
         drop(table);
         change.into_iter().for_each(&self.peers.0.changes);
     }
@@ -534,7 +534,9 @@ impl Unwelcome {
     }
 }
 
-fn now_ms() -> u64 {
+/// The wall clock in ms since 1970: to be shown, and for times that people give by it.
+#[must_use]
+pub fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
