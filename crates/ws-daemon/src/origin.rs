@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -68,6 +68,8 @@ struct Inner {
     ledger: Ledger,
     /// One permit for each byte of the direct requests with options that wait for a client's server; none left: `queue_full`.
     waiting: Semaphore,
+    /// One permit for each queued run whose params are on their way from the spool to a link.
+    reading: Arc<Semaphore>,
     /// Instances whose spools are known to be lost; as many as peers have told.
     lost: Mutex<HashSet<Box<str>>>,
 }
@@ -86,6 +88,9 @@ impl Said {
         Self::Final(Outcome::failed(code, message).into())
     }
 }
+
+/// Queued runs whose params are read from the spool at once; the next one waits.
+const READING: usize = 16;
 
 /// Instances that are remembered as lost; beyond it they are forgotten, and what is bound to them waits for its ttl.
 const LOST: usize = 65_536;
@@ -121,7 +126,14 @@ impl Origin {
 
     fn new(means: Means, held: Option<Held>, held_bytes: usize) -> Self {
         let waiting = Semaphore::new(held_bytes.min(Semaphore::MAX_PERMITS));
-        Self(Arc::new(Inner { means, held, ledger: Ledger::default(), waiting, lost: Mutex::default() }))
+        Self(Arc::new(Inner {
+            means,
+            held,
+            ledger: Ledger::default(),
+            waiting,
+            reading: Arc::new(Semaphore::new(READING)),
+            lost: Mutex::default(),
+        }))
     }
 
     fn peers(&self) -> &Peers {
@@ -150,6 +162,11 @@ impl Origin {
 
     fn stop(&self) -> &Stop {
         &self.0.means.stop
+    }
+
+    /// A place among those that read params from the spool; nobody closes it, so there is one in the end.
+    async fn reading(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.reading).acquire_owned().await.ok()
     }
 
     fn ledger(&self) -> &Ledger {

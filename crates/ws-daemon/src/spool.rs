@@ -193,9 +193,14 @@ impl Spool {
         self.ask(move |store| store.correct(&run, &report)).await
     }
 
-    /// All requests with runs that have not settled, oldest first.
-    pub async fn unsettled(&self) -> Result<Vec<StoredRequest>> {
-        self.ask(Store::unsettled).await
+    /// Requests with runs that have not settled, oldest first: at most so many of those behind the request `after`; 0 is before all.
+    pub async fn unsettled(&self, after: u64, most: usize) -> Result<Vec<StoredRequest>> {
+        self.ask(move |store| store.unsettled(after, most)).await
+    }
+
+    /// The body of the request that a run belongs to. `Unknown` if it was dropped.
+    pub async fn body(&self, run: RunId) -> Result<Box<str>> {
+        self.ask(move |store| store.body(&run)).await
     }
 
     /// The reports of those runs of a request that have settled.

@@ -14,7 +14,7 @@ use ws_daemon_protocol::command::Topic;
 use ws_daemon_protocol::event::Event;
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{Message, Request};
-use ws_daemon_protocol::options::{NotBefore, OutputMode, Queue};
+use ws_daemon_protocol::options::{NotBefore, Options, OutputMode, Queue};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 use ws_daemon_protocol::target::Target;
 
@@ -32,6 +32,9 @@ const SAID: usize = 64;
 
 /// Runs of one fan-out; a request that matches more is refused.
 const FAN_OUT: usize = 65_536;
+
+/// Requests that are taken up from disk at once.
+const TAKEN_UP: usize = 64;
 
 /// One run of a request, and whom it is for.
 struct Part {
@@ -195,41 +198,41 @@ impl Origin {
             }
             Err(error) => return caller.tell(Said::refused(ErrorCode::SpoolFailed, &error.to_string())).await,
         };
-        let request = Arc::new(request);
+        let Request { name, id: caller_id, params, options } = request;
+        let options = Arc::new(options);
         match accepted {
             Accepted::Conflict => {
                 let why = "this id stands for another request that was queued before; use a new id";
                 caller.tell(Said::refused(ErrorCode::IdConflict, why)).await;
             }
             Accepted::Fresh => {
-                let lives = parts.into_iter().map(|Part { run, whom }| {
-                    let seat = self.ledger().enter(run, &request.name, request.id.clone(), true);
-                    let (request, spool) = (Arc::clone(&request), spool.clone());
-                    let origin = self.clone();
-                    Queued {
-                        origin,
-                        spool,
-                        request,
-                        id: id.clone(),
-                        seat,
-                        whom,
-                        bound: None,
-                        attempt: 1,
-                        refused: 0,
-                        ever_bound: false,
-                        answered: false,
-                        expires_ms,
-                        not_before_ms,
-                    }
+                let params = Arc::new(params);
+                let lives = parts.into_iter().map(|Part { run, whom }| Queued {
+                    origin: self.clone(),
+                    spool: spool.clone(),
+                    options: Arc::clone(&options),
+                    params: Some(Arc::clone(&params)),
+                    id: id.clone(),
+                    seat: self.ledger().enter(run, &name, caller_id.clone(), true),
+                    whom,
+                    bound: None,
+                    attempt: 1,
+                    refused: 0,
+                    ever_bound: false,
+                    answered: false,
+                    expires_ms,
+                    not_before_ms,
                 });
                 let lives: Vec<Queued> = lives.collect();
+                drop(params);
                 let follows = lives.iter().map(|life| Follow::live(self, life.seat.live())).collect();
-                self.start(&request, lives, 0);
-                self.tell_queued(&request, follows, nearest, &caller).await;
+                self.start(&options, lives, 0);
+                self.tell_queued(&options, follows, nearest, &caller).await;
             }
             Accepted::Known(records) => {
+                drop(params);
                 let follows = records.iter().map(|record| Follow::known(self, record)).collect();
-                self.tell_queued(&request, follows, None, &caller).await;
+                self.tell_queued(&options, follows, None, &caller).await;
             }
         }
     }
@@ -244,29 +247,28 @@ impl Origin {
 
     /// Starts the lives of a queued request's runs, braked as it says, when so many others have failed before. They are nobody's: no
     /// caller and no stop waits for them.
-    fn start(&self, request: &Arc<Request>, lives: Vec<Queued>, failed: usize) {
-        let options = &request.options;
+    fn start(&self, options: &Arc<Options>, lives: Vec<Queued>, failed: usize) {
         if !options.each || (options.batch.is_none() && options.max_failures.is_none()) {
             for life in lives {
                 self.lives().spawn(life.run());
             }
             return;
         }
-        let (stopping, request) = (self.stop().close_links.clone(), Arc::clone(request));
+        let (stopping, options) = (self.stop().close_links.clone(), Arc::clone(options));
         self.lives().spawn(async move {
             tokio::select! {
-                () = brake_queued(&request, lives, failed) => {}
+                () = brake_queued(&options, lives, failed) => {}
                 () = stopping.cancelled() => {}
             }
         });
     }
 
-    async fn tell_queued(&self, request: &Request, follows: Vec<Follow>, nearest: Option<Box<str>>, caller: &Caller) {
-        let runs = request.options.each.then_some(follows.len());
+    async fn tell_queued(&self, options: &Options, follows: Vec<Follow>, nearest: Option<Box<str>>, caller: &Caller) {
+        let runs = options.each.then_some(follows.len());
         for follow in &follows {
             caller.tell(Said::Event(Event::Accepted { run: follow.run().clone(), nearest: nearest.clone(), runs })).await;
         }
-        let (events, streams) = (request.options.events, request.options.output == OutputMode::Stream);
+        let (events, streams) = (options.events, options.output == OutputMode::Stream);
         let mut going: FuturesUnordered<_> =
             follows.into_iter().map(|follow| follow.follow(caller.0.clone(), events, streams)).collect();
         let (mut runs, mut failed) = (0, 0);
@@ -289,7 +291,7 @@ impl Origin {
                 None => break,
             }
         }
-        if request.options.each {
+        if options.each {
             caller.tell(Said::Event(Event::Done { runs, failed })).await;
         }
     }
@@ -297,13 +299,17 @@ impl Origin {
     /// Takes up what was found on disk: the same lives as of fresh requests.
     pub async fn recover(&self) {
         let Some(spool) = self.spool() else { return };
-        match spool.unsettled().await {
-            Ok(stored) => {
-                for stored in stored {
-                    self.take_up(spool, stored).await;
-                }
+        let mut after = 0;
+        loop {
+            let stored = match spool.unsettled(after, TAKEN_UP).await {
+                Ok(stored) => stored,
+                Err(error) => break warn!(%error, "what was queued cannot be read"),
+            };
+            let Some(last) = stored.last() else { break };
+            after = last.request;
+            for stored in stored {
+                self.take_up(spool, stored).await;
             }
-            Err(error) => warn!(%error, "what was queued cannot be read"),
         }
         match spool.then_due().await {
             Ok(due) => due.into_iter().for_each(|due| self.aftermath(due)),
@@ -313,33 +319,34 @@ impl Origin {
 
     async fn take_up(&self, spool: &Spool, stored: StoredRequest) {
         let StoredRequest { request: number, body, caller_id, runs, expires_ms, not_before_ms, .. } = stored;
-        let request = match Message::parse(&body) {
-            Ok(Message::Run(request)) => Arc::new(request),
-            _ => return warn!(request = number, "a queued request is not understood; it stays where it is"),
+        let Ok(Message::Run(request)) = Message::parse(&body) else {
+            return warn!(request = number, "a queued request is not understood; it stays where it is");
         };
+        let whom = Whom::of(&request);
+        let Request { name, id: own_id, options, .. } = request;
+        let options = Arc::new(options);
         let id = caller_id.and_then(|id| serde_json::from_str::<Box<RawValue>>(&id).ok()).as_deref().and_then(CallerId::new);
         let life = |record: RunRecord| {
             let accepted_wall_ms = u64::try_from(record.accepted_wall_ms).unwrap_or(0);
-            let seat = self.ledger().enter_again(record.run, &request.name, request.id.clone(), true, accepted_wall_ms);
+            let seat = self.ledger().enter_again(record.run, &name, own_id.clone(), true, accepted_wall_ms);
             if record.cancelled {
                 seat.live().cancel.cancel();
             }
-            let whom = record
-                .target
-                .map_or_else(|| Whom::of(&request), |instance| Whom { instance: Some(instance), ..Whom::default() });
+            let whom =
+                record.target.map_or_else(|| whom.clone(), |instance| Whom { instance: Some(instance), ..Whom::default() });
             let bound = record.bound.filter(|_| record.state == RunState::Bound);
             let ever_bound = bound.is_some() || record.attempt > 1;
-            let (origin, spool, request, attempt) = (self.clone(), spool.clone(), Arc::clone(&request), record.attempt);
-            let id = id.clone();
+            let (origin, spool, options, id) = (self.clone(), spool.clone(), Arc::clone(&options), id.clone());
             Queued {
                 origin,
                 spool,
-                request,
+                options,
+                params: None,
                 id,
                 seat,
                 whom,
                 bound,
-                attempt,
+                attempt: record.attempt,
                 refused: record.refused,
                 ever_bound,
                 answered: false,
@@ -348,8 +355,8 @@ impl Origin {
             }
         };
         let lives = runs.into_iter().map(life).collect();
-        let failed = if request.options.max_failures.is_some() { failed_before(spool, number).await } else { 0 };
-        self.start(&request, lives, failed);
+        let failed = if options.max_failures.is_some() { failed_before(spool, number).await } else { 0 };
+        self.start(&options, lives, failed);
     }
 }
 
@@ -367,14 +374,13 @@ async fn failed_before(spool: &Spool, request: u64) -> usize {
 
 /// As [`brake`](Origin::brake), but what is not to start is cancelled in its own life, so that the disk knows. What was under way
 /// when the daemon ended goes on.
-async fn brake_queued(request: &Request, lives: Vec<Queued>, mut failed: usize) {
+async fn brake_queued(options: &Options, lives: Vec<Queued>, mut failed: usize) {
     let one = async |life: Queued| {
         let live = Arc::clone(life.seat.live());
         life.run().await;
         let progress = live.progress.borrow();
         progress.report.as_ref().is_some_and(|report| report.status == Some(0))
     };
-    let options = &request.options;
     let (batch, max_failures) = (options.batch.unwrap_or(usize::MAX), options.max_failures.unwrap_or(usize::MAX));
     let (mut left, mut going) = (lives.into_iter(), FuturesUnordered::new());
     loop {

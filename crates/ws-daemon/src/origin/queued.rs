@@ -14,14 +14,16 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use futures_util::FutureExt;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 use ws_daemon_protocol::codec::v2::{Have, Order, Verdict};
 use ws_daemon_protocol::command::{StreamName, Topic};
 use ws_daemon_protocol::event::Chunk;
 use ws_daemon_protocol::id::{CallerId, RunId};
-use ws_daemon_protocol::message::Request;
-use ws_daemon_protocol::options::OutputMode;
+use ws_daemon_protocol::message::{Message, Params};
+use ws_daemon_protocol::options::{Options, OutputMode};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::Origin;
@@ -29,7 +31,7 @@ use super::direct::{at, with_peer};
 use super::ledger::{Live, Seat};
 use super::whom::{NoWay, Way, Whom, whole_ms};
 use crate::link::{Ask, AskBody, Backoff, Closed, Departure, Link, RunEvent, RunStream, STREAM_CREDIT_BYTES, Sink, run_stream};
-use crate::spool::{Spool, number};
+use crate::spool::{Spool, SpoolError, number};
 
 /// How long a run that may be run again waits for the instance it is bound to before it goes to another.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,7 +46,9 @@ const SEED_INSTANCE: &str = "seed:";
 pub struct Queued {
     pub origin: Origin,
     pub spool: Spool,
-    pub request: Arc<Request>,
+    pub options: Arc<Options>,
+    /// As long as it has not waited for anything; then they are read from the spool when they leave.
+    pub params: Option<Arc<Params>>,
     /// The caller's id, for the script to see.
     pub id: Option<CallerId>,
     pub seat: Seat,
@@ -105,7 +109,10 @@ impl Queued {
     async fn outcome(&mut self) -> Report {
         let cancel = self.live().cancel.clone();
         let (spool, expires_ms) = (self.spool.clone(), self.expires_ms);
-        let waiting = self.not_before_ms;
+        let waiting = self.not_before_ms.filter(|at_ms| *at_ms > spool.now_ms());
+        if waiting.is_some() {
+            self.params = None;
+        }
         let expiry = until(&spool, expires_ms);
         let begin = async {
             if let Some(not_before_ms) = waiting {
@@ -180,7 +187,7 @@ impl Queued {
 
     /// Whether it may run once more if this attempt may have.
     fn has_tries_left(&self) -> bool {
-        self.attempt - self.refused <= self.request.options.retry && !self.live().cancel.is_cancelled()
+        self.attempt - self.refused <= self.options.retry && !self.live().cancel.is_cancelled()
     }
 
     /// The way to whom the run is bound, or to anyone who may have it; waits until there is one.
@@ -208,6 +215,7 @@ impl Queued {
                 let why = format!("the spool of the instance {instance} that had it was lost; it may have run");
                 return Err(Outcome::Failed(ErrorCode::Interrupted, why).into());
             }
+            self.params = None;
             let may_move = self.bound.is_some() && self.has_tries_left();
             tokio::select! {
                 _ = arrivals.changed() => {}
@@ -266,7 +274,7 @@ impl Queued {
     /// Does something on disk, again and again until it is done.
     async fn persist<T, F>(&self, what: &str, verb: impl Fn() -> F) -> T
     where
-        F: Future<Output = Result<T, crate::spool::SpoolError>>,
+        F: Future<Output = Result<T, SpoolError>>,
     {
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
         loop {
@@ -286,7 +294,7 @@ impl Queued {
             Ok(order) => order,
             Err(outcome) => return Offered::Settled(outcome.into()),
         };
-        link.has_room().await;
+        let (params, reading) = self.params_with_room(&link).await;
         let by_hop = order.hop.is_some();
         let cancelled = self.live().cancel.is_cancelled() && !by_hop;
         if cancelled {
@@ -294,10 +302,12 @@ impl Queued {
             link.send_cancel(&self.live().run, Some(self.attempt));
         }
         let (sink, stream) = run_stream(order.credit);
-        let body = AskBody::Run(self.request.name.clone(), self.request.params.clone(), order);
+        let body = AskBody::Run(String::from(&*self.live().name), params, order);
         let ask =
             Ask { body, id: self.id.clone(), run: self.run_id(), departure: Departure::default(), sink: Sink::Stream(sink) };
-        match link.ask(ask) {
+        let asked = link.ask(ask);
+        drop(reading);
+        match asked {
             Ok(()) => {
                 self.live().note(|progress| progress.peer = Some(link.peer().into()));
                 let attempt = (!by_hop).then_some(self.attempt);
@@ -307,8 +317,44 @@ impl Queued {
         }
     }
 
+    /// Waits until the link has room, and has the params then. What is returned with them is to be kept until they are on the link:
+    /// there is room for a few that are read at once, not for all that wait.
+    async fn params_with_room(&mut self, link: &Link) -> (Params, Option<OwnedSemaphorePermit>) {
+        if link.has_room().now_or_never().is_some()
+            && let Some(params) = self.params.take()
+        {
+            return (Arc::unwrap_or_clone(params), None);
+        }
+        self.params = None;
+        let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+        loop {
+            link.has_room().await;
+            let reading = self.origin.reading().await;
+            if link.has_room().now_or_never().is_none() {
+                continue;
+            }
+            match self.read().await {
+                Ok(params) => return (params, reading),
+                Err(error) => {
+                    // Others may fare better.
+                    drop(reading);
+                    warn!(run = %self.live().run, %error, "the params of a run cannot be read; tried again in a while");
+                    sleep(backoff.next(fastrand::f64())).await;
+                }
+            }
+        }
+    }
+
+    /// The params as they stand in the spool.
+    async fn read(&self) -> Result<Params, SpoolError> {
+        match Message::parse(&self.spool.body(self.run_id()).await?) {
+            Ok(Message::Run(request)) => Ok(request.params),
+            _ => Err(SpoolError::Failed("a queued request is not understood".into())),
+        }
+    }
+
     async fn order(&self, link: &Link, hop: Option<Box<ws_daemon_protocol::codec::v2::Hop>>) -> Result<Order, Outcome> {
-        let options = &self.request.options;
+        let options = &self.options;
         let streams = options.output == OutputMode::Stream;
         let is_v2 = link.is_v2();
         let have = if streams { self.have().await } else { None };
@@ -337,7 +383,7 @@ impl Queued {
     /// From offered to what came of it. `attempt` is what is to be cancelled there, if it has not been said that it is `cancelled`.
     async fn attend(&mut self, link: &Link, mut stream: RunStream, attempt: Option<u32>, mut cancelled: bool) -> Offered {
         let is_v2 = link.is_v2();
-        let timeout = self.request.options.timeout.filter(|_| !is_v2).map(|timeout| Instant::now() + timeout);
+        let timeout = self.options.timeout.filter(|_| !is_v2).map(|timeout| Instant::now() + timeout);
         loop {
             tokio::select! {
                 event = stream.next() => match event {

@@ -168,9 +168,18 @@ impl Store {
     }
 
     /// See [`Spool::unsettled`](super::Spool::unsettled).
-    pub fn unsettled(&mut self) -> Verdict<Vec<StoredRequest>> {
-        let rows = self.all(&format!("{REQUEST} WHERE settled_ms IS NULL ORDER BY id"), &[], RequestRow::read)?;
+    pub fn unsettled(&mut self, after: u64, most: usize) -> Verdict<Vec<StoredRequest>> {
+        let sql = format!("{REQUEST} WHERE settled_ms IS NULL AND id > ?1 ORDER BY id LIMIT ?2");
+        let (after, most) = (super::store::signed(after), i64::try_from(most).unwrap_or(i64::MAX));
+        let rows = self.all(&sql, &[&after, &most], RequestRow::read)?;
         rows.into_iter().map(|row| self.stored(row)).collect()
+    }
+
+    /// See [`Spool::body`](super::Spool::body).
+    pub fn body(&mut self, run: &RunId) -> Verdict<Box<str>> {
+        let row = self.run_row(run)?.ok_or(UNKNOWN)?;
+        let request = self.request_of(&row)?;
+        if request.trimmed { Err(UNKNOWN) } else { Ok(request.body) }
     }
 
     /// See [`Spool::reports`](super::Spool::reports).

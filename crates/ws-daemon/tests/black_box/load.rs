@@ -18,6 +18,13 @@ const CONNECTIONS: usize = 100;
 /// 1 KiB while it is in flight or in line.
 const PEAK_BYTES: u64 = 64 << 20;
 
+/// Requests that are queued while nobody is there, each with so many bytes of params: more than may be in memory.
+const QUEUED: usize = 600;
+const QUEUED_BYTES: usize = 100 << 10;
+
+/// So many are sent before they are all said to be accepted.
+const QUEUED_AT_ONCE: usize = 50;
+
 /// Unanswered requests of one link beyond which the oldest is given up.
 const UNANSWERED: usize = 65_536;
 
@@ -55,6 +62,37 @@ fn a_hundred_connections_with_a_hundred_requests_each_get_their_own_answers_with
         expect_each_once(process, own(number));
     }
     assert_bounded(&[&server, &client], PEAK_BYTES);
+}
+
+#[test]
+fn queued_requests_that_wait_cost_the_disk_their_params_and_not_the_memory() {
+    let plan = Daemon::server();
+    let asker = plan.clone().start();
+    let (mut process, pad) = (asker.connect(), "x".repeat(QUEUED_BYTES));
+    for first in (0..QUEUED).step_by(QUEUED_AT_ONCE) {
+        for number in first..first + QUEUED_AT_ONCE {
+            process.send(json!({ "name": "m", "id": number, "params": [number, pad], "queue": true }).to_string());
+        }
+        for _ in 0..QUEUED_AT_ONCE {
+            assert_eq!(process.said()["event"], "accepted");
+        }
+    }
+    assert_bounded(&[&asker], PEAK_BYTES);
+    drop(asker.crash());
+    let asker = plan.start();
+    let hello = json!({ "name": "doer", "instance": "i1", "epoch": 1, "features": ["queue"] });
+    let mut doer = Peer::dial_version2(&asker, &hello);
+    // Slower than they leave: they have to wait for room as well.
+    let numbers: BTreeSet<usize> = (0..QUEUED)
+        .map(|_| {
+            let frame: Value = serde_json::from_str(&doer.text()).expect("JSON");
+            assert_eq!((&frame["name"], &frame["params"][1]), (&json!("m"), &json!(pad)), "as it was asked for");
+            frame["params"][0].as_u64().and_then(|number| usize::try_from(number).ok()).expect("its number")
+        })
+        .collect();
+    assert_eq!(numbers.len(), QUEUED);
+    doer.nothing_waiting();
+    assert_bounded(&[&asker], PEAK_BYTES);
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn damage_that_is_found_while_it_runs_sets_the_file_aside_and_all_goes_on_with_a
             *byte ^= 0x55;
         }
         fs::write(&path, &other).unwrap();
-        let told = spool.unsettled().await;
+        let told = spool.unsettled(0, usize::MAX).await;
         assert!(matches!(told, Err(SpoolError::Failed(_))), "{:?}", told.map(|told| told.len()));
         assert!(damaged.has_changed().unwrap());
         let aside = damaged.borrow_and_update().clone().expect("it says where it went");

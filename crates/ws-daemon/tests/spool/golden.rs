@@ -102,7 +102,7 @@ fn golden_spools_of_every_format_open_with_all_that_must_not_be_lost() {
         assert_eq!(opened.set_aside, None, "{}", golden.display());
         let spool = opened.spool;
         assert_eq!(spool.identity().epoch, 1);
-        let unsettled = block(spool.unsettled()).unwrap();
+        let unsettled = block(spool.unsettled(0, usize::MAX)).unwrap();
         let runs: Vec<String> =
             unsettled.iter().flat_map(|request| &request.runs).map(|record| record.run.to_string()).collect();
         assert!(runs.contains(&WAITING.to_owned()) && runs.contains(&run(0).to_string()), "{runs:?}");

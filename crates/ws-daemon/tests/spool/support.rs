@@ -157,7 +157,7 @@ pub async fn tell(spool: &Spool) -> Vec<String> {
     for peer in spool.peers().await.unwrap() {
         writeln!(told, "{peer:?}").unwrap();
     }
-    for request in spool.unsettled().await.unwrap() {
+    for request in spool.unsettled(0, usize::MAX).await.unwrap() {
         writeln!(told, "{request:?}").unwrap();
     }
     writeln!(told, "{:?}", spool.then_due().await.unwrap()).unwrap();

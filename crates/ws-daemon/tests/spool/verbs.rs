@@ -17,6 +17,8 @@ fn a_request_is_accepted_once_and_found_again_by_its_key() {
         let Ok(Accepted::Known(runs)) = spool.accept(request(&[3], Some("k"))).await else { panic!("the key is known") };
         assert_eq!(runs.iter().map(|record| record.run.clone()).collect::<Vec<_>>(), [run(1), run(2)]);
         assert_eq!(spool.by_caller_id("root", "k").await.unwrap(), runs);
+        assert_eq!(spool.body(run(2)).await, Ok(request(&[1, 2], None).body));
+        assert_eq!(spool.body(run(9)).await, Err(SpoolError::Unknown));
         assert_eq!(spool.by_caller_id("other", "k").await.unwrap(), []);
         let other = NewRequest { hash: [8; 32], ..request(&[3], Some("k")) };
         assert_eq!(spool.accept(other).await, Ok(Accepted::Conflict));
@@ -26,6 +28,8 @@ fn a_request_is_accepted_once_and_found_again_by_its_key() {
             assert_eq!(spool.accept(request(&[number], None)).await, Ok(Accepted::Fresh), "no key attaches to nothing");
         }
         assert_eq!(spool.stats().unsettled, 5);
+        let all = spool.unsettled(0, usize::MAX).await.unwrap();
+        assert_eq!((all.len(), spool.unsettled(all[0].request, 2).await.unwrap()), (4, all[1..3].to_vec()));
     });
 }
 
@@ -54,7 +58,7 @@ fn a_run_is_bound_unbound_and_settled_once() {
         spool.correct(run(1), "late".into()).await.unwrap();
         assert_eq!((now().await.report.as_deref(), now().await.correction.as_deref()), (Some("first"), Some("late")));
         assert_eq!(spool.settle(run(9), "x".into()).await, Err(SpoolError::Unknown));
-        assert_eq!(spool.unsettled().await.unwrap(), []);
+        assert_eq!(spool.unsettled(0, usize::MAX).await.unwrap(), []);
     });
 }
 
@@ -66,7 +70,7 @@ fn the_last_run_makes_the_script_due_and_it_is_due_until_started() {
         spool.accept(NewRequest { then: Some("done".into()), ..request(&[1, 2], Some("k")) }).await.unwrap();
         let first = spool.settle(run(2), "two".into()).await.unwrap();
         assert_eq!((first.request_done, first.then, spool.then_due().await.unwrap()), (false, None, Vec::new()));
-        let unsettled = spool.unsettled().await.unwrap();
+        let unsettled = spool.unsettled(0, usize::MAX).await.unwrap();
         assert_eq!(unsettled[0].runs.iter().map(|record| record.run.clone()).collect::<Vec<_>>(), [run(1)]);
         assert_eq!(spool.reports(unsettled[0].request).await.unwrap(), ["two".into()]);
         let last = spool.settle(run(1), "one".into()).await.unwrap();
