@@ -328,7 +328,8 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
 }
 
 /// What SUBSCRIBE lets come. The daemon makes these lines, and a test of its own compares them.
-const NEWS: [(&str, &str); 5] = [
+const NEWS: [(&str, &str); 6] = [
+    ("news-running", r#"{"event":"running","id":"x","name":"t","peer":"web","run":"0190a000-0000-7000-8000-000000000001"}"#),
     (
         "news-settled",
         r#"{"event":"settled","report":{"run":"0190a000-0000-7000-8000-000000000001","status":0},"run":"0190a000-0000-7000-8000-000000000001"}"#,

@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tracing::warn;
 use uuid::Uuid;
-use ws_daemon_protocol::command::Topic;
 use ws_daemon_protocol::event::Event;
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{Message, Request};
@@ -127,8 +126,7 @@ impl Origin {
         let direct = Direct { origin: self, request, id, live: seat.live(), whom, caller: Some(caller) };
         let mut report = direct.run().await;
         report.more_mut().run = Some(seat.live().run.clone());
-        seat.live().settle(&report);
-        self.news().tell(Topic::Runs, || super::settled_line(seat.live(), &report));
+        super::settled(self.news(), seat.live(), &report);
         report
     }
 
@@ -152,7 +150,7 @@ impl Origin {
             let why = format!("{failed} runs have failed, and max_failures is {max_failures}; this one was not started");
             let mut report = Report::from(Outcome::Failed(ErrorCode::Cancelled, why));
             report.more_mut().run = Some(seat.live().run.clone());
-            seat.live().settle(&report);
+            super::settled(self.news(), seat.live(), &report);
             caller.tell(Said::Final(report.clone())).await;
             reports.push(report);
         }
