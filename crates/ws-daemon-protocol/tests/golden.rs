@@ -144,9 +144,7 @@ fn said(frame: &Frame) -> String {
         Frame::Ack(run, attempt) => v2::ack(run, *attempt),
         Frame::Drain => v2::drain(),
         Frame::Ping(_) => v2::ping(&run()),
-        Frame::Command(CommandMessage { command: Command::Peers, .. }) => {
-            format!(r#"{{"name":"&cmd","id":"{RUN}","params":{{"code":"PEERS"}}}}"#)
-        }
+        Frame::Command(CommandMessage { command: Command::Peers, .. }) => v2::peers(&run()),
         Frame::Command(message) => v2::local_command(message.id.as_ref().map(|_| run()).as_ref(), &message.params),
         Frame::LocalStatus(data) => v2::local_command(None, &params(&format!(r#"{{"code":"STATUS","data":{data}}}"#))),
     }

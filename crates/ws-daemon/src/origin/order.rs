@@ -75,21 +75,23 @@ impl Origin {
     }
 
     /// The parts of a request: one, or one for each peer that matches.
-    fn parts(&self, request: &Request) -> Result<Vec<Part>, Outcome> {
+    async fn parts(&self, request: &Request) -> Result<Vec<Part>, Outcome> {
         let part = |whom| Part { run: new_run(), whom };
         if !request.options.each {
             return Ok(vec![part(Whom::of(request))]);
         }
         let queued = request.options.queue.is_some();
-        let found = self.peers().all_matching(request.options.to.as_ref());
+        let to = request.options.to.as_ref();
+        let beyond = self.beyond(to, queued).await?;
+        let found = self.peers().all_matching(to).into_iter();
         let parts: Vec<Part> = found
-            .into_iter()
             .filter(|peer| queued || peer.link.is_some())
             .filter_map(|peer| match peer.instance {
                 Some(instance) => Some(Whom { instance: Some(instance.into()), ..Whom::default() }),
                 // A seed peer has only its name, which is its address.
                 None => Some(Whom { to: Some(Target::parse(&peer.name).ok()?), ..Whom::default() }),
             })
+            .chain(beyond)
             .map(part)
             .collect();
         match parts.len() {
@@ -102,8 +104,19 @@ impl Origin {
         }
     }
 
+    /// The same of a queued request. A client asks nobody who there is for one that it has accepted before: its list is fixed.
+    async fn parts_to_queue(&self, request: &Request, user: &str, spool: &Spool) -> Result<Vec<Part>, Outcome> {
+        if let Some(id) = request.id.as_ref().filter(|_| request.options.each && self.is_client()) {
+            let known = spool.by_caller_id(user, id.key().as_text()).await;
+            if known.is_ok_and(|known| !known.is_empty()) {
+                return Ok(Vec::new());
+            }
+        }
+        self.parts(request).await
+    }
+
     async fn direct(&self, request: Request, id: Option<CallerId>, caller: Caller) {
-        let parts = match self.parts(&request) {
+        let parts = match self.parts(&request).await {
             Ok(parts) => parts,
             Err(outcome) => return self.nobody(&request, outcome, &caller).await,
         };
@@ -179,7 +192,7 @@ impl Origin {
                 .tell(Said::refused(ErrorCode::SpoolFailed, "this daemon runs without a spool; its log says why"))
                 .await;
         };
-        let parts = match self.parts(&request) {
+        let parts = match self.parts_to_queue(&request, &user, &spool).await {
             Ok(parts) => parts,
             Err(outcome) => return caller.tell(Said::Final(outcome.into())).await,
         };
@@ -317,9 +330,7 @@ impl Origin {
             if record.cancelled {
                 seat.live().cancel.cancel();
             }
-            let whom = record
-                .target
-                .map_or_else(|| Whom::of(&request), |instance| Whom { instance: Some(instance), ..Whom::default() });
+            let whom = record.target.map_or_else(|| Whom::of(&request), |target| Whom::of_target(&target));
             let bound = record.bound.filter(|_| record.state == RunState::Bound);
             let ever_bound = bound.is_some() || record.attempt > 1;
             let (origin, spool, request, attempt) = (self.clone(), spool.clone(), Arc::clone(&request), record.attempt);
@@ -388,8 +399,7 @@ fn new_request(
         NotBefore::After(delay) => Some(later(whole_ms(delay))),
         NotBefore::At(at_ms) => Some(later(at_ms.saturating_sub(wall_ms()))),
     };
-    let run =
-        |part: &Part| NewRun { run: part.run.clone(), name: request.name.as_str().into(), target: part.whom.instance.clone() };
+    let run = |part: &Part| NewRun { run: part.run.clone(), name: request.name.as_str().into(), target: part.whom.target() };
     NewRequest {
         user,
         key: request.id.as_ref().map(|id| id.key().as_text().into()),

@@ -196,6 +196,7 @@ fn when_the_ttl_is_over_it_has_expired_if_it_was_given_to_nobody_and_is_unknown_
     let run = accepted(&mut process, &json!({ "name": "m", "id": "b", "queue": { "ttl": "100ms" } }));
     assert_eq!(frame(&mut peer)["id"], run);
     assert_error(&process.said(), -5, "interrupted");
+    assert_eq!(subscriber.said()["event"], "running");
     let told = subscriber.said();
     assert_eq!(
         (&told["event"], &told["run"], &told["report"]["status"]),
