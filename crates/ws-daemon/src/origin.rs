@@ -37,6 +37,8 @@ use crate::tasks::{Stop, Tasks};
 use held::Held;
 use ledger::{Ledger, Live, Seat};
 
+pub use whom::RELAYED;
+
 /// The asking side of one daemon. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Origin(Arc<Inner>);

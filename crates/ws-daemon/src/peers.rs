@@ -72,7 +72,7 @@ pub struct Choice<'a> {
     pub target: Option<&'a Target>,
     /// Which of them.
     pub route: &'a Route,
-    /// Not this instance, if there is another: the one that asks for it.
+    /// Not this instance: the one that asks for it.
     pub not: Option<&'a str>,
 }
 

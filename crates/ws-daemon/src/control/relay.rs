@@ -19,7 +19,7 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::Control;
 use crate::link::{IncomingRun, Link, Replier};
-use crate::origin::{Origin, Said};
+use crate::origin::{Origin, RELAYED, Said};
 use crate::peers::Match;
 use crate::worker::Credit;
 
@@ -96,7 +96,7 @@ impl Control {
         }
         let id = relayed_id(&run, order.attempt);
         let request = Request { name, id: Some(id.clone()), params, options: options(&order) };
-        let said = self.0.origin.order_for(request, &format!("relay:{asker}"), order.caller);
+        let said = self.0.origin.order_for(request, &format!("{RELAYED}{asker}"), order.caller);
         let key = (Box::from(asker), run);
         let passed = Arc::new(Passed { credit: Credit::new(order.credit), cancel: CancellationToken::new() });
         relays.table().insert(key.clone(), Arc::clone(&passed));

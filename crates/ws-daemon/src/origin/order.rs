@@ -67,7 +67,7 @@ impl Origin {
             }
             match request.options.queue.clone() {
                 Some(queue) => origin.queue(request, id, &queue, user, caller).await,
-                None => origin.direct(request, id, caller).await,
+                None => origin.direct(request, id, &user, caller).await,
             }
         };
         self.requests().spawn(life);
@@ -75,10 +75,10 @@ impl Origin {
     }
 
     /// The parts of a request: one, or one for each peer that matches.
-    async fn parts(&self, request: &Request) -> Result<Vec<Part>, Outcome> {
+    async fn parts(&self, request: &Request, user: &str) -> Result<Vec<Part>, Outcome> {
         let part = |whom| Part { run: new_run(), whom };
         if !request.options.each {
-            return Ok(vec![part(Whom::of(request))]);
+            return Ok(vec![part(Whom::of(request).asked_by(user))]);
         }
         let queued = request.options.queue.is_some();
         let to = request.options.to.as_ref();
@@ -112,11 +112,11 @@ impl Origin {
                 return Ok(Vec::new());
             }
         }
-        self.parts(request).await
+        self.parts(request, user).await
     }
 
-    async fn direct(&self, request: Request, id: Option<CallerId>, caller: Caller) {
-        let parts = match self.parts(&request).await {
+    async fn direct(&self, request: Request, id: Option<CallerId>, user: &str, caller: Caller) {
+        let parts = match self.parts(&request, user).await {
             Ok(parts) => parts,
             Err(outcome) => return self.nobody(&request, outcome, &caller).await,
         };
@@ -318,7 +318,7 @@ impl Origin {
     }
 
     fn take_up(&self, spool: &Spool, stored: StoredRequest) {
-        let StoredRequest { body, caller_id, runs, expires_ms, not_before_ms, .. } = stored;
+        let StoredRequest { user, body, caller_id, runs, expires_ms, not_before_ms, .. } = stored;
         let request = match Message::parse(&body) {
             Ok(Message::Run(request)) => Arc::new(request),
             _ => return warn!(request = stored.request, "a queued request is not understood; it stays where it is"),
@@ -330,7 +330,7 @@ impl Origin {
             if record.cancelled {
                 seat.live().cancel.cancel();
             }
-            let whom = record.target.map_or_else(|| Whom::of(&request), |target| Whom::of_target(&target));
+            let whom = record.target.map_or_else(|| Whom::of(&request).asked_by(&user), |target| Whom::of_target(&target));
             let bound = record.bound.filter(|_| record.state == RunState::Bound);
             let ever_bound = bound.is_some() || record.attempt > 1;
             let (origin, spool, request, attempt) = (self.clone(), spool.clone(), Arc::clone(&request), record.attempt);

@@ -15,6 +15,9 @@ use super::Origin;
 use crate::link::Link;
 use crate::peers::{Choice, Pick};
 
+/// What the user of a run begins with that is passed on; behind it stands the instance that asked.
+pub const RELAYED: &str = "relay:";
+
 /// What a name beyond the server begins with on disk.
 const BEYOND: &str = "beyond:";
 
@@ -29,6 +32,8 @@ pub struct Whom {
     pub to: Option<Target>,
     /// And of these, which.
     pub route: Route,
+    /// Not this instance: it asked for the run to be passed on.
+    pub not: Option<Box<str>>,
 }
 
 /// A way to whom a run is for.
@@ -54,6 +59,12 @@ impl Whom {
     #[must_use]
     pub fn of(request: &Request) -> Self {
         Self { to: request.options.to.clone(), route: request.options.route.clone(), ..Self::default() }
+    }
+
+    /// The same for `user`, who may be a client that wants its run passed on.
+    #[must_use]
+    pub fn asked_by(self, user: &str) -> Self {
+        Self { not: user.strip_prefix(RELAYED).map(Into::into), ..self }
     }
 
     /// One of a fan-out, as it stands on disk: an instance, which has no colon in it, or a name beyond the server.
@@ -85,7 +96,7 @@ impl Origin {
             let hop = Hop { to: Target::parse(name).ok(), route: Route::default() };
             return Ok(Way { link, hop: Some(Box::new(hop)) });
         }
-        let pick = self.peers().pick(&Choice { target: whom.to.as_ref(), route: &whom.route, not: None });
+        let pick = self.peers().pick(&Choice { target: whom.to.as_ref(), route: &whom.route, not: whom.not.as_deref() });
         match pick {
             Pick::Link(link) => Ok(Way { link, hop: None }),
             Pick::NobodyConnected => self

@@ -220,6 +220,11 @@ fn a_client_has_another_client_run_it_through_its_server_if_that_lets_it() {
             assert!(events.iter().all(|event| event["run"] == last["run"]), "{events:?} {last}");
         }
     }
+    // To others, not back to who asks, though it matches.
+    for queue in [false, true, false, true] {
+        let (_, last) = process.run(&json!({ "name": "exit", "params": { "exit": 0 }, "to": ["printer", "till"], "queue": queue }));
+        assert_eq!((&last["status"], &last["peer"]), (&json!(0), &json!("printer")), "{last}");
+    }
     // Streamed, and stopped.
     let mut reached = Fifo::new(doer.prefix(), "reached");
     let _held = Fifo::new(doer.prefix(), "held");
