@@ -19,7 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 use ws_daemon_protocol::codec::v2::{Have, Order, Verdict};
-use ws_daemon_protocol::command::{StreamName, Topic};
+use ws_daemon_protocol::command::StreamName;
 use ws_daemon_protocol::event::Chunk;
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{Message, Params};
@@ -261,11 +261,7 @@ impl Queued {
         })
         .await;
         self.attempt = next;
-        self.live().note(|progress| {
-            progress.peer = None;
-            progress.delivered = false;
-            progress.started = false;
-        });
+        self.live().take_back();
         if let (Some(instance), attempt, true) = old {
             self.acknowledge(&instance, attempt);
         }
@@ -309,7 +305,7 @@ impl Queued {
         drop(reading);
         match asked {
             Ok(()) => {
-                self.live().note(|progress| progress.peer = Some(link.peer().into()));
+                super::given(self.origin.news(), self.live(), link.peer());
                 let attempt = (!by_hop).then_some(self.attempt);
                 self.attend(&link, stream, attempt, cancelled).await
             }
@@ -461,8 +457,7 @@ impl Queued {
         if let Some(instance) = self.bound.as_ref().filter(|_| self.answered) {
             self.acknowledge(instance, self.attempt);
         }
-        self.live().settle(&report);
-        self.origin.news().tell(Topic::Runs, || super::settled_line(self.live(), &report));
+        super::settled(self.origin.news(), self.live(), &report);
         if let Some(due) = settled.then {
             self.origin.aftermath(due);
         }
