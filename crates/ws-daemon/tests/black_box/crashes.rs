@@ -66,7 +66,9 @@ impl Fleet {
         let place = if whom == 0 { &mut self.asker } else { &mut self.doers[whom - 1] };
         let plan = place.take().expect("it runs between two crashes").crash();
         pass(moment);
-        *place = Some(plan.start());
+        let again = plan.start();
+        assert_eq!(again.log().count("without a spool"), 0, "whoever was killed let go of its spool: {}", again.log());
+        *place = Some(again);
     }
 
     #[track_caller]
