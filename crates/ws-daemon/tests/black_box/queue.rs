@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Book, DEADLINE, Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, PeerListener, Watched, daemons_say};
+use crate::support::{Book, DEADLINE, Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, PeerListener, Watched, daemons_say, tag};
 
 /// A script that counts, says that it is there, and waits.
 const HOLD: &str = "#!/bin/sh\necho x >> count\necho $$ > reached\nread line < go\n";
@@ -354,7 +354,7 @@ fn an_attempt_that_was_refused_is_none_that_retry_counts_also_after_a_restart() 
 #[test]
 fn a_doer_that_is_gone_loses_what_may_run_again_to_another_and_keeps_what_may_not() {
     let doer = |asker: &Daemon, writes_down: &str| {
-        let plan = Daemon::client(asker).config(json!({ "tags": ["x"] }));
+        let plan = Daemon::client(asker).config(json!({ "tags": ["x", tag()] }));
         plan.script("write-down", writes_down).script("hold", HOLD).start()
     };
     let asker = server().start();
