@@ -227,6 +227,23 @@ fn runs_and_run_show_also_what_is_done_here_for_others_the_newest_first() {
 }
 
 #[test]
+fn more_runs_than_fit_into_an_answer_are_left_out_from_the_oldest_on() {
+    const RUNS: usize = 140;
+    let (server, client) = pair();
+    client.script("loud", "#!/bin/sh\nhead -c 65536 /dev/zero | tr '\\0' x\n");
+    let mut process = server.connect();
+    (0..RUNS).for_each(|id| process.send(json!({ "name": "loud", "id": id, "output": "tail" }).to_string()));
+    assert!((0..RUNS).all(|_| process.said()["status"] == 0));
+    let shown = process.result("RUNS", &json!({ "limit": 1000 }));
+    let ids: Vec<_> = shown.as_array().expect("a list").iter().map(|run| run["id"].as_u64().expect("a number")).collect();
+    // 8 MiB of 64 KiB each and a little more.
+    assert!((120..128).contains(&ids.len()), "{}", ids.len());
+    let newest: BTreeSet<u64> = ids.iter().copied().collect();
+    assert_eq!(newest, (0..RUNS as u64).rev().take(ids.len()).collect());
+    process.nothing_waiting();
+}
+
+#[test]
 fn runs_that_were_taken_up_again_were_asked_for_when_they_were() {
     let plan = Daemon::server();
     let server = plan.clone().start();
