@@ -115,6 +115,13 @@ impl Keep {
         }
     }
 
+    /// Waits for room for `bytes` more, if somebody reads live and keeps up.
+    pub async fn room(&self, bytes: usize) {
+        if let Self::Live(buffer, _) = self {
+            buffer.room(bytes).await;
+        }
+    }
+
     /// Takes the next bytes. Never waits.
     pub fn take(&mut self, bytes: &[u8]) {
         match self {

@@ -1,5 +1,5 @@
-//! What a script prints: read as fast as it comes, so that no script waits for its pipe, and logged line by line within a bound.
-//! It never keeps output beyond the current line, but for what it was told to.
+//! What a script prints: read as fast as it comes, so that no script waits for its pipe but for a live reader who keeps up, and
+//! logged line by line within a bound. It never keeps output beyond the current line, but for what it was told to.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -73,6 +73,7 @@ impl Output {
                 // An error ends the read as well.
                 drop(pipe.readable().await);
             }
+            self.keep.room(READ_BYTES).await;
             match self.pull() {
                 // However loud the script is, others get their turn: now, since one read may be thousands of lines.
                 Ok(1..) => yield_now().await,

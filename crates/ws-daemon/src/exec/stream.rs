@@ -1,14 +1,17 @@
-//! What a script prints, on its way to whoever reads it live: one buffer for both streams, in the order in which it came. It
-//! never waits for the reader: when it is full the oldest is dropped, and the reader is told how much. It never splits a
-//! character of UTF-8.
+//! What a script prints, on its way to whoever reads it live: one buffer for both streams, in the order in which it came. When it
+//! is full, a reader who keeps up is waited for, as a pipe would; for one who does not, the oldest is dropped, and the reader is
+//! told how much. It never splits a character of UTF-8.
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::capture::{is_continuation, unfinished};
 use ws_daemon_protocol::command::StreamName;
@@ -16,6 +19,9 @@ use ws_daemon_protocol::command::StreamName;
 /// How much of one run's output waits for its reader, in bytes, with what it costs to keep it; when there is more, the oldest is
 /// dropped, which the reader is told.
 const STREAM_BYTES: usize = 256 * 1024;
+
+/// How long a full buffer waits for its reader to take [`STREAM_BYTES`]; with one who has not by then the script is held up no more.
+const KEEPS_UP: Duration = Duration::from_millis(200);
 
 /// What one piece costs beside its bytes: a script that writes single bytes to both streams in turn makes many.
 const PIECE_BYTES: usize = 32;
@@ -30,7 +36,10 @@ pub type OutputTap = dyn Fn(StreamName, u64, &[u8]) + Send + Sync;
 /// The output of one run between the script and one reader.
 pub struct StreamBuffer {
     state: Mutex<State>,
+    /// Something came, or all has come.
     changed: Notify,
+    /// Something was taken, or nothing more will be.
+    taken: Notify,
     tap: Option<Box<OutputTap>>,
 }
 
@@ -63,6 +72,10 @@ struct State {
     pieces: VecDeque<(StreamName, usize)>,
     streams: [Position; 2],
     closed: bool,
+    /// Since when the reader is watched, and how much it has taken since.
+    watched: Option<(Instant, usize)>,
+    /// The reader did not keep up, and has not taken all since.
+    lags: bool,
 }
 
 /// Where one stream stands.
@@ -84,7 +97,7 @@ impl StreamBuffer {
     /// An empty buffer.
     #[must_use]
     pub fn new() -> Self {
-        Self { state: Mutex::default(), changed: Notify::new(), tap: None }
+        Self { state: Mutex::default(), changed: Notify::new(), taken: Notify::new(), tap: None }
     }
 
     /// An empty buffer whose bytes `tap` sees as they come.
@@ -93,7 +106,7 @@ impl StreamBuffer {
         Self { tap: Some(tap), ..Self::new() }
     }
 
-    /// Takes what the script printed. Never waits: the oldest makes room.
+    /// Takes what the script printed. Never waits: if there is no [`room`](Self::room), the oldest makes some.
     pub fn push(&self, stream: StreamName, bytes: &[u8]) {
         let Some(offset) = self.state().push(stream, bytes) else { return };
         if let Some(tap) = &self.tap {
@@ -102,10 +115,24 @@ impl StreamBuffer {
         self.changed.notify_one();
     }
 
+    /// Waits until `bytes` fit without a loss, as long as the reader keeps up: whoever takes less than the buffer holds within
+    /// 200 ms is waited for no more, until it has taken all that is there.
+    pub async fn room(&self, bytes: usize) {
+        loop {
+            let mut taken = pin!(self.taken.notified());
+            // From here on it is woken, whatever is taken between the look and the wait.
+            taken.as_mut().enable();
+            let Some(until) = self.state().patience(bytes) else { return };
+            // What came of it is seen at the next look.
+            drop(timeout_at(until, taken).await);
+        }
+    }
+
     /// Says that nothing more will come.
     pub fn close(&self) {
         self.state().closed = true;
         self.changed.notify_one();
+        self.taken.notify_waiters();
     }
 
     /// The next chunk, of `max_bytes` bytes of output at most (at least 4: a character must fit); `None` when all is read and
@@ -116,6 +143,9 @@ impl StreamBuffer {
                 let mut state = self.state();
                 (state.take(max_bytes.max(CHARACTER_BYTES)), state.closed)
             };
+            if chunk.is_some() {
+                self.taken.notify_waiters();
+            }
             if chunk.is_some() || closed {
                 return chunk;
             }
@@ -190,25 +220,58 @@ impl State {
         Some(offset)
     }
 
+    /// What is in it, with what it costs to keep it.
+    fn used(&self) -> usize {
+        self.bytes.len() + self.pieces.len() * PIECE_BYTES
+    }
+
+    /// Until when to wait for room for `bytes` more; `None` if there is room, or nobody to wait for.
+    fn patience(&mut self, bytes: usize) -> Option<Instant> {
+        if self.closed || self.lags || self.used() + PIECE_BYTES + bytes <= STREAM_BYTES {
+            return None;
+        }
+        let now = Instant::now();
+        let going = self.watched.filter(|(_, taken)| *taken < STREAM_BYTES);
+        let (since, _) = *self.watched.insert(going.unwrap_or((now, 0)));
+        self.lags = now >= since + KEEPS_UP;
+        (!self.lags).then_some(since + KEEPS_UP)
+    }
+
     fn make_room(&mut self, wanted: usize) {
-        while self.bytes.len() + self.pieces.len() * PIECE_BYTES + wanted > STREAM_BYTES {
-            let over = self.bytes.len() + self.pieces.len() * PIECE_BYTES + wanted - STREAM_BYTES;
+        while self.used() + wanted > STREAM_BYTES {
+            let over = self.used() + wanted - STREAM_BYTES;
             let Some(&(stream, length)) = self.pieces.front() else { return };
             let dropped = length.min(over);
-            self.consume(dropped);
+            self.drop_first(dropped);
             self.streams[stream as usize].lose(dropped);
         }
     }
 
-    /// Takes the first `length` bytes, all of the first piece, out of the buffer.
+    /// Takes the first `length` bytes, all of the first piece, out of the buffer, for the reader.
     fn consume(&mut self, length: usize) -> Vec<u8> {
+        // In two copies: an iterator over the ring goes byte by byte.
+        let (front, back) = self.bytes.as_slices();
+        let at_front = length.min(front.len());
+        let fresh = [&front[..at_front], &back[..length - at_front]].concat();
+        self.drop_first(length);
+        if let Some((_, taken)) = &mut self.watched {
+            *taken += length;
+        }
+        if self.pieces.is_empty() {
+            (self.watched, self.lags) = (None, false);
+        }
+        fresh
+    }
+
+    /// Drops the first `length` bytes, all of the first piece.
+    fn drop_first(&mut self, length: usize) {
         if let Some((_, left)) = self.pieces.front_mut() {
             *left -= length;
             if *left == 0 {
                 self.pieces.pop_front();
             }
         }
-        self.bytes.drain(..length).collect()
+        self.bytes.drain(..length);
     }
 
     fn take(&mut self, max_bytes: usize) -> Option<Chunk> {
@@ -219,7 +282,7 @@ impl State {
             position.broken = if rest == length { broken - rest } else { 0 };
             position.gap += rest as u64;
             let room = max_bytes - position.begun.len();
-            drop(self.consume(rest));
+            self.drop_first(rest);
             let fresh = self.consume(room.min(length - rest));
             let position = &mut self.streams[stream as usize];
             position.begun.extend(fresh);
@@ -353,6 +416,49 @@ mod tests {
         let [(Stderr, at, lost), (Stdout, 4, 4)] = gaps[..] else { panic!("{gaps:?}") };
         assert_eq!((at, bytes(lost) + read), (lost, 300_000));
         assert!((250_000..=STREAM_BYTES).contains(&read), "{read}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_who_keeps_up_is_waited_for_and_one_who_does_not_only_once() {
+        const READ: usize = 16 << 10;
+        let buffer = StreamBuffer::new();
+        let fill = || {
+            while buffer.room(READ).now_or_never().is_some() {
+                buffer.push(Stdout, &[b'x'; READ]);
+            }
+        };
+        fill();
+        // It takes the whole buffer in time, again and again.
+        for _ in 0..100 {
+            tokio::time::sleep(KEEPS_UP / 10).await;
+            assert!(matches!(next(&buffer, STREAM_BYTES), Found::Next(Chunk { gap: 0, .. })));
+            assert!(buffer.room(READ).now_or_never().is_some(), "room is seen at once");
+            fill();
+        }
+        // It takes a little now and then: that is waited for once, and no more.
+        let begun = Instant::now();
+        let take_a_little = async {
+            loop {
+                tokio::time::sleep(KEEPS_UP / 4).await;
+                next(&buffer, READ);
+            }
+        };
+        let print = async {
+            for _ in 0..100 {
+                buffer.room(READ).await;
+                buffer.push(Stdout, &[b'x'; READ]);
+            }
+        };
+        tokio::select! {
+            () = take_a_little => {}
+            () = print => {}
+        }
+        assert_eq!(begun.elapsed(), KEEPS_UP);
+        // When it has taken all, it is waited for again; nobody is once all is over.
+        while let Found::Next(_) = next(&buffer, STREAM_BYTES) {}
+        fill();
+        tokio::join!(buffer.room(READ), async { buffer.close() });
+        assert_eq!(begun.elapsed(), KEEPS_UP);
     }
 
     #[test]
