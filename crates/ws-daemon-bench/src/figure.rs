@@ -23,8 +23,11 @@ pub struct Figure {
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     PerSecond,
+    MegabytesPerSecond,
     Microseconds,
+    Milliseconds,
     Bytes,
+    Percent,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
@@ -105,16 +108,20 @@ impl Unit {
     fn text(self, value: f64) -> String {
         let name = match self {
             Unit::PerSecond => "/s",
+            Unit::MegabytesPerSecond => "MB/s",
             Unit::Microseconds => "µs",
+            Unit::Milliseconds => "ms",
             Unit::Bytes => "B",
+            Unit::Percent => "%",
         };
         format!("{} {name}", self.number(value))
     }
 
     fn number(self, value: f64) -> String {
         match self {
-            Unit::Microseconds if value < 1000.0 => format!("{value:.1}"),
-            Unit::PerSecond | Unit::Microseconds | Unit::Bytes => grouped(value),
+            Unit::PerSecond | Unit::Bytes => grouped(value),
+            _ if value < 1000.0 => format!("{value:.1}"),
+            _ => grouped(value),
         }
     }
 }

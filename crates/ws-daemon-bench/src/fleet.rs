@@ -7,6 +7,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -59,6 +60,10 @@ impl Daemon {
 
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    pub fn prefix(&self) -> &Path {
+        self.prefix.path()
     }
 
     /// A new connection to its local socket, as soon as that answers.
@@ -168,6 +173,13 @@ impl Pair {
         let [server, client] = [self.server.log_tail(), self.client.log_tail()];
         format!("the server's log ends:\n{server}\nthe client's log ends:\n{client}\n")
     }
+}
+
+/// Puts a script into a prefix.
+pub fn write_script(prefix: &Path, name: &str, text: &str) -> Result<()> {
+    let path = prefix.join("scripts").join(name);
+    fs::write(&path, text)?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }
 
 fn log_in(prefix: &TempDir) -> PathBuf {

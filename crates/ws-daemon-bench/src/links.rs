@@ -22,11 +22,11 @@ const HEADER_LINES: usize = 100;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-const FINAL_PING: u8 = 0x89;
-const FINAL_PONG: u8 = 0x8a;
+pub const FINAL_PING: u8 = 0x89;
+pub const FINAL_PONG: u8 = 0x8a;
 /// What a client sends is masked; with zeros, which change nothing.
-const MASKED: u8 = 0x80;
-const MASK: [u8; 4] = [0; 4];
+pub const MASKED: u8 = 0x80;
+pub const MASK: [u8; 4] = [0; 4];
 /// Control frames carry no more, and an idle link has no others.
 const CONTROL_BYTES: usize = 125;
 
@@ -47,7 +47,7 @@ impl Links {
             system::check_stop()?;
             let number = self.streams.len();
             let stream = dial(self.server, number)
-                .and_then(|mut stream| shake_hands(&mut stream, self.server).map(|()| stream))
+                .and_then(|mut stream| shake_hands(&mut stream, self.server, "").map(|()| stream))
                 .with_context(|| format!("link {number}"))?;
             self.streams.push(stream);
         }
@@ -65,7 +65,8 @@ impl Links {
     }
 }
 
-fn dial(server: SocketAddr, number: usize) -> Result<TcpStream> {
+/// A connection to `server`, the one of this number.
+pub fn dial(server: SocketAddr, number: usize) -> Result<TcpStream> {
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     let host = u8::try_from(1 + number / LINKS_PER_ADDRESS).context("too many links")?;
@@ -79,7 +80,8 @@ fn dial(server: SocketAddr, number: usize) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn shake_hands(stream: &mut TcpStream, server: SocketAddr) -> Result<()> {
+/// As a seed client does, but for the header lines that are `offered`.
+pub fn shake_hands(stream: &mut TcpStream, server: SocketAddr, offered: &str) -> Result<()> {
     let request = format!(
         "GET / HTTP/1.1\r\n\
          Host: {server}\r\n\
@@ -88,10 +90,10 @@ fn shake_hands(stream: &mut TcpStream, server: SocketAddr) -> Result<()> {
          Sec-WebSocket-Key: {KEY}\r\n\
          Sec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
-         \r\n",
+         {offered}\r\n",
     );
     stream.write_all(request.as_bytes())?;
-    // Nothing is sent to a seed client unasked, so nothing is lost with this buffer.
+    // Nothing is sent to a client before it has said something, so nothing is lost with this buffer.
     let mut lines = BufReader::new(stream).lines();
     let status = lines.next().context("the server closed at once")??;
     ensure!(status.starts_with("HTTP/1.1 101 "), "refused: {status}");

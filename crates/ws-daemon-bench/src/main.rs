@@ -3,7 +3,8 @@
 //! One call measures, in alternating rounds of short slices: the fastest spawn with
 //! capture that this machine allows ([`limit`]), runs and messages through a real server
 //! and a real client daemon ([`rounds`], [`load`], [`fleet`]) with the processor time
-//! they take, requests put on disk ([`durable`]), and a server's memory under idle links
+//! they take, requests put on disk ([`durable`]), output as it arrives ([`streaming`]), one
+//! request for everyone ([`fanout`], [`stand_ins`]), and a server's memory under idle links
 //! ([`memory`], [`links`]). It prints a table with ratios and targets and writes the same as JSON ([`report`]).
 //!
 //! It needs Linux, and treats the daemon as a black box. It is no test: a missed target
@@ -21,6 +22,7 @@
 
 mod binary;
 mod durable;
+mod fanout;
 mod figure;
 mod fleet;
 mod limit;
@@ -32,6 +34,8 @@ mod program;
 mod report;
 mod rounds;
 mod sample;
+mod stand_ins;
+mod streaming;
 mod system;
 
 use std::env;
@@ -54,10 +58,10 @@ use crate::rounds::{Asking, Schedule, Side, Timed};
 struct Arguments {
     /// What to measure; all of it if none is named. Ratios need `limit` in the same call.
     parts: Vec<Part>,
-    /// A short form: fewer, shorter rounds, and no more than 1,000 links.
+    /// A short form: fewer, shorter rounds, no more than 1,000 links, and 200 peers.
     #[arg(long)]
     quick: bool,
-    /// Whose local socket takes the requests; the other daemon does the work.
+    /// Whose local socket takes the requests; the other daemon does the work. Output and fan-out are always asked for at the server.
     #[arg(long, value_name = "SIDE", default_value = "server")]
     from: Side,
     /// Rounds that are kept [default: 5, with --quick 3].
@@ -86,6 +90,10 @@ enum Part {
     Cpu,
     /// Requests put on disk by the spool, beside a bare loop of the same statements.
     Durable,
+    /// Output of a script that arrives, beside the same relayed by bare threads.
+    Streaming,
+    /// One request to 1,000 peers, beside the same frames without a daemon.
+    Fanout,
     /// Resident memory of a server, with 0, 1,000 and 10,000 idle links.
     Memory,
 }
@@ -116,6 +124,13 @@ fn measure(arguments: &Arguments) -> Result<()> {
     }
     if arguments.wants(Part::Durable) {
         figures.extend(report::durable_figures(&durable::run(schedule)?));
+    }
+    if let Some(daemon) = daemon.as_deref().filter(|_| arguments.wants(Part::Streaming)) {
+        figures.extend(report::streaming_figures(&streaming::run(schedule, daemon)?));
+    }
+    if let Some(daemon) = daemon.as_deref().filter(|_| arguments.wants(Part::Fanout)) {
+        let peers = if arguments.quick { 200 } else { 1000 };
+        figures.extend(report::fanout_figures(&fanout::run(schedule, daemon, peers)?));
     }
     if let Some(daemon) = daemon.filter(|_| arguments.wants(Part::Memory)) {
         let levels = if arguments.quick { &[0, 1000][..] } else { &[0, 1000, 10_000] };
@@ -173,7 +188,8 @@ impl Arguments {
 
     /// The daemon's binary, if a part needs one.
     fn daemon(&self) -> Result<Option<PathBuf>> {
-        if self.questions().is_empty() && !self.wants(Part::Memory) {
+        let parts = [Part::Streaming, Part::Fanout, Part::Memory];
+        if self.questions().is_empty() && !parts.into_iter().any(|part| self.wants(part)) {
             return Ok(None);
         }
         binary::find(self.daemon.as_deref()).map(Some)

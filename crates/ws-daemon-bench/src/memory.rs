@@ -79,7 +79,8 @@ fn bytes_of(table: &str, name: &str) -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-fn raise_descriptor_limit(needed: u64) -> Result<()> {
+/// For so many descriptors of our own.
+pub fn raise_descriptor_limit(needed: u64) -> Result<()> {
     let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
     if current.is_none_or(|current| current >= needed) {
         return Ok(());

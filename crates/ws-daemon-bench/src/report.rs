@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::durable::Enqueued;
+use crate::fanout::FannedOut;
 use crate::figure::{Figure, Spread, Target, Unit};
 use crate::limit::{Method, Placement, Spawning};
 use crate::load::{IN_FLIGHT, Question};
@@ -17,6 +18,7 @@ use crate::machine::Machine;
 use crate::memory::Resident;
 use crate::rounds::{Asked, Cost, Side, Spawned};
 use crate::sample::{Pace, Sample, micros};
+use crate::streaming::{Kind, Printed, Streamed};
 
 const FASTEST: &str = "fastest spawn";
 const ONE: &str = "one spawn";
@@ -110,6 +112,38 @@ pub fn durable_figures(enqueued: &[Enqueued]) -> Vec<Figure> {
         [Figure::new("durable", format!("bare loop, {outstanding} a commit"), Unit::PerSecond, base), figure]
     });
     figures.collect()
+}
+
+/// Output that arrived a second, and the share that did not.
+pub fn streaming_figures(streamed: &Streamed) -> Vec<Figure> {
+    let megabytes = |samples: &[Sample]| rates(samples).iter().map(|bytes| bytes / 1e6).collect::<Vec<_>>();
+    let relay = megabytes(&streamed.relay);
+    let mut figures = vec![Figure::new("streaming", "relay, text", Unit::MegabytesPerSecond, relay.clone())];
+    for Printed { kind, samples, lost } in &streamed.printed {
+        let name = match kind {
+            Kind::Text => "text",
+            Kind::Binary => "binary, in base 64",
+        };
+        let arrived = Figure::new("streaming", format!("{name}, arrived"), Unit::MegabytesPerSecond, megabytes(samples));
+        let lost = lost.iter().map(|share| share * 100.0).collect();
+        figures.push(arrived.against("relay", Some(&relay)));
+        figures.push(Figure::new("streaming", format!("{name}, lost at full speed"), Unit::Percent, lost));
+    }
+    figures
+}
+
+/// Runs of everyone a second, and how long until the last line is there.
+pub fn fanout_figures(FannedOut { peers, bare, daemon }: &FannedOut) -> Vec<Figure> {
+    let whole = |samples: &[Sample]| times(samples).iter().map(|micros| micros / 1e3).collect::<Vec<_>>();
+    let rate = |name: String, samples| Figure::new("fanout", name, Unit::PerSecond, rates(samples));
+    let time = |name: String, samples| Figure::new("fanout", name, Unit::Milliseconds, whole(samples));
+    let base = "bare exchange";
+    vec![
+        rate(format!("{base}, {peers} connections"), bare),
+        rate(format!("each, {peers} peers"), daemon).against(base, Some(&rates(bare))),
+        time(format!("{base}, all of it"), bare),
+        time("each, all of it".to_owned(), daemon).against(base, Some(&whole(bare))),
+    ]
 }
 
 /// Parts (b) and (c), of these questions.
@@ -253,8 +287,8 @@ fn passes_the_limit(figure: &Figure) -> bool {
         return false;
     };
     match figure.unit {
-        Unit::PerSecond => ratio.values.median > 1.0,
-        Unit::Microseconds | Unit::Bytes => ratio.values.median < 1.0,
+        Unit::PerSecond | Unit::MegabytesPerSecond => ratio.values.median > 1.0,
+        Unit::Microseconds | Unit::Milliseconds | Unit::Bytes | Unit::Percent => ratio.values.median < 1.0,
     }
 }
 
@@ -316,6 +350,19 @@ mod tests {
         assert_eq!(find("an idle link, of 1000")[1], "7,000 B");
         assert_eq!(find("server at rest, VmRSS")[5], "met");
         assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    }
+
+    #[test]
+    fn output_is_shown_in_megabytes_and_a_fan_out_as_a_rate_and_a_time() {
+        let printed = Printed { kind: Kind::Binary, samples: vec![sample(150_000_000, 1)], lost: vec![0.25] };
+        let streamed = Streamed { relay: vec![sample(1_500_000_000, 1)], printed: vec![printed] };
+        let columns: Vec<_> = streaming_figures(&streamed).iter().map(Figure::columns).collect();
+        assert_eq!(columns[0][1], "1,500 MB/s");
+        assert_eq!([&*columns[1][1], &*columns[1][3], &*columns[2][1]], ["150.0 MB/s", "0.10 × relay", "25.0 %"]);
+        let fanned = FannedOut { peers: 5, bare: vec![sample(100_000, 10_000)], daemon: vec![sample(20_000, 50_000)] };
+        let columns: Vec<_> = fanout_figures(&fanned).iter().map(Figure::columns).collect();
+        assert_eq!(columns[1][..4], ["each, 5 peers", "20,000 /s", "20,000 … 20,000", "0.20 × bare exchange"]);
+        assert_eq!(columns[3][..4], ["each, all of it", "50.0 ms", "50.0 … 50.0", "5.00 × bare exchange"]);
     }
 
     #[test]

@@ -100,7 +100,8 @@ impl Chunk {
         let Self { run, stream, offset, data, is_base64, gap } = self;
         let gap = if *gap > 0 { format!(",\"gap\":{gap}") } else { String::new() };
         let encoding = if *is_base64 { ",\"encoding\":\"base64\"" } else { "" };
-        let (stream, data) = (stream.word(), Value::from(data.as_str()));
+        // What is printed is long: a `Value` would copy it, and write it piece by piece.
+        let (stream, data) = (stream.word(), serde_json::to_string(data).unwrap_or_default());
         format!(",\"run\":\"{run}\",\"stream\":\"{stream}\",\"offset\":{offset}{gap},\"data\":{data}{encoding}")
     }
 }

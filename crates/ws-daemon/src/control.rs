@@ -121,15 +121,15 @@ impl Control {
             }
             Command::Peers => Answer::Result(self.peers()),
             Command::Ping(target) => self.ping(target.as_ref()),
-            Command::Runs(query) => Answer::Result(self.0.origin.runs(&query).await.into()),
-            Command::Run(RunQuery { which, output: None }) => match self.0.origin.run(user, &which).await {
+            Command::Runs(query) => Answer::Result(self.runs(&query).await),
+            Command::Run(RunQuery { which, output: None }) => match self.run(user, &which).await {
                 Some(run) => Answer::Result(run),
                 None => Answer::Outcome(no_such_run(&which)),
             },
             Command::Run(RunQuery { which, output: Some(query) }) => self.output(user, &which, query).await,
             Command::Cancel(which) => match self.0.origin.cancel(&which).await {
                 Ok(true) => done(),
-                Ok(false) => Answer::Outcome(no_such_run(&which)),
+                Ok(false) => Answer::Outcome(not_asked_here(self.run(user, &which).await, &which)),
                 Err(outcome) => Answer::Outcome(outcome),
             },
             Command::Scripts => Answer::Result(self.scripts().await),
@@ -145,7 +145,7 @@ impl Control {
     async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Answer {
         match self.0.origin.output(user, which, query).await {
             Some(lines) => Answer::Lines(lines),
-            None => Answer::Outcome(no_such_run(which)),
+            None => Answer::Outcome(not_asked_here(self.run(user, which).await, which)),
         }
     }
 
@@ -228,6 +228,18 @@ impl Control {
             info!(?pause, peer = %replier.peer(), "pause");
             dialer.pause(*pause);
         }
+    }
+}
+
+/// Why a run is not to be stopped or followed here, of which this is `known`.
+fn not_asked_here(known: Option<Value>, which: &Which) -> Outcome {
+    match known {
+        None => no_such_run(which),
+        Some(run) if run["side"] == "done" => {
+            let why = format!("it was asked for by {}: only there can it be stopped and its output be read", run["peer"]);
+            Outcome::Failed(ErrorCode::UnknownTarget, why)
+        }
+        Some(_) => Outcome::failed(ErrorCode::UnknownTarget, "it is over already: there is nothing to stop"),
     }
 }
 

@@ -53,7 +53,7 @@ struct Inner {
     peer: Arc<str>,
     address: Arc<str>,
     /// Who is at the other end, on a version 2 link.
-    hello: Option<Hello>,
+    hello: Option<Box<Hello>>,
     mux: Arc<Mux>,
     closing: CancellationToken,
     /// The same instance has come by another link: nothing that this one still reads is handed up.
@@ -249,14 +249,14 @@ impl Link {
     pub fn version2(
         name: impl Into<Arc<str>>,
         address: impl Into<Arc<str>>,
-        hello: Hello,
+        hello: impl Into<Box<Hello>>,
         message: usize,
         closing: CancellationToken,
     ) -> Self {
-        Self::new(name.into(), address.into(), Some(hello), Mux::new(message, Dialect::Version2), closing)
+        Self::new(name.into(), address.into(), Some(hello.into()), Mux::new(message, Dialect::Version2), closing)
     }
 
-    fn new(peer: Arc<str>, address: Arc<str>, hello: Option<Hello>, mux: Mux, closing: CancellationToken) -> Self {
+    fn new(peer: Arc<str>, address: Arc<str>, hello: Option<Box<Hello>>, mux: Mux, closing: CancellationToken) -> Self {
         let (replaced, draining) = (AtomicBool::new(false), AtomicBool::new(false));
         Self(Arc::new(Inner { peer, address, hello, mux: Arc::new(mux), closing, replaced, draining }))
     }
@@ -280,7 +280,7 @@ impl Link {
     /// What the peer said of itself; `None` of a seed peer.
     #[must_use]
     pub fn hello(&self) -> Option<&Hello> {
-        self.0.hello.as_ref()
+        self.0.hello.as_deref()
     }
 
     /// The peer's instance; `None` of a seed peer.

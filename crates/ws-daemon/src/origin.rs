@@ -37,8 +37,6 @@ use crate::tasks::{Stop, Tasks};
 use held::Held;
 use ledger::{Ledger, Live, Seat};
 
-pub use ledger::wall_ms;
-
 /// The asking side of one daemon. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Origin(Arc<Inner>);

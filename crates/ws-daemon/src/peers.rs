@@ -134,7 +134,7 @@ pub struct Newcomer {
     wire: Wire,
     address: String,
     /// `None` of a seed peer.
-    hello: Option<Hello>,
+    hello: Option<Box<Hello>>,
     /// Whether it has dialled: then it waits to hear whether it is taken in.
     has_dialled: bool,
 }
@@ -295,7 +295,7 @@ impl Peers {
         let hello = match dialect {
             Dialect::Seed => None,
             Dialect::Version2 => match wire.hear_hello(self.0.terms.nesting).await {
-                Ok(hello) => Some(hello),
+                Ok(hello) => Some(Box::new(hello)),
                 Err(error) => {
                     warn!(address, %error, "a link was not made");
                     wire.part(CloseCode::Protocol, &error.to_string()).await;
@@ -313,7 +313,7 @@ impl Peers {
     pub async fn introduce(&self, mut wire: Wire, address: String, epoch: u64) -> Result<Newcomer, GreetingFault> {
         wire.say_hello(&Hello { epoch, ..self.0.me.clone() })?;
         match wire.hear_hello(self.0.terms.nesting).await {
-            Ok(hello) => Ok(Newcomer { wire, address, hello: Some(hello), has_dialled: false }),
+            Ok(hello) => Ok(Newcomer { wire, address, hello: Some(Box::new(hello)), has_dialled: false }),
             Err(error) => {
                 if let GreetingFault::NoHello(_) = error {
                     wire.part(CloseCode::Protocol, &error.to_string()).await;
@@ -353,9 +353,9 @@ impl Peers {
         }
         if let Some(before) = before.filter(Link::replace) {
             info!("a newer link of the same instance replaces the one that was there");
-            self.hand_up(Inbound::Down(before)).await;
+            self.hand_up(Inbound::Down, before).await;
         }
-        self.hand_up(Inbound::Up(link.clone())).await;
+        self.hand_up(Inbound::Up, link.clone()).await;
         info!(address = link.address(), version = link.version(), "link up");
         let session = link::serve(wire, link.clone(), self.0.inbound.clone(), self.0.terms);
         let mut session = std::pin::pin!(session);
@@ -368,21 +368,24 @@ impl Peers {
         };
         drop(place);
         if link.replace() {
-            self.hand_up(Inbound::Down(link)).await;
+            self.hand_up(Inbound::Down, link).await;
         }
         info!(reason = %ended, "link down");
         ended
     }
 
     /// When nobody sorts any more, the daemon is stopping.
-    async fn hand_up(&self, inbound: Inbound) {
-        drop(self.0.inbound.send(inbound).await);
+    async fn hand_up(&self, what: fn(Link) -> Inbound, link: Link) {
+        // Made when there is a place for it: while it waits, each link of ten thousand would keep room for the largest of all.
+        if let Ok(place) = self.0.inbound.reserve().await {
+            place.send(what(link));
+        }
     }
 
     /// Takes a newcomer in, in place of the link that its instance had, which is given back.
     fn join(
         &self,
-        hello: Option<Hello>,
+        hello: Option<Box<Hello>>,
         address: &str,
         has_dialled: bool,
         closing: CancellationToken,
@@ -408,7 +411,7 @@ impl Peers {
         if let Some(before) = &before {
             table.remove(before);
         }
-        let (now, Table { registry, by_instance, .. }) = (now_ms(), &mut *table);
+        let (now, Table { registry, by_instance, .. }) = (wall_ms(), &mut *table);
         let changes = registry.see(&hello, &name, address, now, |instance| by_instance.contains_key(instance));
         let place = self.settle_in(&mut table, Link::version2(name, address, hello, message, closing));
         drop(table);
@@ -441,7 +444,7 @@ impl Drop for Place<'_> {
             return;
         }
         table.remove(&self.link);
-        let change = self.link.instance().and_then(|instance| table.registry.gone(instance, now_ms()));
+        let change = self.link.instance().and_then(|instance| table.registry.gone(instance, wall_ms()));
         drop(table);
         change.into_iter().for_each(&self.peers.0.changes);
     }
@@ -531,7 +534,9 @@ impl Unwelcome {
     }
 }
 
-fn now_ms() -> u64 {
+/// The wall clock in ms since 1970: to be shown, and for times that people give by it.
+#[must_use]
+pub fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
@@ -785,8 +790,8 @@ mod tests {
     async fn who_is_chosen_and_why_nobody() {
         let server = end(hello("server", "s"), vec![record("web-3", "w3", 5), record("web-1", "ghost", 3)]);
         let join = |hello| server.peers.join(hello, "a", true, CancellationToken::new()).expect("taken in").0;
-        let one = join(Some(hello("web-1", "w1")));
-        let two = join(Some(hello("web-2", "w2")));
+        let one = join(Some(Box::new(hello("web-1", "w1"))));
+        let two = join(Some(Box::new(hello("web-2", "w2"))));
         let _seed = join(None);
         let target = |text: &str| Target::parse(text).expect("a target");
         let pick =

@@ -5,6 +5,7 @@
 mod claim;
 mod doing;
 mod home;
+mod records;
 
 pub use doing::Credit;
 
@@ -22,10 +23,10 @@ use ws_daemon_protocol::outcome::Report;
 
 use crate::exec::{Admitted, Capture, Ended, Executor, Folder, Job, StreamBuffer};
 use crate::link::{IncomingRun, Link, Replier};
-use crate::peers::Peers;
+use crate::peers::{Peers, wall_ms};
 use crate::spool::Spool;
 use crate::tasks::{Stop, Tasks};
-use doing::{Key, Table};
+use doing::{About, Doing, Key, Table};
 
 /// Finished direct runs whose last output waits for its reader; with more, an outcome goes home without it, and says so.
 const LINGERING: usize = 1024;
@@ -73,7 +74,8 @@ impl Worker {
         // On a version 2 link the caller's id stands beside the run's.
         let id = if replier.run().is_some() { order.caller.clone() } else { replier.id().cloned() };
         let buffer = (order.output == OutputMode::Stream).then(Arc::<StreamBuffer>::default);
-        let seat = self.seat(Key::of(&replier, &run, 0), order.credit);
+        let about = About::new(&name, id.clone(), Arc::clone(replier.peer()), wall_ms());
+        let seat = self.seat(Key::of(&replier, &run, 0), about, order.credit);
         let job = Job {
             run,
             id,
@@ -91,18 +93,19 @@ impl Worker {
                 self.0.runs.spawn(async move {
                     let told = order.events.then_some(&replier);
                     let ended = match &buffer {
-                        None => run_telling(admitted, told).await,
+                        None => run_telling(admitted, &seat.doing, told).await,
                         // Boxed: the many that do not stream must not hold the memory of one that does.
                         Some(buffer) => {
-                            let run = run_telling(admitted, told);
+                            let run = run_telling(admitted, &seat.doing, told);
                             Box::pin(worker.streaming(run, &replier, seat.credit(), buffer)).await
                         }
                     };
-                    drop(seat);
                     let mut report = report_of(&ended);
                     if let Some(cut) = buffer.as_deref().and_then(home::cut_of) {
                         report.more_mut().cut = Some(cut);
                     }
+                    seat.doing.is_over(&records::brief(&report));
+                    drop(seat);
                     replier.report(&report, Verdict::default());
                     ended.log();
                 });
@@ -167,19 +170,20 @@ impl Worker {
     }
 }
 
-/// Runs to the end, and tells the steps home.
-async fn run_telling(admitted: Admitted, home: Option<&Replier>) -> Ended {
-    let Some(home) = home else { return admitted.run().await };
-    home.event(Progress::Delivered);
+/// Runs to the end, notes the steps, and tells them home if that is wanted.
+async fn run_telling(admitted: Admitted, doing: &Doing, home: Option<&Replier>) -> Ended {
+    let tell = |progress| home.map(|home| home.event(progress)).unwrap_or_default();
+    tell(Progress::Delivered);
     let ready = match admitted.turn().await {
         Ok(ready) => ready,
         Err(ended) => return ended,
     };
+    doing.begins();
     // Boxed: a run in line must not hold the memory of one that runs.
     Box::pin(async move {
         match ready.start().await {
             Ok(running) => {
-                home.event(Progress::Started);
+                tell(Progress::Started);
                 running.end().await
             }
             Err(ended) => ended,

@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::clean::clean;
-use super::conversation::{Asking, Line, command};
+use super::conversation::{Asking, Line, command, report};
 use super::exit::{Exit, Trouble};
+use super::final_line;
 use super::gather::Flags;
 use super::printer::Printer;
 
@@ -56,11 +57,23 @@ fn readable(line: &Line) -> String {
     let rest = object.into_iter().flatten().map(|(key, value)| (key.as_str(), value));
     let rest = rest.filter(|(key, _)| *key != "event" && !FIRST.contains(key));
     for (key, value) in first.chain(rest) {
-        said.push_str(&format!("  {}=", clean(key)));
-        match value {
-            Value::String(text) if !text.is_empty() && !text.contains([' ', '"']) => said.push_str(&clean(text)),
-            value => said.push_str(&clean(&value.to_string())),
+        match report(value).filter(|_| key == "report") {
+            Some(report) => {
+                if let Some(peer) = value.get("peer") {
+                    said.push_str(&format!("  peer={}", word(peer)));
+                }
+                said.push_str(&format!("  {}", final_line::ending(&report)));
+            }
+            None => said.push_str(&format!("  {}={}", clean(key), word(value))),
         }
     }
     said
+}
+
+/// Text as it is, where it cannot be taken for more than one word.
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) if !text.is_empty() && !text.contains([' ', '"']) => clean(text),
+        value => clean(&value.to_string()),
+    }
 }

@@ -39,6 +39,7 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let mut printer = Printer::new(Some(Exit::Ok));
     let mut conversation = arguments.asking.open(flags)?;
     conversation.say(&command("RUN", &question(arguments), "ws-daemon"))?;
+    let mut anything = false;
     loop {
         let line = conversation.next()?.ok_or_else(super::conversation::closed)?;
         let is_last = line.event().is_none();
@@ -47,6 +48,12 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
             printer.json(&line.text)?;
         } else if let Some(chunk) = Chunk::of_event(&line) {
             chunk.print(&mut printer)?;
+            anything = true;
+        } else if is_last && !anything {
+            printer.note(match arguments.from {
+                Some(from) => format!("nothing is kept of what it printed from byte {from} on"),
+                None => "nothing is kept of what it printed: to have it kept, ask with exec --queue --follow".to_owned(),
+            });
         }
         if is_last {
             return Ok(Exit::Ok);

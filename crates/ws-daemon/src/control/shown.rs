@@ -1,10 +1,44 @@
-//! What PEERS, SCRIPTS and STATS answer. It changes nothing.
+//! What RUNS, RUN, PEERS, SCRIPTS and STATS answer. It changes nothing.
 
 use serde_json::{Value, json};
+use ws_daemon_protocol::command::{RunsQuery, Which};
 
 use super::Control;
 
+/// Runs in one answer unless it is said how many.
+const SHOWN: usize = 100;
+
+/// The most runs in one answer.
+const MOST_SHOWN: usize = 10_000;
+
+/// The most bytes of runs in one answer; older ones are left out.
+const SHOWN_BYTES: usize = 8 << 20;
+
 impl Control {
+    /// The runs that were asked for here, and those done here for others, the newest first.
+    pub(super) async fn runs(&self, query: &RunsQuery) -> Value {
+        let limit = query.limit.unwrap_or(SHOWN).min(MOST_SHOWN);
+        let mut runs = self.0.origin.runs(query, limit).await;
+        runs.extend(self.0.worker.runs(query, limit).await);
+        // A run's id begins with the time it was made, by the clock of its asker.
+        let newest = |run: &Value| (run["accepted"].as_u64(), run["run"].as_str().map(str::to_owned));
+        runs.sort_by_cached_key(|run| std::cmp::Reverse(newest(run)));
+        let mut room = SHOWN_BYTES;
+        let fits = |run: &Value| {
+            let left = room.checked_sub(run.to_string().len());
+            left.map(|left| room = left).is_some()
+        };
+        runs.into_iter().take(limit).take_while(fits).collect()
+    }
+
+    /// All about one run, asked for here or done here; by the caller's id only the former.
+    pub(super) async fn run(&self, user: &str, which: &Which) -> Option<Value> {
+        match (self.0.origin.run(user, which).await, which) {
+            (None, Which::Run(run)) => self.0.worker.run(run).await,
+            (asked, _) => asked,
+        }
+    }
+
     /// Everyone that is connected or remembered, by name.
     pub(super) fn peers(&self) -> Value {
         let mut peers = self.0.peers.registered();

@@ -26,7 +26,8 @@ const REASON_BYTES: usize = 123;
 /// A WebSocket with its unflushed part.
 #[derive(Debug)]
 pub struct Wire {
-    socket: WebSocketStream<Stream>,
+    /// Boxed: it is handed on from one life to the next, and each would keep room for all of it.
+    socket: Box<WebSocketStream<Stream>>,
     /// Bytes fed since everything was last flushed.
     unflushed: usize,
     flushing: bool,
@@ -92,7 +93,7 @@ impl Wire {
     /// A wire that was dialled.
     #[must_use]
     pub fn new(socket: WebSocketStream<Stream>) -> Self {
-        Self { socket, unflushed: 0, flushing: false, said: None }
+        Self { socket: Box::new(socket), unflushed: 0, flushing: false, said: None }
     }
 
     /// A wire on a stream over which no handshake is made: one end each is the server's and the client's.
@@ -154,7 +155,7 @@ impl Wire {
 
     fn start(&mut self, message: Message) -> Result<(), Gone> {
         self.flushing = true;
-        Pin::new(&mut self.socket).start_send(message).map_err(gone)
+        Pin::new(&mut *self.socket).start_send(message).map_err(gone)
     }
 
     /// The next thing that happens; what was fed is written meanwhile. Without `read` nothing is read: for when there is no
@@ -186,7 +187,7 @@ impl Wire {
 
     fn poll_event(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {
         if self.flushing {
-            match Pin::new(&mut self.socket).poll_flush(cx) {
+            match Pin::new(&mut *self.socket).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     let was_full = !self.has_room();
                     self.flushing = false;
@@ -202,7 +203,7 @@ impl Wire {
         if !read {
             return Poll::Pending;
         }
-        match Pin::new(&mut self.socket).poll_next(cx) {
+        match Pin::new(&mut *self.socket).poll_next(cx) {
             Poll::Ready(Some(Ok(message @ (Message::Text(_) | Message::Binary(_))))) => Poll::Ready(Event::Frame(message)),
             Poll::Ready(Some(Ok(control))) => {
                 if let Message::Close(Some(CloseFrame { code, reason })) = control {

@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -11,8 +10,13 @@ use ws_daemon_protocol::command::{RunState, Which};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::outcome::Report;
 
+use crate::peers::wall_ms;
+
 /// Direct runs that are remembered when they are over; the oldest is forgotten.
 const REMEMBERED: usize = 1024;
+
+/// What these may take with what they printed, in bytes; likewise.
+const REMEMBERED_BYTES: usize = 16 << 20;
 
 /// The runs of one daemon's asking side. Clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +27,7 @@ struct Table {
     live: HashMap<RunId, Arc<Live>>,
     /// Direct ones that are over, the newest last.
     over: VecDeque<Arc<Live>>,
+    over_bytes: usize,
 }
 
 /// A run that is asked for.
@@ -74,14 +79,19 @@ impl Ledger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a run.
+    /// Enters a run that is accepted now.
     pub fn enter(&self, run: RunId, name: &str, id: Option<CallerId>, queued: bool) -> Seat {
+        self.enter_again(run, name, id, queued, wall_ms())
+    }
+
+    /// Enters a run that was accepted then.
+    pub fn enter_again(&self, run: RunId, name: &str, id: Option<CallerId>, queued: bool, accepted_wall_ms: u64) -> Seat {
         let live = Arc::new(Live {
             run: run.clone(),
             name: name.into(),
             id,
             queued,
-            accepted_wall_ms: wall_ms(),
+            accepted_wall_ms,
             progress: watch::Sender::default(),
             cancel: CancellationToken::new(),
         });
@@ -122,6 +132,17 @@ impl Ledger {
     }
 }
 
+impl Table {
+    fn remember(&mut self, live: Arc<Live>) {
+        self.over_bytes += live.cost_bytes();
+        self.over.push_back(live);
+        while self.over.len() > REMEMBERED || self.over_bytes > REMEMBERED_BYTES {
+            let Some(oldest) = self.over.pop_front() else { return };
+            self.over_bytes = self.over_bytes.saturating_sub(oldest.cost_bytes());
+        }
+    }
+}
+
 fn newest<'a>(all: impl Iterator<Item = &'a Arc<Live>>, id: &CallerId) -> Option<Arc<Live>> {
     let key = id.key();
     let of_id = all.filter(|live| live.id.as_ref().is_some_and(|id| id.key() == key));
@@ -129,6 +150,18 @@ fn newest<'a>(all: impl Iterator<Item = &'a Arc<Live>>, id: &CallerId) -> Option
 }
 
 impl Live {
+    /// What it takes to remember it, in bytes. Does not change once it is over.
+    fn cost_bytes(&self) -> usize {
+        const FIXED: usize = 512;
+        let length = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
+        let of_report = |report: &Arc<Report>| {
+            let more = report.more.as_ref();
+            let printed = more.map_or(0, |more| length(&more.result) + length(&more.stdout) + length(&more.stderr));
+            printed + report.message.as_ref().map_or(0, String::len)
+        };
+        FIXED + self.name.len() + self.progress.borrow().report.as_ref().map_or(0, of_report)
+    }
+
     /// How far it is, in one word.
     pub fn state(&self) -> RunState {
         let progress = self.progress.borrow();
@@ -165,18 +198,9 @@ impl Drop for Seat {
         let mut table = self.ledger.table();
         table.live.remove(&self.live.run);
         if !self.live.queued {
-            if table.over.len() >= REMEMBERED {
-                table.over.pop_front();
-            }
-            table.over.push_back(Arc::clone(&self.live));
+            table.remember(Arc::clone(&self.live));
         }
     }
-}
-
-/// The wall clock in ms since 1970; only to be shown.
-pub fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -198,5 +222,20 @@ mod tests {
         assert!(ledger.live(&Which::Id(id)).is_none());
         assert_eq!(ledger.find(&Which::Run(RunId::new("1"))).expect("remembered").state(), RunState::Settled);
         assert!(ledger.find(&Which::Run(RunId::new("2"))).is_none(), "the spool has it");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_in_number_and_in_bytes() {
+        let ledger = Ledger::default();
+        let over = |at: usize, printed: usize| {
+            let seat = ledger.enter(RunId::new(at.to_string()), "a", None, false);
+            let mut report = Report::from(ws_daemon_protocol::outcome::Outcome::Exited(0));
+            report.more_mut().stdout = Some("x".repeat(printed).into());
+            seat.live().settle(&report);
+        };
+        (0..REMEMBERED + 5).for_each(|at| over(at, 0));
+        assert_eq!((ledger.all().len(), ledger.find(&Which::Run(RunId::new("4"))).is_none()), (REMEMBERED, true));
+        (0..5).for_each(|at| over(at, REMEMBERED_BYTES / 4));
+        assert_eq!(ledger.all().len(), 3);
     }
 }

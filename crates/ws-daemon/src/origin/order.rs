@@ -20,10 +20,11 @@ use ws_daemon_protocol::target::Target;
 
 use super::direct::Direct;
 use super::follow::Follow;
-use super::ledger::{Seat, wall_ms};
+use super::ledger::Seat;
 use super::queued::Queued;
 use super::whom::{NoWay, Whom, unknown, whole_ms};
 use super::{Origin, Said};
+use crate::peers::wall_ms;
 use crate::spool::{Accepted, NewRequest, NewRun, RunRecord, RunState, Spool, SpoolError, StoredRequest};
 
 /// Lines of one request that wait to be written; when full, whoever tells waits, and a script's output with it.
@@ -326,7 +327,8 @@ impl Origin {
         let options = Arc::new(options);
         let id = caller_id.and_then(|id| serde_json::from_str::<Box<RawValue>>(&id).ok()).as_deref().and_then(CallerId::new);
         let life = |record: RunRecord| {
-            let seat = self.ledger().enter(record.run, &name, own_id.clone(), true);
+            let accepted_wall_ms = u64::try_from(record.accepted_wall_ms).unwrap_or(0);
+            let seat = self.ledger().enter_again(record.run, &name, own_id.clone(), true, accepted_wall_ms);
             if record.cancelled {
                 seat.live().cancel.cancel();
             }

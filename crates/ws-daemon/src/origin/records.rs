@@ -1,5 +1,6 @@
 //! What is asked here, to be shown: live runs from the ledger, queued ones that are over from the spool. It changes nothing.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -13,18 +14,11 @@ use super::ledger::Live;
 use super::{Origin, Said};
 use crate::spool::{self, Filter, RunRecord, number};
 
-/// Records in one answer unless it is said how many.
-const SHOWN: usize = 100;
-
-/// The most records in one answer.
-const MOST_SHOWN: usize = 10_000;
-
 impl Origin {
-    /// The runs asked for here, the newest first.
-    pub async fn runs(&self, query: &RunsQuery) -> Vec<Value> {
-        let limit = query.limit.unwrap_or(SHOWN).min(MOST_SHOWN);
+    /// The runs asked for here, in no order: all that are live, and of those that are over at least the newest `limit`.
+    pub async fn runs(&self, query: &RunsQuery, limit: usize) -> Vec<Value> {
         let wanted = |state| query.state.is_none_or(|wanted| wanted == state);
-        let mut found: Vec<(RunId, Value)> = self
+        let mut found: HashMap<RunId, Value> = self
             .ledger()
             .all()
             .iter()
@@ -37,11 +31,7 @@ impl Origin {
             found.extend(stored.iter().map(|record| (record.run.clone(), of_record(record))));
         }
         let of_peer = |value: &Value| query.peer.as_ref().is_none_or(|peer| value["peer"] == peer.as_str());
-        found.retain(|(_, value)| of_peer(value));
-        // A run's id begins with the time it was made.
-        found.sort_by(|(one, _), (other, _)| other.cmp(one));
-        found.dedup_by(|(one, _), (other, _)| one == other);
-        found.into_iter().take(limit).map(|(_, value)| value).collect()
+        found.into_values().filter(of_peer).collect()
     }
 
     /// All about one run.
@@ -64,17 +54,22 @@ impl Origin {
         Some(shown)
     }
 
-    /// What a queued run printed, told through the channel up to its final line if that is to be followed.
+    /// What a run printed, as far as it is kept, told through the channel up to its final line if that is to be followed. Of a
+    /// direct run nothing is kept but how it ended.
     pub async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Option<mpsc::Receiver<Said>> {
         const SAID: usize = 16;
-        let record = self.stored(user, which).await?;
-        let follow = Follow::known(self, &record);
+        let follow = match self.stored(user, which).await {
+            Some(record) => Follow::known(self, &record),
+            None => Follow::live(self, &self.ledger().find(which)?),
+        };
+        let run = follow.run().clone();
         let (say, said) = mpsc::channel(SAID);
         let stopping = self.stop().close_links.clone();
         self.requests().spawn(async move {
             tokio::select! {
                 report = follow.output(say.clone(), query) => {
-                    if let Some(report) = report {
+                    if let Some(mut report) = report {
+                        report.more_mut().run.get_or_insert(run);
                         drop(say.send(Said::Final(report)).await);
                     }
                 }

@@ -142,7 +142,7 @@ impl Store {
             None => "1",
             Some(RunState::Waiting) => "0",
             Some(RunState::Bound) => "state < 3",
-            Some(RunState::Settled) => "state >= 3",
+            Some(RunState::Settled) => "state IN (3, 5)",
         };
         let sql = format!("{CLAIM} WHERE {state} AND (?1 IS NULL OR asker = ?1) ORDER BY id DESC LIMIT ?2");
         let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);

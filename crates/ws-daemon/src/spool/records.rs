@@ -382,7 +382,7 @@ pub struct PeerRecord {
 /// Which runs, or claims, are wanted.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    /// Only these; for claims: those in line and at work are `Bound`, the others `Settled`.
+    /// Only these; for claims: those in line and at work are `Bound`, those that are over `Settled`, those refused neither.
     pub state: Option<RunState>,
     /// Only those bound to, or asked by, this instance.
     pub peer: Option<Box<str>>,

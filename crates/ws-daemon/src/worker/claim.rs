@@ -11,17 +11,18 @@ use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::options::OutputMode;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
-use super::doing::{Credit, Key, Seat};
+use super::doing::{About, Credit, Key, Seat};
 use super::{Worker, capture, home, report_of};
 use crate::exec::{Admitted, Folder, Job, Orphan, Ready, StreamBuffer};
 use crate::link::{Backoff, IncomingRun, Link};
+use crate::peers::wall_ms;
 use crate::spool::{ClaimRecord, ClaimState, Claimed, NewClaim, Spool, SpoolError};
 
 /// The waits before a failed step on disk is tried again.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// Nesting of a frame that was taken once already.
-const NESTING: usize = 4096;
+pub const NESTING: usize = 4096;
 
 /// A queued run that is being done.
 struct Work {
@@ -66,7 +67,8 @@ impl Worker {
             }
             return;
         }
-        let seat = self.seat(key, frame.order.credit);
+        let about = About::new(&frame.name, frame.order.caller.clone(), link.peer().into(), wall_ms());
+        let seat = self.seat(key, about, frame.order.credit);
         self.0.runs.spawn(async move { worker.claim_on_disk(spool, link, asker, frame, seat).await });
     }
 
@@ -222,7 +224,9 @@ impl Worker {
         let Ok(Frame::Run(frame)) = v2::decode(&claim.body, NESTING) else {
             return warn!(run = %claim.run, "a claimed run is not understood; it stays where it is");
         };
-        let seat = self.seat(Key::new(&claim.asker, &claim.run, claim.attempt), 0);
+        let claimed_wall_ms = u64::try_from(claim.claimed_wall_ms).unwrap_or(0);
+        let about = About::new(&frame.name, frame.order.caller.clone(), self.name_of(&claim.asker), claimed_wall_ms);
+        let seat = self.seat(Key::new(&claim.asker, &claim.run, claim.attempt), about, 0);
         let (worker, spool) = (self.clone(), spool.clone());
         self.0.runs.spawn(async move {
             let (work, admitted) = worker.admit(&spool, &claim.asker, *frame, seat);
@@ -294,6 +298,7 @@ impl Work {
             Err(ended) if ended.drained() => return self.put_back(is_starting).await,
             Err(ended) => return self.finish(&report_of(&ended)).await,
         };
+        self.seat.doing.begins();
         // Boxed: a run in line must not hold the memory of one that runs.
         Box::pin(self.run_now(ready, is_starting)).await;
     }

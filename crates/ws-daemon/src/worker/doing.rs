@@ -1,29 +1,63 @@
-//! What is being done for whom: where a run is found that its asker wants stopped, or wants to hear more of. It never does any of
-//! it.
+//! What is being done for whom, and the last of what was: where a run is found that its asker wants stopped, or wants to hear more
+//! of, and that is to be shown. It never does any of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use ws_daemon_protocol::id::RunId;
+use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::outcome::Report;
 
 use super::Worker;
 use crate::link::Replier;
+use crate::peers::wall_ms;
+
+/// Direct runs that are remembered when they are over; the oldest is forgotten.
+const REMEMBERED: usize = 1024;
+
+/// Characters of a script's name that are shown; the rest is left out.
+const NAME_CHARS: usize = 256;
 
 /// What a run is found by: its asker's instance, its id and its attempt (0 for a direct one).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
-    asker: Box<str>,
-    run: RunId,
-    attempt: u32,
+    pub asker: Box<str>,
+    pub run: RunId,
+    pub attempt: u32,
+}
+
+/// What is shown of a run beside its key.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// The script.
+    pub name: Box<str>,
+    /// The caller's id.
+    pub id: Option<CallerId>,
+    /// Who asked.
+    pub peer: Arc<str>,
+    /// Wall time, ms since 1970.
+    pub claimed_wall_ms: u64,
+}
+
+/// A direct run that is over.
+#[derive(Debug)]
+pub struct Over {
+    pub key: Key,
+    pub about: About,
+    /// Without what it printed.
+    pub report: Report,
+    /// Wall time of its end, ms since 1970.
+    pub ended_wall_ms: u64,
 }
 
 /// A run that is in line or runs.
 #[derive(Debug, Default)]
 pub struct Doing {
+    /// Its turn has come; only to be shown.
+    begun: AtomicBool,
     /// Stops it.
     pub cancel: CancellationToken,
     /// Grows when more of its output is kept, and when it is over.
@@ -50,13 +84,19 @@ struct State {
 #[derive(Debug)]
 pub struct Seat {
     worker: Worker,
-    key: Key,
+    pub key: Key,
+    pub about: About,
     pub doing: Doing,
     credit: Arc<Credit>,
 }
 
 /// The table of places.
-pub type Table = HashMap<Key, Weak<Seat>>;
+#[derive(Debug, Default)]
+pub struct Table {
+    live: HashMap<Key, Weak<Seat>>,
+    /// Direct ones, the newest last.
+    over: VecDeque<Arc<Over>>,
+}
 
 impl Key {
     pub fn new(asker: &str, run: &RunId, attempt: u32) -> Self {
@@ -82,13 +122,29 @@ impl Key {
     }
 }
 
+impl About {
+    pub fn new(name: &str, id: Option<CallerId>, peer: Arc<str>, claimed_wall_ms: u64) -> Self {
+        Self { name: name.chars().take(NAME_CHARS).collect(), id, peer, claimed_wall_ms }
+    }
+}
+
 impl Doing {
+    /// Its turn has come.
+    pub fn begins(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its turn has come.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     /// The credit on the link that its output goes by now.
     pub fn credit(&self) -> Arc<Credit> {
         Arc::clone(&self.credit.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// It is over, and that is on disk.
+    /// It is over, and that is on disk if it is a queued one.
     pub fn is_over(&self, report: &Report) {
         // It ends once.
         drop(self.report.set(report.clone()));
@@ -166,22 +222,27 @@ impl Credit {
 
 impl Worker {
     /// Enters a run whose output may begin with so much credit.
-    pub(super) fn seat(&self, key: Key, credit: u64) -> Arc<Seat> {
+    pub(super) fn seat(&self, key: Key, about: About, credit: u64) -> Arc<Seat> {
         let doing = Doing::default();
         let credit = doing.new_credit(credit);
-        let seat = Arc::new(Seat { worker: self.clone(), key: key.clone(), doing, credit });
-        self.doing().insert(key, Arc::downgrade(&seat));
+        let seat = Arc::new(Seat { worker: self.clone(), key: key.clone(), about, doing, credit });
+        self.doing().live.insert(key, Arc::downgrade(&seat));
         seat
     }
 
     /// The place of a run.
     pub(super) fn seat_of(&self, key: &Key) -> Option<Arc<Seat>> {
-        self.doing().get(key).and_then(Weak::upgrade)
+        self.doing().live.get(key).and_then(Weak::upgrade)
     }
 
     /// All places whose keys are wanted. None of them is dropped under the table's lock.
     pub(super) fn seats(&self, wanted: impl Fn(&Key) -> bool) -> Vec<Arc<Seat>> {
-        self.doing().iter().filter(|(key, _)| wanted(key)).filter_map(|(_, seat)| seat.upgrade()).collect()
+        self.doing().live.iter().filter(|(key, _)| wanted(key)).filter_map(|(_, seat)| seat.upgrade()).collect()
+    }
+
+    /// Direct runs that are over, in no order.
+    pub(super) fn over(&self, wanted: impl Fn(&Over) -> bool) -> Vec<Arc<Over>> {
+        self.doing().over.iter().filter(|over| wanted(over)).cloned().collect()
     }
 }
 
@@ -196,8 +257,15 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut table = self.worker.doing();
         // Another may have taken the key meanwhile.
-        if table.get(&self.key).is_some_and(|seat| std::ptr::eq(seat.as_ptr(), self)) {
-            table.remove(&self.key);
+        if table.live.get(&self.key).is_some_and(|seat| std::ptr::eq(seat.as_ptr(), self)) {
+            table.live.remove(&self.key);
+        }
+        if let (0, Some(report)) = (self.key.attempt, self.doing.report.take()) {
+            if table.over.len() >= REMEMBERED {
+                table.over.pop_front();
+            }
+            let (key, about, ended_wall_ms) = (self.key.clone(), self.about.clone(), wall_ms());
+            table.over.push_back(Arc::new(Over { key, about, report, ended_wall_ms }));
         }
     }
 }

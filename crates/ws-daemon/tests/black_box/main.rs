@@ -13,6 +13,7 @@ mod interop;
 mod links;
 mod load;
 mod networks;
+mod operator;
 mod output;
 mod packaging;
 mod pages;

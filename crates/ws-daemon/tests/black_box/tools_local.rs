@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, EXIT, Fifo, Local, Peer, exit, exited, pair};
+use crate::support::{Daemon, EXIT, Fifo, Local, Peer, exit, exited, pair, wait_for};
 
 /// A client of a name of its own, with its link up on both sides.
 fn named(server: &Daemon, name: &str) -> Daemon {
@@ -157,6 +158,87 @@ fn runs_and_run_show_what_waits_runs_and_is_over() {
     assert_eq!((&stats["running"], &stats["waiting"]), (&json!(1), &json!(0)), "{stats}");
     go.release(1);
     assert_eq!(holding.said()["status"], 0);
+}
+
+#[test]
+fn runs_and_run_show_also_what_is_done_here_for_others_the_newest_first() {
+    let server = Daemon::server().config(json!({ "name": "hub" })).start();
+    let client = Daemon::client(&server).config(json!({ "name": "web", "limits": { "runs": 2 } })).script("exit", EXIT);
+    let client = client.script("hold", "#!/bin/sh\necho here > reached\nread line < go\n").start();
+    client.wait_log("link up");
+    server.wait_log("link up");
+    let (mut reached, mut go) = (Fifo::new(client.prefix(), "reached"), Fifo::new(client.prefix(), "go"));
+    let (mut asking, mut process) = (server.connect(), client.connect());
+    let list = |process: &mut Local, query: Value| process.result("RUNS", &query).as_array().expect("a list").clone();
+    let (_, last) = asking.run(&json!({ "name": "exit", "id": "q", "params": { "exit": 4 }, "queue": true }));
+    let over = last["run"].clone();
+    // What is acknowledged is known to have been, and no more.
+    wait_for("the acknowledgement", || client.connect().result("STATS", &Value::Null)["spool"]["unacknowledged"] == 0);
+    assert_eq!(asking.ask(&exit("\"d\"", 3)), exited("\"d\"", 3));
+    asking.send(json!({ "name": "hold", "id": "h", "queue": true }).to_string());
+    let held = asking.said()["run"].clone();
+    reached.line();
+    asking.send(r#"{"name":"hold","id":"o"}"#);
+    reached.line();
+    asking.send(r#"{"name":"exit","id":"w","params":{"exit":0}}"#);
+    wait_for("the third in line", || client.connect().result("STATS", &Value::Null)["waiting"] == 1);
+    process.send(json!({ "name": "exit", "id": "own", "to": "mail", "queue": true }).to_string());
+    let own = process.said()["run"].clone();
+    let all = list(&mut process, Value::Null);
+    let brief: Vec<_> =
+        all.iter().map(|run| json!([run["id"], run["side"], run["state"], run["status"], run["queued"]])).collect();
+    let expected = json!([
+        ["own", "asked", "waiting", null, true],
+        ["w", "done", "waiting", null, false],
+        ["o", "done", "running", null, false],
+        ["h", "done", "running", null, true],
+        ["d", "done", "settled", 3, false],
+        [null, "done", "settled", null, true]
+    ]);
+    assert_eq!(json!(brief), expected, "{all:?}");
+    assert!(all[1..].iter().all(|run| run["peer"] == "hub" && run["accepted"].is_u64()), "{all:?}");
+    let names: Vec<_> = all.iter().map(|run| run["name"].as_str().unwrap_or_default()).collect();
+    assert_eq!(names, ["exit", "exit", "hold", "hold", "exit", "exit"]);
+    for (query, expected) in [
+        (json!({ "state": "running", "limit": 1 }), vec![&all[2]["run"]]),
+        (json!({ "state": "running" }), vec![&all[2]["run"], &held]),
+        (json!({ "state": "settled", "peer": "hub" }), vec![&all[4]["run"], &over]),
+        (json!({ "state": "waiting", "peer": "hub" }), vec![&all[1]["run"]]),
+        (json!({ "state": "settled", "peer": "nobody" }), vec![]),
+        (json!({ "limit": 1 }), vec![&own]),
+    ] {
+        let found = list(&mut process, query.clone());
+        assert_eq!(found.iter().map(|run| &run["run"]).collect::<Vec<_>>(), expected, "{query}");
+    }
+    for run in &all {
+        let record = process.result("RUN", &run["run"]);
+        assert_eq!((&record["state"], &record["side"], &record["id"]), (&run["state"], &run["side"], &run["id"]), "{record}");
+    }
+    // Only its asker stops it and hears what it says.
+    for (code, data) in [("CANCEL", held.clone()), ("RUN", json!({ "run": held, "output": "both" }))] {
+        let said = process.command(code, &data);
+        assert_error(&said, -2, "unknown_target");
+        assert!(said["message"].as_str().is_some_and(|message| message.contains("\"hub\"")), "{said}");
+    }
+    go.release(2);
+    let statuses: BTreeSet<i64> = (0..3).filter_map(|_| asking.said()["status"].as_i64()).collect();
+    assert_eq!(statuses, BTreeSet::from([0]));
+    assert!(list(&mut process, json!({ "state": "running" })).is_empty());
+}
+
+#[test]
+fn runs_that_were_taken_up_again_were_asked_for_when_they_were() {
+    let plan = Daemon::server();
+    let server = plan.clone().start();
+    let mut process = server.connect();
+    process.send(json!({ "name": "exit", "id": "q", "to": "nobody", "queue": true }).to_string());
+    process.said();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+    server.crash();
+    let run = plan.start().connect().result("RUN", &json!({ "id": "q" }));
+    let accepted = run["accepted"].as_u64().map(u128::from);
+    assert!(accepted.is_some_and(|accepted| accepted <= now && now - accepted < 60_000), "{run}");
+    assert_eq!(run["state"], "waiting");
 }
 
 #[test]
