@@ -213,9 +213,11 @@ impl Spool {
         self.ask(Store::then_due).await
     }
 
-    /// On return the request's script is never due again: it may be started. `Unknown` if it is not due.
-    pub async fn then_started(&self, request: u64) -> Result<()> {
-        self.ask(move |store| store.then_started(request)).await
+    /// On return the request's script is never due again: it may be started. `Unknown` if it is not due in
+    /// the spool of this instance, or that is not this one any more.
+    pub async fn then_started(&self, spool: &str, request: u64) -> Result<()> {
+        let spool: Box<str> = spool.into();
+        self.ask(move |store| store.then_started(&spool, request)).await
     }
 
     // The doing side.

@@ -79,8 +79,8 @@ fn the_last_run_makes_the_script_due_and_it_is_due_until_started() {
         spool.close().await;
         spool = open(&path).unwrap().spool;
         assert_eq!(spool.then_due().await.unwrap(), std::slice::from_ref(&due));
-        spool.then_started(due.request).await.unwrap();
-        assert_eq!(spool.then_started(due.request).await, Err(SpoolError::Unknown), "never twice");
+        spool.then_started(&due.spool, due.request).await.unwrap();
+        assert_eq!(spool.then_started(&due.spool, due.request).await, Err(SpoolError::Unknown), "never twice");
         spool.close().await;
         spool = open(&path).unwrap().spool;
         assert_eq!(spool.then_due().await.unwrap(), []);
