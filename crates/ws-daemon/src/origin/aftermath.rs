@@ -48,7 +48,10 @@ impl Origin {
                     Ok(admitted) => match spool.then_started(&instance, request).await {
                         Ok(()) => return finish(admitted).await,
                         Err(SpoolError::Unknown) => {
-                            warn!(script = &*script, "the spool that knew what a script is to get is lost: it gets it, unnoted");
+                            warn!(
+                                script = &*script,
+                                "the spool that knew what a script is to get is lost: it gets it, unnoted"
+                            );
                             return finish(admitted).await;
                         }
                         Err(error) => warn!(%error, script = &*script, "a script waits for the spool"),

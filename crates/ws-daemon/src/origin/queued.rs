@@ -310,6 +310,10 @@ impl Queued {
 
     async fn offer(&mut self, way: Way) -> Offered {
         let Way { link, hop } = way;
+        if link.me().instance != *self.spool.identity().instance {
+            // The spool is a new one, and the link about to be closed: what is claimed by it would not be known as this one's.
+            return Offered::Again { wait: true };
+        }
         let order = match self.order(&link, hop).await {
             Ok(order) => order,
             Err(outcome) => return Offered::Settled(outcome.into()),
@@ -486,7 +490,9 @@ impl Queued {
             .await;
         match (&settled, &self.bound) {
             (Some(_), Some(instance)) if self.answered => self.acknowledge(instance, self.attempt),
-            (None, _) => warn!(run = %self.live().run, ?report, "the spool that knew a run is lost: its outcome is told and not kept"),
+            (None, _) => {
+                warn!(run = %self.live().run, ?report, "the spool that knew a run is lost: its outcome is told and not kept");
+            }
             _ => {}
         }
         self.live().settle(&report);

@@ -197,9 +197,7 @@ impl Store {
 
     /// See [`Spool::then_started`](super::Spool::then_started).
     pub fn then_started(&mut self, spool: &str, request: u64) -> Verdict<()> {
-        if spool != &*self.identity.instance {
-            return Err(UNKNOWN);
-        }
+        self.is_of(spool)?;
         let row = self.request_by_id(super::store::signed(request))?;
         let mut row = row.filter(|row| row.then_state == THEN_DUE).ok_or(UNKNOWN)?;
         row.then_state = THEN_STARTED;

@@ -90,11 +90,11 @@ impl Worker {
                     body: body.into(),
                     starting,
                 };
-                spool.claim(claim).await
+                spool.claim(&link.me().instance, claim).await
             }
             Err(outcome) => {
                 let report = Report::from(outcome.clone()).to_json(None);
-                spool.refuse(&asker, run.clone(), attempt, report.into()).await
+                spool.refuse(&link.me().instance, &asker, run.clone(), attempt, report.into()).await
             }
         };
         // The link may have been lost meanwhile, and the run offered again by another, which was told that it is known.
@@ -153,7 +153,7 @@ impl Worker {
             let outcome = Outcome::failed(ErrorCode::Cancelled, "cancelled before it was claimed; it did not run");
             let report = Report::from(outcome);
             let verdict = |refused| Verdict { attempt: Some(attempt), refused };
-            match spool.refuse(&asker, run.clone(), attempt, report.to_json(None).into()).await {
+            match spool.refuse(&link.me().instance, &asker, run.clone(), attempt, report.to_json(None).into()).await {
                 Ok(Claimed::Fresh) => link.send_status(&run, verdict(true), &report),
                 Ok(Claimed::Refused(report)) => send_kept(&link, &run, verdict(true), &report),
                 Ok(Claimed::Finished(report)) => send_kept(&link, &run, verdict(false), &report),
