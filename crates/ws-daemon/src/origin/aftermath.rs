@@ -47,10 +47,10 @@ impl Origin {
                 match origin.admit_then(script.clone(), &params) {
                     Ok(admitted) => match spool.then_started(&instance, request).await {
                         Ok(()) => return finish(admitted).await,
-                        Err(SpoolError::Unknown) => {
+                        Err(SpoolError::Unknown) if spool.identity().instance != instance => {
                             warn!(
                                 script = &*script,
-                                "the spool that knew what a script is to get is lost: it gets it, unnoted"
+                                "the spool in which its start is to be noted is lost; started all the same"
                             );
                             return finish(admitted).await;
                         }

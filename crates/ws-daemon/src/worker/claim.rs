@@ -237,13 +237,13 @@ impl Worker {
         });
     }
 
-    /// On disk before it is sent; if the disk that knew the run is lost, it is sent while it is known.
+    /// On disk before it is sent; if the disk that knew the run is lost, it is not kept.
     async fn finish(&self, spool: &Spool, asker: &str, run: &RunId, attempt: u32, report: &Report) {
         let text: Box<str> = report.to_json(None).into();
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
         while let Err(error) = spool.finish(asker, run.clone(), attempt, text.clone()).await {
             if error == SpoolError::Unknown {
-                return warn!(%run, ?report, "the spool that knew a run is lost: its outcome is sent once, and not kept");
+                return warn!(%run, ?report, "the spool that knew a run is lost: its outcome is not kept");
             }
             warn!(%run, %error, "an outcome cannot be kept; tried again in a while, and not sent before");
             tokio::select! {

@@ -494,7 +494,9 @@ fn large() -> String {
 fn overwrite(spool: &Path) {
     for (path, kept) in [(spool.to_owned(), 4096), (spool.with_extension("db-wal"), 32)] {
         let mut bytes = fs::read(&path).expect("a daemon has both").split_off(kept);
-        bytes.iter_mut().for_each(|byte| *byte ^= 0x55);
+        for byte in &mut bytes {
+            *byte ^= 0x55;
+        }
         let file = fs::OpenOptions::new().write(true).open(&path).expect("it is ours");
         file.write_all_at(&bytes, kept as u64).expect("written");
     }
