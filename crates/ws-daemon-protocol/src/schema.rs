@@ -191,6 +191,15 @@ struct Cut {
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[expect(dead_code, reason = "it is there to be described")]
 enum News {
+    /// A peer has a run; once for each attempt.
+    Running {
+        run: Uuid,
+        /// The script.
+        name: String,
+        peer: String,
+        /// The caller's id, if it gave one.
+        id: Option<Value>,
+    },
     /// A run has its outcome.
     Settled { run: Uuid, report: FinalLine },
     /// The truth about a run that was settled as unknown.

@@ -144,9 +144,7 @@ fn said(frame: &Frame) -> String {
         Frame::Ack(run, attempt) => v2::ack(run, *attempt),
         Frame::Drain => v2::drain(),
         Frame::Ping(_) => v2::ping(&run()),
-        Frame::Command(CommandMessage { command: Command::Peers, .. }) => {
-            format!(r#"{{"name":"&cmd","id":"{RUN}","params":{{"code":"PEERS"}}}}"#)
-        }
+        Frame::Command(CommandMessage { command: Command::Peers, .. }) => v2::peers(&run()),
         Frame::Command(message) => v2::local_command(message.id.as_ref().map(|_| run()).as_ref(), &message.params),
         Frame::LocalStatus(data) => v2::local_command(None, &params(&format!(r#"{{"code":"STATUS","data":{data}}}"#))),
     }
@@ -328,7 +326,8 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
 }
 
 /// What SUBSCRIBE lets come. The daemon makes these lines, and a test of its own compares them.
-const NEWS: [(&str, &str); 5] = [
+const NEWS: [(&str, &str); 6] = [
+    ("news-running", r#"{"event":"running","id":"x","name":"t","peer":"web","run":"0190a000-0000-7000-8000-000000000001"}"#),
     (
         "news-settled",
         r#"{"event":"settled","report":{"run":"0190a000-0000-7000-8000-000000000001","status":0},"run":"0190a000-0000-7000-8000-000000000001"}"#,

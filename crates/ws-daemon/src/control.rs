@@ -213,7 +213,14 @@ impl Control {
     /// A seed peer is told of a success if it gave an id, and of a failure never.
     fn incoming(&self, incoming: IncomingCommand) {
         let IncomingCommand { command, replier } = incoming;
-        if let Err(outcome) = self.check(&command) {
+        let allowed = match command {
+            Command::Peers if self.0.relay => {
+                return replier.report(&self.others(replier.link()), Verdict::default());
+            }
+            Command::Peers => Err(passes_nothing_on()),
+            _ => self.check(&command),
+        };
+        if let Err(outcome) = allowed {
             info!(peer = %replier.peer(), ?outcome, "a command from afar failed");
             if replier.link().is_v2() {
                 replier.report(&outcome.into(), Verdict::default());
@@ -229,6 +236,12 @@ impl Control {
             dialer.pause(*pause);
         }
     }
+}
+
+/// What a client is told that wants something passed on where the settings do not let it.
+fn passes_nothing_on() -> Outcome {
+    let why = "this server passes nothing on from one client to another; set \"relay\" to true in its config.json";
+    Outcome::failed(ErrorCode::Denied, why)
 }
 
 /// Why a run is not to be stopped or followed here, of which this is `known`.

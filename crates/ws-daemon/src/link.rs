@@ -398,19 +398,30 @@ impl Link {
     /// # Errors
     /// The outcome that says why there was none: a seed peer, or the link was lost.
     pub async fn ping(&self) -> Result<Duration, Outcome> {
+        let since = Instant::now();
+        match self.question(AskBody::Ping, "a seed peer answers no PING").await? {
+            report if report.status == Some(0) => Ok(since.elapsed()),
+            _ => Err(lost()),
+        }
+    }
+
+    /// Who else there is, that the daemon at the other end would pass a run on to: what it says.
+    ///
+    /// # Errors
+    /// As [`ping`](Self::ping).
+    pub async fn others(&self) -> Result<Report, Outcome> {
+        self.question(AskBody::Peers, "a seed peer passes nothing on").await
+    }
+
+    async fn question(&self, body: AskBody, not_by_seed: &str) -> Result<Report, Outcome> {
         let (settle, settled) = oneshot::channel();
         let run = RunId::new(Uuid::now_v7().to_string());
         let (id, departure, sink) = (None, Departure::default(), Sink::Once(settle));
-        let lost = || Outcome::failed(ErrorCode::LinkLost, "the link was lost before the answer came");
-        let since = Instant::now();
         if !self.is_v2() {
-            return Err(Outcome::failed(ErrorCode::Unsupported, "a seed peer answers no PING"));
+            return Err(Outcome::failed(ErrorCode::Unsupported, not_by_seed));
         }
-        self.ask(Ask { body: AskBody::Ping, id, run, departure, sink }).map_err(|_| lost())?;
-        match settled.await {
-            Ok(report) if report.status == Some(0) => Ok(since.elapsed()),
-            _ => Err(lost()),
-        }
+        self.ask(Ask { body, id, run, departure, sink }).map_err(|_| lost())?;
+        settled.await.map_err(|_| lost())
     }
 
     /// Sends the outcome of an attempt, to a version 2 peer.
@@ -469,4 +480,8 @@ impl Link {
         self.0.closing.cancel();
         first
     }
+}
+
+fn lost() -> Outcome {
+    Outcome::failed(ErrorCode::LinkLost, "the link was lost before the answer came")
 }

@@ -13,7 +13,7 @@ mod whom;
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -36,6 +36,8 @@ use crate::spool::{RunState, Spool, SpoolError};
 use crate::tasks::{Stop, Tasks};
 use held::Held;
 use ledger::{Ledger, Live, Seat};
+
+pub use whom::RELAYED;
 
 /// The asking side of one daemon. Clones are the same.
 #[derive(Debug, Clone)]
@@ -103,9 +105,25 @@ pub struct Submitted {
     departure: Departure,
     /// A run's place among what can be shown and stopped; commands have none.
     seat: Option<Seat>,
-    /// The link it left by, if one was there at once.
-    link: Option<Link>,
+    /// The link it left by, once it has.
+    link: Arc<OnceLock<Link>>,
     news: News,
+}
+
+/// What is noted when a run without options leaves, at once or later.
+#[derive(Debug)]
+struct Leave {
+    live: Arc<Live>,
+    link: Arc<OnceLock<Link>>,
+    news: News,
+}
+
+impl Leave {
+    fn by(self, link: &Link) {
+        // It leaves once.
+        drop(self.link.set(link.clone()));
+        given(&self.news, &self.live, link.peer());
+    }
 }
 
 impl Origin {
@@ -185,26 +203,31 @@ impl Origin {
         let seat = self.ledger().enter(run.clone(), &name, id.clone(), false);
         let timeout_ms = options.timeout.map(whom::whole_ms);
         let order = Order { caller: id.clone(), timeout_ms, ..Order::default() };
-        let mut submitted = self.put(AskBody::Run(name, params, order), run, id, options.timeout).await;
-        if let Some(link) = &submitted.link {
-            seat.live().note(|progress| progress.peer = Some(link.peer().into()));
-        }
-        submitted.seat = Some(seat);
-        submitted
+        self.put(AskBody::Run(name, params, order), run, id, options.timeout, Some(seat)).await
     }
 
     /// Puts a command for a peer on the way.
     pub async fn submit_command(&self, message: CommandMessage) -> Submitted {
         let run = RunId::new(Uuid::now_v7().to_string());
-        self.put(AskBody::Command(message.params), run, message.id, None).await
+        self.put(AskBody::Command(message.params), run, message.id, None, None).await
     }
 
-    async fn put(&self, body: AskBody, run: RunId, id: Option<CallerId>, timeout: Option<Duration>) -> Submitted {
+    async fn put(
+        &self,
+        body: AskBody,
+        run: RunId,
+        id: Option<CallerId>,
+        timeout: Option<Duration>,
+        seat: Option<Seat>,
+    ) -> Submitted {
         let (settle, settled) = oneshot::channel();
         let departure = Departure::default();
         let ask = Ask { body, id, run, departure: departure.clone(), sink: Sink::Once(settle) };
         let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit });
-        let mut submitted = Submitted { settled, deadline, departure, seat: None, link: None, news: self.news().clone() };
+        let (link, news) = (Arc::default(), self.news().clone());
+        let leave =
+            seat.as_ref().map(|seat| Leave { live: Arc::clone(seat.live()), link: Arc::clone(&link), news: news.clone() });
+        let submitted = Submitted { settled, deadline, departure, seat, link, news };
         if self.stop().drain.is_cancelled() {
             refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
             return submitted;
@@ -219,8 +242,8 @@ impl Origin {
             },
         };
         match (sent, &self.0.held) {
-            (Ok(link), _) => submitted.link = Some(link),
-            (Err(ask), Some(held)) => held.keep(ask),
+            (Ok(link), _) => leave.into_iter().for_each(|leave| leave.by(&link)),
+            (Err(ask), Some(held)) => held.keep(ask, leave),
             // Nobody waits any more: then nobody need be told.
             (Err(ask), None) => drop(ask.sink.settle(nobody(timeout), ws_daemon_protocol::codec::v2::Verdict::default())),
         }
@@ -318,9 +341,24 @@ impl Origin {
     }
 }
 
-/// What subscribers are told when a run has ended.
-fn settled_line(live: &Live, report: &Report) -> String {
-    line("settled", &live.run, report)
+/// A peer has a run now, which is noted and told.
+fn given(news: &News, live: &Live, peer: &str) {
+    if !live.give(peer) {
+        return;
+    }
+    news.tell(Topic::Runs, || {
+        let mut line = json!({ "event": "running", "run": live.run.to_string(), "name": live.name, "peer": peer });
+        if let Some(id) = &live.id {
+            line["id"] = serde_json::from_str(id.as_json()).unwrap_or_default();
+        }
+        line.to_string()
+    });
+}
+
+/// A run is over, which is noted and told.
+fn settled(news: &News, live: &Live, report: &Report) {
+    live.settle(report);
+    news.tell(Topic::Runs, || line("settled", &live.run, report));
 }
 
 fn line(event: &str, run: &RunId, report: &Report) -> String {
@@ -355,7 +393,7 @@ impl Submitted {
                     if departure.withdraw() {
                         break Outcome::failed(ErrorCode::Cancelled, "cancelled before it left; it did not run").into();
                     }
-                    match (&link, &seat) {
+                    match (link.get(), &seat) {
                         (Some(link), Some(seat)) if link.is_v2() => link.send_cancel(&seat.live().run, None),
                         _ => break direct::unstoppable("it was cancelled"),
                     }
@@ -363,8 +401,7 @@ impl Submitted {
             }
         };
         if let Some(seat) = seat {
-            seat.live().settle(&report);
-            news.tell(Topic::Runs, || settled_line(seat.live(), &report));
+            self::settled(&news, seat.live(), &report);
         }
         // Whoever asked in the seed's own grammar gets the seed's own keys.
         Report { more: None, ..report }

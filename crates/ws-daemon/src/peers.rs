@@ -73,7 +73,7 @@ pub struct Choice<'a> {
     pub target: Option<&'a Target>,
     /// Which of them.
     pub route: &'a Route,
-    /// Not this instance, if there is another: the one that asks for it.
+    /// Not this instance: the one that asks for it.
     pub not: Option<&'a str>,
 }
 
@@ -102,6 +102,8 @@ pub struct Match {
     pub instance: Option<String>,
     /// Its name.
     pub name: String,
+    /// Its tags.
+    pub tags: Vec<String>,
     /// Its link, if it is connected.
     pub link: Option<Link>,
 }
@@ -223,7 +225,7 @@ impl Peers {
             one.name.cmp(&other.name).then_with(|| rank(one).cmp(&rank(other)))
         });
         matching.dedup_by(|later, first| later.name == first.name);
-        matching.into_iter().map(|Registered { instance, name, link, .. }| Match { instance, name, link }).collect()
+        matching.into_iter().map(|Registered { instance, name, tags, link, .. }| Match { instance, name, tags, link }).collect()
     }
 
     /// Everyone that is connected or remembered, in no order.

@@ -15,7 +15,7 @@ use crate::outcome::{ErrorCode, Outcome, Report};
 use crate::target::Target;
 
 pub use decoder::decode;
-pub use encoder::{ack, cancel, credit, drain, event, hello, local_command, output, ping, run, status};
+pub use encoder::{ack, cancel, credit, drain, event, hello, local_command, output, peers, ping, run, status};
 
 /// The version of the link that this module speaks, as it stands in the header.
 pub const VERSION: &str = "2";

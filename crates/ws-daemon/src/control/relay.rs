@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -18,8 +19,12 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::Control;
 use crate::link::{IncomingRun, Link, Replier};
-use crate::origin::{Origin, Said};
+use crate::origin::{Origin, RELAYED, Said};
+use crate::peers::Match;
 use crate::worker::Credit;
+
+/// The longest list of others that is told, in bytes; a longer one is refused.
+const OTHERS_BYTES: usize = 8 << 20;
 
 /// The runs that are passed on. Clones are the same table.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +71,20 @@ fn key(link: &Link, run: &RunId) -> Option<Key> {
 }
 
 impl Control {
+    /// What a client is told that asks who else there is: those that a run can be passed on to.
+    pub(super) fn others(&self, asker: &Link) -> Report {
+        let others = self.0.peers.all_matching(None).into_iter();
+        let others = others.filter(|peer| peer.instance.is_some() && peer.instance.as_deref() != asker.instance());
+        let show = |peer: Match| json!({ "name": peer.name, "tags": peer.tags, "connected": peer.link.is_some() });
+        let others = others.map(show).collect::<Value>().to_string();
+        if others.len() > OTHERS_BYTES {
+            return Outcome::failed(ErrorCode::TooLarge, "there are too many others to be told of").into();
+        }
+        let mut report = Report::from(Outcome::Exited(0));
+        report.more_mut().result = Some(others.into());
+        report
+    }
+
     /// Passes a run on, if that is allowed.
     pub(super) fn relay(&self, relays: &Relays, incoming: IncomingRun) {
         let IncomingRun { name, params, order, replier } = incoming;
@@ -73,12 +92,11 @@ impl Control {
         let (Some(run), Some(asker)) = (replier.run().cloned(), replier.asker().map(str::to_owned)) else { return };
         if !self.0.relay {
             info!(peer = %replier.peer(), "a run for another peer was not passed on: \"relay\" is off");
-            let why = "this server passes nothing on from one client to another; set \"relay\" to true in its config.json";
-            return replier.report(&Outcome::failed(ErrorCode::Denied, why).into(), verdict);
+            return replier.report(&super::passes_nothing_on().into(), verdict);
         }
         let id = relayed_id(&run, order.attempt);
         let request = Request { name, id: Some(id.clone()), params, options: options(&order) };
-        let said = self.0.origin.order_for(request, &format!("relay:{asker}"), order.caller);
+        let said = self.0.origin.order_for(request, &format!("{RELAYED}{asker}"), order.caller);
         let key = (Box::from(asker), run);
         let passed = Arc::new(Passed { credit: Credit::new(order.credit), cancel: CancellationToken::new() });
         relays.table().insert(key.clone(), Arc::clone(&passed));

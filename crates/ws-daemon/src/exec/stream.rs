@@ -195,30 +195,20 @@ impl State {
             let over = self.bytes.len() + self.pieces.len() * PIECE_BYTES + wanted - STREAM_BYTES;
             let Some(&(stream, length)) = self.pieces.front() else { return };
             let dropped = length.min(over);
-            self.drop_first(dropped);
+            self.consume(dropped);
             self.streams[stream as usize].lose(dropped);
         }
     }
 
     /// Takes the first `length` bytes, all of the first piece, out of the buffer.
     fn consume(&mut self, length: usize) -> Vec<u8> {
-        // In two copies: an iterator over the ring goes byte by byte, which is most of what loud output costs.
-        let (front, back) = self.bytes.as_slices();
-        let at_front = length.min(front.len());
-        let taken = [&front[..at_front], &back[..length - at_front]].concat();
-        self.drop_first(length);
-        taken
-    }
-
-    /// The same, for nobody.
-    fn drop_first(&mut self, length: usize) {
         if let Some((_, left)) = self.pieces.front_mut() {
             *left -= length;
             if *left == 0 {
                 self.pieces.pop_front();
             }
         }
-        self.bytes.drain(..length);
+        self.bytes.drain(..length).collect()
     }
 
     fn take(&mut self, max_bytes: usize) -> Option<Chunk> {
@@ -229,7 +219,7 @@ impl State {
             position.broken = if rest == length { broken - rest } else { 0 };
             position.gap += rest as u64;
             let room = max_bytes - position.begun.len();
-            self.drop_first(rest);
+            drop(self.consume(rest));
             let fresh = self.consume(room.min(length - rest));
             let position = &mut self.streams[stream as usize];
             position.begun.extend(fresh);

@@ -94,6 +94,8 @@ pub enum AskBody {
     Command(Params),
     /// A sign of life from the daemon at the other end, on a version 2 link.
     Ping,
+    /// Who else there is, that the daemon at the other end of a version 2 link would pass a run on to.
+    Peers,
 }
 
 impl Ask {
@@ -107,7 +109,7 @@ impl Ask {
             + match &self.body {
                 AskBody::Run(name, params, order) => name.len() + params.as_written().len() + order.cost_bytes(),
                 AskBody::Command(params) => params.as_written().len(),
-                AskBody::Ping => 0,
+                AskBody::Ping | AskBody::Peers => 0,
             }
     }
 }
@@ -378,8 +380,8 @@ impl State {
         let Ask { body, id, run, departure, sink } = ask;
         let (frame, kind) = match (&body, id) {
             (AskBody::Command(params), None) => (seed::command(None, params), Kind::Told(sink)),
-            (AskBody::Ping, _) => {
-                return sink.fail(Outcome::failed(ErrorCode::Unsupported, "a seed peer answers no PING"));
+            (AskBody::Ping | AskBody::Peers, _) => {
+                return sink.fail(Outcome::failed(ErrorCode::Unsupported, "a seed peer answers no such question"));
             }
             (_, id) => {
                 self.make_room();
@@ -387,7 +389,7 @@ impl State {
                 let frame = match &body {
                     AskBody::Run(name, params, _) => seed::run(name, &id, params),
                     AskBody::Command(params) => seed::command(Some(&id), params),
-                    AskBody::Ping => String::new(),
+                    AskBody::Ping | AskBody::Peers => String::new(),
                 };
                 // A seed peer names no attempt: any status of this id is the answer.
                 (frame, Kind::Ask(self.register(&id, None, sink), departure))
@@ -409,6 +411,7 @@ impl State {
             }
             AskBody::Command(params) => (v2::local_command(Some(&run), &params), None),
             AskBody::Ping => (v2::ping(&run), None),
+            AskBody::Peers => (v2::peers(&run), None),
         };
         self.make_room();
         let number = self.register(&(&run).into(), attempt, sink);

@@ -46,6 +46,7 @@ impl Direct<'_> {
             if !again || self.live.cancel.is_cancelled() {
                 return report;
             }
+            self.live.take_back();
             tries += 1;
         }
     }
@@ -97,7 +98,7 @@ impl Direct<'_> {
             let (id, run) = (self.id.clone(), self.live.run.clone());
             let ask = Ask { body, id, run, departure: departure.clone(), sink: Sink::Stream(sink) };
             if link.ask(ask).is_ok() {
-                self.live.note(|progress| progress.peer = Some(link.peer().into()));
+                super::given(self.origin.news(), self.live, link.peer());
                 return Ok(Attempt { link, departure, stream });
             }
             // It died between the choice and now: the next one, since this run has not left.

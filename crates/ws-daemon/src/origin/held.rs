@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use ws_daemon_protocol::outcome::ErrorCode;
 
-use super::refuse;
+use super::{Leave, refuse};
 use crate::link::{Ask, Closed};
 use crate::peers::{Choice, Peers, Pick};
 
@@ -27,13 +27,20 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Queue {
-    asks: VecDeque<Ask>,
+    asks: VecDeque<Waiting>,
     /// What they cost, with the one that is being put on its way.
     bytes: usize,
     /// One request has been taken out and is not yet on its way: until it is, nothing may overtake it.
     sending: bool,
     /// The daemon is stopping; nothing will leave any more.
     closed: bool,
+}
+
+/// A request that waits, and what is noted when it leaves; of a command nothing is.
+#[derive(Debug)]
+struct Waiting {
+    ask: Ask,
+    leave: Option<Leave>,
 }
 
 impl Held {
@@ -54,7 +61,7 @@ impl Held {
     }
 
     /// Keeps a request, or refuses it.
-    pub fn keep(&self, ask: Ask) {
+    pub fn keep(&self, ask: Ask, leave: Option<Leave>) {
         let cost = ask.cost_bytes();
         let mut queue = self.queue();
         if queue.closed {
@@ -66,7 +73,7 @@ impl Held {
             return refuse(ask, ErrorCode::QueueFull, "the server is away and what waits for it has no room for more");
         }
         queue.bytes += cost;
-        queue.asks.push_back(ask);
+        queue.asks.push_back(Waiting { ask, leave });
         drop(queue);
         self.0.filled.notify_one();
     }
@@ -82,43 +89,48 @@ impl Held {
             queue.closed = true;
             std::mem::take(&mut queue.asks)
         };
-        for ask in left {
+        for Waiting { ask, .. } in left {
             refuse(ask, ErrorCode::NoPeer, "the daemon was stopped before the server was back; it did not run");
         }
     }
 
     async fn send_for_ever(&self, peers: &Peers) {
         loop {
-            let Some(ask) = self.first() else {
+            let Some(waiting) = self.first() else {
                 self.0.filled.notified().await;
                 continue;
             };
-            let mut leaving = Leaving { held: self, cost: ask.cost_bytes(), ask: Some(ask) };
+            let mut leaving = Leaving { held: self, cost: waiting.ask.cost_bytes(), waiting: Some(waiting) };
             loop {
                 peers.somebody().await;
                 let Pick::Link(link) = peers.pick(&Choice::ANYONE) else { continue };
                 link.has_room().await;
-                let Some(ask) = leaving.ask.take() else { break };
+                let Some(Waiting { ask, leave }) = leaving.waiting.take() else { break };
                 match link.ask(ask) {
-                    Ok(()) => break,
-                    Err(Closed(back)) => leaving.ask = Some(*back),
+                    Ok(()) => {
+                        if let Some(leave) = leave {
+                            leave.by(&link);
+                        }
+                        break;
+                    }
+                    Err(Closed(back)) => leaving.waiting = Some(Waiting { ask: *back, leave }),
                 }
             }
         }
     }
 
-    fn first(&self) -> Option<Ask> {
+    fn first(&self) -> Option<Waiting> {
         let mut queue = self.queue();
-        let ask = queue.asks.pop_front()?;
+        let waiting = queue.asks.pop_front()?;
         queue.sending = true;
-        Some(ask)
+        Some(waiting)
     }
 }
 
 /// A request between the queue and a link. Dropped before it left, it goes back to the front.
 struct Leaving<'a> {
     held: &'a Held,
-    ask: Option<Ask>,
+    waiting: Option<Waiting>,
     cost: usize,
 }
 
@@ -126,8 +138,8 @@ impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         let mut queue = self.held.queue();
         queue.sending = false;
-        match self.ask.take() {
-            Some(ask) => queue.asks.push_front(ask),
+        match self.waiting.take() {
+            Some(waiting) => queue.asks.push_front(waiting),
             None => {
                 queue.bytes -= self.cost;
                 if queue.asks.is_empty() {

@@ -177,6 +177,26 @@ impl Live {
         self.progress.send_modify(step);
     }
 
+    /// Notes who has it now. Whether that is news: a run that is over stays as it is.
+    pub fn give(&self, peer: &str) -> bool {
+        self.progress.send_if_modified(|progress| {
+            let is_news = progress.report.is_none() && progress.peer.as_deref() != Some(peer);
+            if is_news {
+                progress.peer = Some(peer.into());
+            }
+            is_news
+        })
+    }
+
+    /// Notes that nobody has it any more, and that it may be given to another.
+    pub fn take_back(&self) {
+        self.note(|progress| {
+            progress.peer = None;
+            progress.delivered = false;
+            progress.started = false;
+        });
+    }
+
     /// Notes its end.
     pub fn settle(&self, report: &Report) {
         self.note(|progress| {
@@ -215,9 +235,10 @@ mod tests {
         let queued = ledger.enter(RunId::new("2"), "b", Some(id.clone()), true);
         assert_eq!(ledger.live(&Which::Id(id.clone())).expect("the newest").run, RunId::new("2"));
         assert_eq!(direct.live().state(), RunState::Waiting);
-        direct.live().note(|progress| progress.peer = Some("p".into()));
+        assert!(direct.live().give("p") && !direct.live().give("p"));
         assert_eq!(direct.live().state(), RunState::Running);
         direct.live().settle(&ws_daemon_protocol::outcome::Outcome::Exited(0).into());
+        assert!(!direct.live().give("q"), "it is over");
         drop((direct, queued));
         assert!(ledger.live(&Which::Id(id)).is_none());
         assert_eq!(ledger.find(&Which::Run(RunId::new("1"))).expect("remembered").state(), RunState::Settled);

@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 use uuid::Uuid;
-use ws_daemon_protocol::command::Topic;
 use ws_daemon_protocol::event::Event;
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{Message, Request};
@@ -72,7 +71,7 @@ impl Origin {
             }
             match request.options.queue.clone() {
                 Some(queue) => origin.queue(request, id, &queue, user, caller).await,
-                None => origin.direct(request, id, caller).await,
+                None => origin.direct(request, id, &user, caller).await,
             }
         };
         self.requests().spawn(life);
@@ -80,21 +79,23 @@ impl Origin {
     }
 
     /// The parts of a request: one, or one for each peer that matches.
-    fn parts(&self, request: &Request) -> Result<Vec<Part>, Outcome> {
+    async fn parts(&self, request: &Request, user: &str) -> Result<Vec<Part>, Outcome> {
         let part = |whom| Part { run: new_run(), whom };
         if !request.options.each {
-            return Ok(vec![part(Whom::of(request))]);
+            return Ok(vec![part(Whom::of(request).asked_by(user))]);
         }
         let queued = request.options.queue.is_some();
-        let found = self.peers().all_matching(request.options.to.as_ref());
+        let to = request.options.to.as_ref();
+        let beyond = self.beyond(to, queued).await?;
+        let found = self.peers().all_matching(to).into_iter();
         let parts: Vec<Part> = found
-            .into_iter()
             .filter(|peer| queued || peer.link.is_some())
             .filter_map(|peer| match peer.instance {
                 Some(instance) => Some(Whom { instance: Some(instance.into()), ..Whom::default() }),
                 // A seed peer has only its name, which is its address.
                 None => Some(Whom { to: Some(Target::parse(&peer.name).ok()?), ..Whom::default() }),
             })
+            .chain(beyond)
             .map(part)
             .collect();
         match parts.len() {
@@ -107,8 +108,19 @@ impl Origin {
         }
     }
 
-    async fn direct(&self, request: Request, id: Option<CallerId>, caller: Caller) {
-        let parts = match self.parts(&request) {
+    /// The same of a queued request. A client asks nobody who there is for one that it has accepted before: its list is fixed.
+    async fn parts_to_queue(&self, request: &Request, user: &str, spool: &Spool) -> Result<Vec<Part>, Outcome> {
+        if let Some(id) = request.id.as_ref().filter(|_| request.options.each && self.is_client()) {
+            let known = spool.by_caller_id(user, id.key().as_text()).await;
+            if known.is_ok_and(|known| !known.is_empty()) {
+                return Ok(Vec::new());
+            }
+        }
+        self.parts(request, user).await
+    }
+
+    async fn direct(&self, request: Request, id: Option<CallerId>, user: &str, caller: Caller) {
+        let parts = match self.parts(&request, user).await {
             Ok(parts) => parts,
             Err(outcome) => return self.nobody(&request, outcome, &caller).await,
         };
@@ -131,8 +143,7 @@ impl Origin {
         let direct = Direct { origin: self, request, id, live: seat.live(), whom, caller: Some(caller) };
         let mut report = direct.run().await;
         report.more_mut().run = Some(seat.live().run.clone());
-        seat.live().settle(&report);
-        self.news().tell(Topic::Runs, || super::settled_line(seat.live(), &report));
+        super::settled(self.news(), seat.live(), &report);
         report
     }
 
@@ -156,7 +167,7 @@ impl Origin {
             let why = format!("{failed} runs have failed, and max_failures is {max_failures}; this one was not started");
             let mut report = Report::from(Outcome::Failed(ErrorCode::Cancelled, why));
             report.more_mut().run = Some(seat.live().run.clone());
-            seat.live().settle(&report);
+            super::settled(self.news(), seat.live(), &report);
             caller.tell(Said::Final(report.clone())).await;
             reports.push(report);
         }
@@ -185,7 +196,7 @@ impl Origin {
                 .tell(Said::refused(ErrorCode::SpoolFailed, "this daemon runs without a spool; its log says why"))
                 .await;
         };
-        let parts = match self.parts(&request) {
+        let parts = match self.parts_to_queue(&request, &user, &spool).await {
             Ok(parts) => parts,
             Err(outcome) => return caller.tell(Said::Final(outcome.into())).await,
         };
@@ -322,11 +333,11 @@ impl Origin {
     }
 
     async fn take_up(&self, spool: &Spool, damaged: &watch::Receiver<Option<PathBuf>>, stored: StoredRequest) {
-        let StoredRequest { request: number, body, caller_id, runs, expires_ms, not_before_ms, .. } = stored;
+        let StoredRequest { request: number, user, body, caller_id, runs, expires_ms, not_before_ms, .. } = stored;
         let Ok(Message::Run(request)) = Message::parse(&body) else {
             return warn!(request = number, "a queued request is not understood; it stays where it is");
         };
-        let whom = Whom::of(&request);
+        let whom = Whom::of(&request).asked_by(&user);
         let Request { name, id: own_id, options, .. } = request;
         let options = Arc::new(options);
         let id = caller_id.and_then(|id| serde_json::from_str::<Box<RawValue>>(&id).ok()).as_deref().and_then(CallerId::new);
@@ -336,8 +347,7 @@ impl Origin {
             if record.cancelled {
                 seat.live().cancel.cancel();
             }
-            let whom =
-                record.target.map_or_else(|| whom.clone(), |instance| Whom { instance: Some(instance), ..Whom::default() });
+            let whom = record.target.map_or_else(|| whom.clone(), |target| Whom::of_target(&target));
             let bound = record.bound.filter(|_| record.state == RunState::Bound);
             let ever_bound = bound.is_some() || record.attempt > 1;
             let (origin, spool, options, id) = (self.clone(), spool.clone(), Arc::clone(&options), id.clone());
@@ -420,8 +430,7 @@ fn new_request(
         NotBefore::After(delay) => Some(later(whole_ms(delay))),
         NotBefore::At(at_ms) => Some(later(at_ms.saturating_sub(wall_ms()))),
     };
-    let run =
-        |part: &Part| NewRun { run: part.run.clone(), name: request.name.as_str().into(), target: part.whom.instance.clone() };
+    let run = |part: &Part| NewRun { run: part.run.clone(), name: request.name.as_str().into(), target: part.whom.target() };
     NewRequest {
         user,
         key: request.id.as_ref().map(|id| id.key().as_text().into()),

@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 use ws_daemon_protocol::codec::v2::{Have, Order, Verdict};
-use ws_daemon_protocol::command::{StreamName, Topic};
+use ws_daemon_protocol::command::StreamName;
 use ws_daemon_protocol::event::Chunk;
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{Message, Params};
@@ -280,11 +280,7 @@ impl Queued {
             async move { spool.unbind(run, next, refused).await }
         })
         .await;
-        self.live().note(|progress| {
-            progress.peer = None;
-            progress.delivered = false;
-            progress.started = false;
-        });
+        self.live().take_back();
         if let (Some(instance), attempt, true) = old {
             self.acknowledge(&instance, attempt);
         }
@@ -333,7 +329,7 @@ impl Queued {
         drop(reading);
         match asked {
             Ok(()) => {
-                self.live().note(|progress| progress.peer = Some(link.peer().into()));
+                super::given(self.origin.news(), self.live(), link.peer());
                 let attempt = (!by_hop).then_some(self.attempt);
                 self.attend(&link, stream, attempt, cancelled).await
             }
@@ -495,8 +491,7 @@ impl Queued {
             }
             _ => {}
         }
-        self.live().settle(&report);
-        self.origin.news().tell(Topic::Runs, || super::settled_line(self.live(), &report));
+        super::settled(self.origin.news(), self.live(), &report);
         match (settled, &self.options.then) {
             (Some(settled), _) => settled.then.into_iter().for_each(|due| self.origin.aftermath(due)),
             // What all of them came to is known to nobody any more.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
+use tokio::time::timeout;
 use ws_daemon_protocol::codec::v2::Hop;
 use ws_daemon_protocol::message::Request;
 use ws_daemon_protocol::options::Route;
@@ -13,15 +15,25 @@ use super::Origin;
 use crate::link::Link;
 use crate::peers::{Choice, Pick};
 
+/// What the user of a run begins with that is passed on; behind it stands the instance that asked.
+pub const RELAYED: &str = "relay:";
+
+/// What a name beyond the server begins with on disk.
+const BEYOND: &str = "beyond:";
+
 /// Whom a run is for.
 #[derive(Debug, Clone, Default)]
 pub struct Whom {
     /// This instance and no other: one of a fan-out, or one that it is bound to.
     pub instance: Option<Box<str>>,
+    /// Else the peer of the server that is called so: one of a client's fan-out.
+    pub beyond: Option<Box<str>>,
     /// Else who matches this.
     pub to: Option<Target>,
     /// And of these, which.
     pub route: Route,
+    /// Not this instance: it asked for the run to be passed on.
+    pub not: Option<Box<str>>,
 }
 
 /// A way to whom a run is for.
@@ -46,7 +58,28 @@ impl Whom {
     /// Whom a request is for.
     #[must_use]
     pub fn of(request: &Request) -> Self {
-        Self { instance: None, to: request.options.to.clone(), route: request.options.route.clone() }
+        Self { to: request.options.to.clone(), route: request.options.route.clone(), ..Self::default() }
+    }
+
+    /// The same for `user`, who may be a client that wants its run passed on.
+    #[must_use]
+    pub fn asked_by(self, user: &str) -> Self {
+        Self { not: user.strip_prefix(RELAYED).map(Into::into), ..self }
+    }
+
+    /// One of a fan-out, as it stands on disk: an instance, which has no colon in it, or a name beyond the server.
+    #[must_use]
+    pub fn of_target(target: &str) -> Self {
+        match target.strip_prefix(BEYOND) {
+            Some(name) => Self { beyond: Some(name.into()), ..Self::default() },
+            None => Self { instance: Some(target.into()), ..Self::default() },
+        }
+    }
+
+    /// The other way round; none if it is whoever matches.
+    #[must_use]
+    pub fn target(&self) -> Option<Box<str>> {
+        self.beyond.as_ref().map(|name| format!("{BEYOND}{name}").into()).or_else(|| self.instance.clone())
     }
 }
 
@@ -58,7 +91,12 @@ impl Origin {
             let link = self.peers().link_of(instance).ok_or_else(|| absent("the peer is not connected"))?;
             return Ok(Way { link, hop: None });
         }
-        let pick = self.peers().pick(&Choice { target: whom.to.as_ref(), route: &whom.route, not: None });
+        if let Some(name) = &whom.beyond {
+            let link = self.server_that_relays().ok_or_else(|| absent("the server is away, or passes nothing on"))?;
+            let hop = Hop { to: Target::parse(name).ok(), route: Route::default() };
+            return Ok(Way { link, hop: Some(Box::new(hop)) });
+        }
+        let pick = self.peers().pick(&Choice { target: whom.to.as_ref(), route: &whom.route, not: whom.not.as_deref() });
         match pick {
             Pick::Link(link) => Ok(Way { link, hop: None }),
             Pick::NobodyConnected => self
@@ -71,13 +109,50 @@ impl Origin {
 
     /// A client's way to another client leads through its server.
     fn hop(&self, whom: &Whom) -> Option<Way> {
-        if !self.is_client() || whom.to.is_none() {
-            return None;
-        }
-        let route = Route::default();
-        let Pick::Link(link) = self.peers().pick(&Choice { target: None, route: &route, not: None }) else { return None };
+        whom.to.as_ref()?;
+        let link = self.server_that_relays()?;
         let hop = Hop { to: whom.to.clone(), route: whom.route.clone() };
-        link.has_feature("relay").then(|| Way { link, hop: Some(Box::new(hop)) })
+        Some(Way { link, hop: Some(Box::new(hop)) })
+    }
+
+    /// On a client: the link to its server, if that passes runs on.
+    fn server_that_relays(&self) -> Option<Link> {
+        match self.peers().pick(&Choice::ANYONE) {
+            Pick::Link(link) if self.is_client() && link.has_feature("relay") => Some(link),
+            _ => None,
+        }
+    }
+
+    /// On a client: the other peers of its server that match, connected ones or all that are remembered, if it passes runs on.
+    ///
+    /// # Errors
+    /// The server did not tell; nothing was started.
+    pub async fn beyond(&self, to: Option<&Target>, absent_too: bool) -> Result<Vec<Whom>, Outcome> {
+        #[derive(Deserialize)]
+        struct Other {
+            name: Box<str>,
+            #[serde(default)]
+            tags: Vec<String>,
+            #[serde(default)]
+            connected: bool,
+        }
+        let Some(server) = self.server_that_relays() else { return Ok(Vec::new()) };
+        let untold = |why: &str| {
+            let why = format!("the server was asked who else there is, and {why}; nothing was started");
+            Outcome::Failed(ErrorCode::LinkLost, why)
+        };
+        let answered = timeout(self.peers().terms().ping, server.others()).await.map_err(|_| untold("did not answer"))?;
+        let report = answered.map_err(|_| untold("was lost"))?;
+        let said = report.more.as_ref().and_then(|more| more.result.as_deref());
+        let Some(others) = said.and_then(|said| serde_json::from_str::<Vec<Other>>(said).ok()) else {
+            return Err(untold(report.message.as_deref().unwrap_or("did not tell")));
+        };
+        // A name that reads as a pattern would be more than one.
+        let is_name = |name: &str| Target::parse(name).is_ok_and(|target| target.single_name() == Some(name));
+        let wanted = others.into_iter().filter(|other| {
+            (absent_too || other.connected) && is_name(&other.name) && to.is_none_or(|to| to.matches(&other.name, &other.tags))
+        });
+        Ok(wanted.map(|other| Whom { beyond: Some(other.name), ..Whom::default() }).collect())
     }
 
     /// The way for a direct run: a server says at once when there is none, a client waits for its

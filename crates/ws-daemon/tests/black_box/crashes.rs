@@ -12,7 +12,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde_json::json;
 
 use crate::support::{
-    Book, Cable, Counts, DEADLINE, Daemon, DaemonPlan, WRITES_DOWN, dice, need_tool, number, pass, wait_readable,
+    Book, Cable, Counts, DEADLINE, Daemon, DaemonPlan, WRITES_DOWN, dice, need_tool, number, pass, tag, wait_readable,
 };
 
 const DOERS: usize = 3;
@@ -66,7 +66,9 @@ impl Fleet {
         let place = if whom == 0 { &mut self.asker } else { &mut self.doers[whom - 1] };
         let plan = place.take().expect("it runs between two crashes").crash();
         pass(moment);
-        *place = Some(plan.start());
+        let again = plan.start();
+        assert_eq!(again.log().count("without a spool"), 0, "whoever was killed let go of its spool: {}", again.log());
+        *place = Some(again);
     }
 
     #[track_caller]
@@ -89,7 +91,7 @@ fn asker() -> DaemonPlan {
 }
 
 fn doer(port: u16) -> DaemonPlan {
-    quick(Daemon::client_of(port).config(json!({ "tags": ["x"] }))).script("write-down", WRITES_DOWN)
+    quick(Daemon::client_of(port).config(json!({ "tags": [tag()] }))).script("write-down", WRITES_DOWN)
 }
 
 /// Finds out soon that a peer is gone, and dials again at once.

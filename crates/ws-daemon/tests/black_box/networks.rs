@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Book, Daemon, DaemonPlan, EXIT, Fifo, Network, Process, WRITES_DOWN, exit, need_networks, need_tool};
+use crate::support::{
+    Book, Daemon, DaemonPlan, EXIT, Fifo, Network, Process, WRITES_DOWN, exit, need_networks, need_tool, tag,
+};
 
 /// How long everything may take to settle once nothing is wrong any more.
 const SETTLES: Duration = Duration::from_secs(30);
@@ -33,7 +35,8 @@ impl Site {
         let times = json!({ "ping": "300ms", "backoff_min": "10ms", "backoff_max": "200ms", "handshake": "2s" });
         let server = Daemon::server().config(json!({ "listen": "::", "open": ["10.77.0.0/24"], "times": times }));
         let server = ours.inside(|| server.start());
-        let far = Daemon::client(&server).config(json!({ "proxy": "10.77.0.1", "tags": ["x"], "name": "far", "times": times }));
+        let far = Daemon::client(&server)
+            .config(json!({ "proxy": "10.77.0.1", "tags": ["x", tag()], "name": "far", "times": times }));
         let far = far.script("write-down", WRITES_DOWN).script("held", HELD).script("exit", EXIT);
         let (begun, go) = (Fifo::new(far.prefix(), "begun"), Fifo::new(far.prefix(), "go"));
         let far = theirs.inside(|| far.start());

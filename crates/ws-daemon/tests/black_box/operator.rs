@@ -331,6 +331,7 @@ fn events_tell_of_a_pause_and_of_runs_as_it_happens() {
     people.log().wait("peer-online  peer=web-1  ");
     programs.log().wait("\"event\":\"peer-online\"");
     let run = detached(&server, &["say", "8", "--to", "web-2"]);
+    people.log().wait(&format!("running     peer=web-2  name=say  run={run}"));
     people.log().wait(&format!("settled     run={run}  peer=web-2  exit status 8"));
     assert_eq!(programs.log().count(&run), 0, "it wants to hear of peers");
     let refused = typed(&server, &["pause", "1s"]);

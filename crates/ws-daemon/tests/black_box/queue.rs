@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Book, DEADLINE, Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, PeerListener, Watched, daemons_say};
+use crate::support::{Book, DEADLINE, Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, PeerListener, Watched, daemons_say, tag};
 
 /// A script that counts, says that it is there, and waits.
 const HOLD: &str = "#!/bin/sh\necho x >> count\necho $$ > reached\nread line < go\n";
@@ -141,7 +141,8 @@ fn a_run_is_bound_on_disk_before_its_first_frame_leaves_and_goes_to_no_other() {
 fn what_is_refused_for_ever_by_one_goes_to_another_and_what_is_only_refused_now_does_not() {
     let asker = Daemon::server().start();
     let mut first = Peer::dial_version2(&asker, &hello("i1", 1));
-    let mut process = asker.connect();
+    let (mut process, mut listener) = (asker.connect(), asker.connect());
+    listener.command("SUBSCRIBE", &json!(["runs"]));
     let run = accepted(&mut process, &queued("m", "a"));
     assert_eq!(frame(&mut first)["attempt"], 1);
     let mut second = Peer::dial_version2(&asker, &hello("i2", 1));
@@ -154,6 +155,9 @@ fn what_is_refused_for_ever_by_one_goes_to_another_and_what_is_only_refused_now_
     assert_eq!(frame(&mut second)["attempt"], 2);
     status(&mut second, &json!({ "status": 0, "id": run, "attempt": 2 }));
     assert_eq!(process.said()["peer"], "i2");
+    // Subscribers hear of an attempt once, however often it is offered.
+    let heard: Vec<Value> = (0..3).map(|_| listener.said()).map(|said| json!([said["event"], said["peer"]])).collect();
+    assert_eq!(heard, [json!(["running", "i1"]), json!(["running", "i2"]), json!(["settled", null])]);
 }
 
 #[test]
@@ -196,6 +200,7 @@ fn when_the_ttl_is_over_it_has_expired_if_it_was_given_to_nobody_and_is_unknown_
     let run = accepted(&mut process, &json!({ "name": "m", "id": "b", "queue": { "ttl": "100ms" } }));
     assert_eq!(frame(&mut peer)["id"], run);
     assert_error(&process.said(), -5, "interrupted");
+    assert_eq!(subscriber.said()["event"], "running");
     let told = subscriber.said();
     assert_eq!(
         (&told["event"], &told["run"], &told["report"]["status"]),
@@ -350,7 +355,7 @@ fn an_attempt_that_was_refused_is_none_that_retry_counts_also_after_a_restart() 
 #[test]
 fn a_doer_that_is_gone_loses_what_may_run_again_to_another_and_keeps_what_may_not() {
     let doer = |asker: &Daemon, writes_down: &str| {
-        let plan = Daemon::client(asker).config(json!({ "tags": ["x"] }));
+        let plan = Daemon::client(asker).config(json!({ "tags": ["x", tag()] }));
         plan.script("write-down", writes_down).script("hold", HOLD).start()
     };
     let asker = server().start();

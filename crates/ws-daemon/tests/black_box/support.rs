@@ -24,7 +24,7 @@ mod wording;
 
 use std::time::{Duration, Instant};
 
-pub use book::{Book, Counts, WRITES_DOWN};
+pub use book::{Book, Counts, WRITES_DOWN, tag};
 pub use cable::Cable;
 pub use command::{Ran, command, ran};
 pub use daemon::{Daemon, DaemonPlan, pair};

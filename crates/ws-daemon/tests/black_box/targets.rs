@@ -268,6 +268,12 @@ fn a_client_has_another_client_run_it_through_its_server_if_that_lets_it() {
             assert!(events.iter().all(|event| event["run"] == last["run"]), "{events:?} {last}");
         }
     }
+    // To others, not back to who asks, though it matches.
+    for queue in [false, true, false, true] {
+        let (_, last) =
+            process.run(&json!({ "name": "exit", "params": { "exit": 0 }, "to": ["printer", "till"], "queue": queue }));
+        assert_eq!((&last["status"], &last["peer"]), (&json!(0), &json!("printer")), "{last}");
+    }
     // Streamed, and stopped.
     let mut reached = Fifo::new(doer.prefix(), "reached");
     let _held = Fifo::new(doer.prefix(), "held");
@@ -287,6 +293,66 @@ fn a_client_has_another_client_run_it_through_its_server_if_that_lets_it() {
         let (_, last) = process.rest();
         assert_eq!((&last["status"], &last["error"]), (&json!(-4), &json!("cancelled")), "{last}");
     }
+}
+
+/// The final lines of a fan-out: who and how, in order of name; `done` stands behind them.
+#[track_caller]
+fn fan_out(process: &mut Local, request: &Value) -> Vec<Value> {
+    process.send(request.to_string());
+    let mut ended = Vec::new();
+    loop {
+        let said = process.said();
+        match said["event"].as_str() {
+            Some("done") => {
+                assert_eq!(said["runs"], ended.len(), "{said}");
+                ended.sort_by_key(ToString::to_string);
+                return ended;
+            }
+            Some(_) => {}
+            None => ended.push(json!([said["peer"], said["status"]])),
+        }
+    }
+}
+
+#[test]
+fn each_at_a_client_is_its_server_and_that_ones_other_clients_if_it_lets_it() {
+    let server = Daemon::server().config(json!({ "relay": true, "name": "hub" })).script("exit", EXIT).start();
+    let asker = named(&server, "till", &["shop"]);
+    let (_first, second) = (named(&server, "web-1", &["web"]), named(&server, "web-2", &["web"]));
+    let _seed = Peer::dial(&server);
+    second.script("exit", "#!/bin/sh\nexit 5\n");
+    let mut process = asker.connect();
+    let everyone = vec![json!(["hub", 0]), json!(["web-1", 0]), json!(["web-2", 5])];
+    for (more, expected) in [
+        (json!({ "to": "*" }), &everyone[..]),
+        (json!({ "to": "*", "queue": true }), &everyone),
+        (json!({ "to": ["tag:web", "tag:shop"] }), &everyone[1..]),
+        (json!({ "to": "web-1", "queue": true }), &everyone[1..2]),
+        (json!({ "to": "!web-1", "batch": 1 }), &[everyone[0].clone(), everyone[2].clone()]),
+    ] {
+        let mut request = asked(&more);
+        (request["each"], request["id"]) = (json!(true), json!(more.to_string()));
+        assert_eq!(fan_out(&mut process, &request), expected, "{more}");
+    }
+    let nobody = json!({ "to": "mail-*", "each": true });
+    process.send(asked(&nobody).to_string());
+    assert_eq!(process.said()["error"], "no_peer");
+    assert_eq!(process.said()["event"], "done");
+    // The list is fixed when it is accepted, those who are absent among them, and it is on disk.
+    let absent = second.kill();
+    server.wait_log_times("link down", 1);
+    let mut queued = asked(&json!({ "to": "web-*", "each": true, "queue": true }));
+    queued["id"] = json!("late");
+    process.send(queued.to_string());
+    for _ in 0..2 {
+        assert_eq!(process.said()["runs"], 2);
+    }
+    assert_eq!(process.said()["peer"], "web-1");
+    let asker = asker.crash().start();
+    let _third = named(&server, "web-3", &["web"]);
+    let mut process = asker.connect();
+    let _second = absent.start();
+    assert_eq!(fan_out(&mut process, &queued), &everyone[1..]);
 }
 
 #[test]
@@ -323,6 +389,16 @@ fn without_leave_a_server_passes_nothing_on() {
     let refused: Value = serde_json::from_str(&sly.status()).expect("JSON");
     assert_eq!((&refused["status"], &refused["error"]), (&json!(-3), &json!("denied")), "{refused}");
     assert!(text(&refused["message"]).contains("\"relay\""), "{refused}");
+    // Nor does it tell who else there is.
+    sly.send_text(r#"{"name":"&cmd","id":"r2","params":{"code":"PEERS"}}"#);
+    let refused: Value = serde_json::from_str(&sly.status()).expect("JSON");
+    assert_eq!(
+        (&refused["status"], &refused["error"], &refused["id"]),
+        (&json!(-3), &json!("denied"), &json!("r2")),
+        "{refused}"
+    );
+    assert!(refused["result"].is_null() && text(&refused["message"]).contains("\"relay\""), "{refused}");
+    assert_eq!(fan_out(&mut asker.connect(), &asked(&json!({ "to": "*", "each": true }))), [json!(["hub", -1])]);
     assert_eq!(doer.log().count("run ended"), 0);
     sly.send_text(&daemons_say("DRAIN", &Value::Null));
 }

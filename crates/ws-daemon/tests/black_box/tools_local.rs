@@ -227,6 +227,23 @@ fn runs_and_run_show_also_what_is_done_here_for_others_the_newest_first() {
 }
 
 #[test]
+fn more_runs_than_fit_into_an_answer_are_left_out_from_the_oldest_on() {
+    const RUNS: usize = 140;
+    let (server, client) = pair();
+    client.script("loud", "#!/bin/sh\nhead -c 65536 /dev/zero | tr '\\0' x\n");
+    let mut process = server.connect();
+    (0..RUNS).for_each(|id| process.send(json!({ "name": "loud", "id": id, "output": "tail" }).to_string()));
+    assert!((0..RUNS).all(|_| process.said()["status"] == 0));
+    let shown = process.result("RUNS", &json!({ "limit": 1000 }));
+    let ids: Vec<_> = shown.as_array().expect("a list").iter().map(|run| run["id"].as_u64().expect("a number")).collect();
+    // 8 MiB of 64 KiB each and a little more.
+    assert!((120..128).contains(&ids.len()), "{}", ids.len());
+    let newest: BTreeSet<u64> = ids.iter().copied().collect();
+    assert_eq!(newest, (0..RUNS as u64).rev().take(ids.len()).collect());
+    process.nothing_waiting();
+}
+
+#[test]
 fn runs_that_were_taken_up_again_were_asked_for_when_they_were() {
     let plan = Daemon::server();
     let server = plan.clone().start();
@@ -277,21 +294,53 @@ fn subscribers_hear_of_the_topics_that_they_want_for_as_long_as_they_listen() {
             "{said}"
         );
     }
-    let (_, last) = server.connect().run(&json!({ "name": "exit", "params": { "exit": 2 }, "queue": true }));
-    let said = all.said();
-    assert_eq!(
-        (&said["event"], &said["run"], &said["report"]["status"]),
-        (&json!("settled"), &last["run"], &json!(2)),
-        "{said}"
-    );
+    let mut process_of = |request: Value, status: i64| {
+        let (_, last) = server.connect().run(&request);
+        assert_eq!(last["status"], status, "{last}");
+        let (running, settled) = (all.said(), all.said());
+        let expected = json!({ "event": "running", "run": running["run"], "id": request["id"], "name": "exit", "peer": "web" });
+        assert_eq!(running, expected);
+        assert_eq!((&settled["event"], &settled["run"]), (&json!("settled"), &running["run"]), "{settled}");
+        assert_eq!(settled["report"]["status"], status, "{settled}");
+    };
+    // Queued, direct, and without options.
+    process_of(json!({ "name": "exit", "id": "q", "params": { "exit": 2 }, "queue": true }), 2);
+    process_of(json!({ "name": "exit", "id": 5, "params": { "exit": 3 }, "output": "tail" }), 3);
+    process_of(json!({ "name": "exit", "id": [1], "params": { "exit": 4 } }), 4);
+    let (_, last) = server.connect().run(&json!({ "name": "exit", "to": "nobody", "timeout": "1s" }));
+    assert_eq!(last["error"], "unknown_target", "{last}");
+    assert_eq!(all.said()["report"]["error"], "unknown_target", "it never ran");
     assert_eq!(process.line(), r#"{"status":1,"id":"s"}"#);
-    assert_eq!(process.ask(&exit("1", 7)), exited("1", 7));
-    assert_eq!(all.said()["report"]["status"], 7, "of runs without options too");
     client.kill();
     for process in [&mut all, &mut peers] {
         assert_eq!(process.said()["event"], "peer-offline");
         process.nothing_waiting();
     }
+}
+
+#[test]
+fn a_run_that_was_held_is_told_of_when_it_leaves_and_can_then_be_stopped() {
+    let server = Daemon::server().config(json!({ "name": "hub" })).start();
+    let mut reached = Fifo::new(server.prefix(), "reached");
+    let client = Daemon::client(&server).start();
+    client.wait_log("link up");
+    let away = server.kill();
+    client.wait_log("link down");
+    let (mut listener, mut asking, mut process) = (client.connect(), client.connect(), client.connect());
+    assert_eq!(listener.command("SUBSCRIBE", &json!(["runs"]))["status"], 0);
+    asking.send(r#"{"name":"hold","id":"h"}"#);
+    let run = process.result("RUN", &json!({ "id": "h" }));
+    assert_eq!(run["state"], "waiting", "{run}");
+    listener.nothing_waiting();
+    let _server = away.script("hold", "#!/bin/sh\necho here > reached\nexec sleep 60\n").start();
+    let said = listener.said();
+    assert_eq!((&said["event"], &said["peer"], &said["run"]), (&json!("running"), &json!("hub"), &run["run"]), "{said}");
+    assert_eq!(process.result("RUN", &json!({ "id": "h" }))["state"], "running");
+    reached.line();
+    assert_eq!(process.command("CANCEL", &json!({ "id": "h" }))["status"], 0);
+    let last = asking.said();
+    assert_eq!((&last["status"], &last["error"]), (&json!(-4), &json!("cancelled")), "{last}");
+    assert_eq!(listener.said()["report"]["error"], "cancelled");
 }
 
 #[test]

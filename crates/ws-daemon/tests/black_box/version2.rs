@@ -310,6 +310,28 @@ fn what_a_version_2_peer_cannot_have_is_answered_under_its_id_and_the_link_lives
 }
 
 #[test]
+fn a_client_that_asks_who_else_there_is_is_told_of_those_that_a_run_can_be_passed_on_to() {
+    let server = Daemon::server().config(json!({ "relay": true })).start();
+    let _seed = Peer::dial(&server);
+    let web = Peer::dial_version2(&server, &who("web", "i1", 1));
+    let mut asker = Peer::dial_version2(&server, &who("till", "i2", 1));
+    let others = |asker: &mut Peer| -> Value {
+        asker.send_text(r#"{"name":"&cmd","id":"q","params":{"code":"PEERS"}}"#);
+        let mut said: Value = serde_json::from_str(&asker.status()).expect("JSON");
+        assert_eq!((&said["status"], &said["id"]), (&json!(0), &json!("q")), "{said}");
+        said["result"].take()
+    };
+    assert_eq!(others(&mut asker), json!([{ "name": "web", "tags": ["t"], "connected": true }]));
+    drop(web);
+    server.wait_log("link down");
+    assert_eq!(others(&mut asker), json!([{ "name": "web", "tags": ["t"], "connected": false }]));
+    for code in ["RUNS", "STATS", "SUBSCRIBE", "RELOAD", "SCRIPTS", "RUN"] {
+        asker.send_text(&format!(r#"{{"name":"&cmd","id":"q","params":{{"code":"{code}","data":"x"}}}}"#));
+        assert_failed(&asker.status(), -3, "unknown_command", Some(json!("q")));
+    }
+}
+
+#[test]
 fn a_local_process_cannot_speak_for_its_daemon() {
     let (server, mut process) = served();
     let mut peer = Peer::dial_version2(&server, &who("web", "i1", 1));

@@ -244,6 +244,7 @@ fn what_subscribers_hear_is_what_the_samples_say() {
     process.send(r#"{"name":"t","id":"x","queue":{"ttl":"300ms"}}"#);
     assert_eq!(value(&process.line())["event"], "accepted");
     let run = value(&peer.text())["id"].clone();
+    assert_eq!(heard("news-running.json")["run"], run);
     let given_up = value(&process.line());
     assert_eq!((&given_up["status"], &given_up["error"]), (&json!(-5), &json!("interrupted")), "{given_up}");
     assert_eq!(heard("news-settled.json")["report"]["status"], -5);

@@ -136,6 +136,12 @@ pub fn ping(id: &RunId) -> String {
     format!("{{\"name\":\"&cmd\",\"id\":\"{id}\",\"params\":{{\"code\":\"PING\"}}}}")
 }
 
+/// The question who else there is, that a run could be passed on to; `id` is one that the asker made.
+#[must_use]
+pub fn peers(id: &RunId) -> String {
+    format!("{{\"name\":\"&cmd\",\"id\":\"{id}\",\"params\":{{\"code\":\"PEERS\"}}}}")
+}
+
 pub(super) fn daemon_command(code: &str, data: &str) -> String {
     let mut frame = String::with_capacity(code.len() + data.len() + 48);
     for part in ["{\"name\":\"&cmd\",\"params\":{\"code\":\"", code, "\",\"data\":", data, "}}"] {

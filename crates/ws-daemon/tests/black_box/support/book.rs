@@ -19,6 +19,12 @@ use super::left;
 /// the seconds.
 pub const WRITES_DOWN: &str = "#!/bin/sh\necho \"$WSDAEMON_RUN $$\" >> \"$WSDAEMON_PREFIX/ran\"\nexec sleep \"$1\"\n";
 
+/// The tag of whoever is to run what stands in a book. It is this test program's own: clients of another one may dial a port that has
+/// become ours, and whatever is given to them has gone with them for good.
+pub fn tag() -> String {
+    format!("x{}", std::process::id())
+}
+
 /// Clones are the same book.
 #[derive(Clone, Default)]
 pub struct Book(Arc<(Mutex<Pages>, Condvar)>);
@@ -62,9 +68,10 @@ pub struct Counts {
 }
 
 impl Book {
-    /// Writes a request down: for the script `write-down`, to anyone tagged x, for so many seconds.
+    /// Writes a request down: for the script `write-down`, to anyone with the [`tag`], for so many seconds.
     pub fn note(&self, id: &str, retries: u32, seconds: f64) {
-        let mut request = json!({ "name": "write-down", "id": id, "to": "tag:x", "queue": true, "params": seconds });
+        let mut request =
+            json!({ "name": "write-down", "id": id, "to": format!("tag:{}", tag()), "queue": true, "params": seconds });
         if retries > 0 {
             request["retry"] = json!({ "max": retries });
         }

@@ -57,13 +57,15 @@ impl Local {
     #[track_caller]
     pub fn line(&mut self) -> String {
         let until = Instant::now() + DEADLINE;
+        let mut looked = 0;
         loop {
-            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
-                let rest = self.unread.split_off(end + 1);
+            if let Some(end) = self.unread[looked..].iter().position(|byte| *byte == b'\n') {
+                let rest = self.unread.split_off(looked + end + 1);
                 let mut line = mem::replace(&mut self.unread, rest);
                 line.pop();
                 return String::from_utf8(line).expect("lines are UTF-8");
             }
+            looked = self.unread.len();
             let read = self.read_more(until);
             assert!(read > 0, "closed before a line was whole; unread: {}\n{}", self.unread_text(), self.log);
         }
