@@ -293,7 +293,7 @@ impl Link {
         self.0.hello.as_deref()
     }
 
-    /// What this daemon is on this link, up to the epoch. Once its spool was damaged it is another, and the link is closed.
+    /// What this daemon is on this link, up to the epoch. Once its spool was damaged it is another, and a version 2 link is closed.
     #[must_use]
     pub fn me(&self) -> &Hello {
         &self.0.me

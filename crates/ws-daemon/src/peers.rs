@@ -181,11 +181,11 @@ impl Peers {
         Arc::clone(&self.table().me)
     }
 
-    /// From here on this daemon is somebody else: all links are closed, since what was said on them is true no more.
+    /// From here on this daemon is somebody else: all links on which it said who it is are closed.
     pub fn become_another(&self, me: Hello) {
         let mut table = self.table();
         table.me = me.into();
-        table.links.iter().for_each(Link::close);
+        table.links.iter().filter(|link| link.is_v2()).for_each(Link::close);
     }
 
     /// What the links of this table go by.
@@ -412,16 +412,16 @@ impl Peers {
     ) -> Result<(Place<'_>, Option<Link>), Unwelcome> {
         let message = self.0.terms.message;
         let mut table = self.table();
-        if !Arc::ptr_eq(&me, &table.me) {
-            // This daemon has become another since they met.
-            closing.cancel();
-        }
         let Some(hello) = hello else {
             let place = self.settle_in(&mut table, Link::seed(address, me, message, closing));
             drop(table);
             self.announce();
             return Ok((place, None));
         };
+        if !Arc::ptr_eq(&me, &table.me) {
+            // This daemon has become another since they met.
+            closing.cancel();
+        }
         if hello.instance == me.instance {
             let (instance, said) = (hello.instance, hello.epoch);
             return Err(Unwelcome::Clone { instance, said, seen: me.epoch });

@@ -167,7 +167,7 @@ impl Queued {
         let outcome = if self.bound.is_some() || self.attempt - self.refused > 1 {
             Outcome::Failed(ErrorCode::Interrupted, format!("{why} before its peer had said how it ended; it may have run"))
         } else {
-            Outcome::Failed(ErrorCode::SpoolFailed, format!("{why} before it was given to anyone; it did not run"))
+            Outcome::Failed(ErrorCode::SpoolFailed, format!("{why} while nobody had it; it did not run"))
         };
         outcome.into()
     }
@@ -306,7 +306,7 @@ impl Queued {
 
     async fn offer(&mut self, way: Way) -> Offered {
         let Way { link, hop } = way;
-        if link.me().instance != *self.spool.identity().instance {
+        if link.is_v2() && link.me().instance != *self.spool.identity().instance {
             // The spool is a new one, and the link about to be closed: what is claimed by it would not be known as this one's.
             return Offered::Again { wait: true };
         }
