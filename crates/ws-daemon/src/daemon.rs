@@ -173,11 +173,16 @@ impl Daemon {
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
         let terms = Terms::new(&settings.limits, &settings.times);
+        let damaged = spool.as_ref().map(Spool::damaged);
         let me = identity::who_i_am(&settings, spool.as_ref()).await;
         let known = identity::known_peers(spool.as_ref()).await;
         let (changes, remembering) = identity::remember(spool.clone(), stop.close_local.clone());
         counts.rest.spawn(remembering);
         let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
+        if let (Some(spool), Some(damaged)) = (spool.clone(), damaged) {
+            let (settings, close) = (settings.clone(), stop.close_links.clone());
+            counts.rest.spawn(identity::keep_true(settings, spool, damaged, peers.clone(), close));
+        }
         let (runs, rest) = (counts.runs.clone(), counts.rest.clone());
         let worker = Worker::new(executor.clone(), peers.clone(), spool.clone(), runs, rest, stop.clone());
         let news = News::default();

@@ -54,6 +54,8 @@ struct Inner {
     address: Arc<str>,
     /// Who is at the other end, on a version 2 link.
     hello: Option<Box<Hello>>,
+    /// Who this daemon is on it.
+    me: Arc<Hello>,
     mux: Arc<Mux>,
     closing: CancellationToken,
     /// The same instance has come by another link: nothing that this one still reads is handed up.
@@ -236,12 +238,12 @@ impl Replier {
 }
 
 impl Link {
-    /// The handle of a link to a seed peer, named by its address, still without its task: see [`serve`]. A frame may have
-    /// `message` bytes.
+    /// The handle of a link to a seed peer, named by its address, still without its task: see [`serve`]. This daemon is `me` on it;
+    /// a frame may have `message` bytes.
     #[must_use]
-    pub fn seed(address: impl Into<Arc<str>>, message: usize, closing: CancellationToken) -> Self {
+    pub fn seed(address: impl Into<Arc<str>>, me: Arc<Hello>, message: usize, closing: CancellationToken) -> Self {
         let address = address.into();
-        Self::new(Arc::clone(&address), address, None, Mux::new(message, Dialect::Seed), closing)
+        Self::new(Arc::clone(&address), address, None, me, Mux::new(message, Dialect::Seed), closing)
     }
 
     /// The handle of a version 2 link to the peer that said `hello` and goes by `name` here.
@@ -250,15 +252,23 @@ impl Link {
         name: impl Into<Arc<str>>,
         address: impl Into<Arc<str>>,
         hello: impl Into<Box<Hello>>,
+        me: Arc<Hello>,
         message: usize,
         closing: CancellationToken,
     ) -> Self {
-        Self::new(name.into(), address.into(), Some(hello.into()), Mux::new(message, Dialect::Version2), closing)
+        Self::new(name.into(), address.into(), Some(hello.into()), me, Mux::new(message, Dialect::Version2), closing)
     }
 
-    fn new(peer: Arc<str>, address: Arc<str>, hello: Option<Box<Hello>>, mux: Mux, closing: CancellationToken) -> Self {
+    fn new(
+        peer: Arc<str>,
+        address: Arc<str>,
+        hello: Option<Box<Hello>>,
+        me: Arc<Hello>,
+        mux: Mux,
+        closing: CancellationToken,
+    ) -> Self {
         let (replaced, draining) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self(Arc::new(Inner { peer, address, hello, mux: Arc::new(mux), closing, replaced, draining }))
+        Self(Arc::new(Inner { peer, address, hello, me, mux: Arc::new(mux), closing, replaced, draining }))
     }
 
     fn mux(&self) -> &Arc<Mux> {
@@ -281,6 +291,12 @@ impl Link {
     #[must_use]
     pub fn hello(&self) -> Option<&Hello> {
         self.0.hello.as_deref()
+    }
+
+    /// What this daemon is on this link, up to the epoch. Once its spool was damaged it is another, and a version 2 link is closed.
+    #[must_use]
+    pub fn me(&self) -> &Hello {
+        &self.0.me
     }
 
     /// The peer's instance; `None` of a seed peer.

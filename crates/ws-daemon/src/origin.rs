@@ -314,6 +314,10 @@ impl Origin {
             Ok(record) => record,
             Err(error) => return warn!(%run, %error, "an outcome came that cannot be looked up now; its doer keeps it"),
         };
+        if record.is_none() && spool.damaged().borrow().is_some() {
+            // Not forgotten in its time, but with the file, which somebody may mend and put back: then it is asked for again.
+            return info!(%run, ?report, "an outcome came of a run that the damaged spool may have known; its doer keeps it");
+        }
         if let Some(record) = record.filter(|record| record.correction.is_none()) {
             // An attempt before this one counts no more, whatever it came to.
             if record.state != RunState::Settled && attempt >= record.attempt {

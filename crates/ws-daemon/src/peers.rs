@@ -36,18 +36,19 @@ struct Inner {
     terms: Terms,
     /// Cancelled when all links are to be closed.
     closing: CancellationToken,
-    me: Hello,
     changes: Box<dyn Fn(PeerChange) + Send + Sync>,
 }
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Peers").field("table", &self.table).field("me", &self.me).finish_non_exhaustive()
+        f.debug_struct("Peers").field("table", &self.table).finish_non_exhaustive()
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
+    /// Who this daemon is now.
+    me: Arc<Hello>,
     /// In order of arrival: `arrivals[i]` is the number of `links[i]`.
     arrivals: Vec<u64>,
     links: Vec<Link>,
@@ -137,6 +138,8 @@ pub struct Newcomer {
     address: String,
     /// `None` of a seed peer.
     hello: Option<Box<Hello>>,
+    /// Who this daemon was when they met.
+    me: Arc<Hello>,
     /// Whether it has dialled: then it waits to hear whether it is taken in.
     has_dialled: bool,
 }
@@ -162,9 +165,9 @@ impl Peers {
         records: Vec<PeerRecord>,
         changes: impl Fn(PeerChange) + Send + Sync + 'static,
     ) -> Self {
-        let table = Mutex::new(Table { registry: Registry::new(records), ..Table::default() });
+        let table = Mutex::new(Table::new(Registry::new(records), me.into()));
         let (arrivals, changes) = (watch::Sender::default(), Box::new(changes));
-        Self(Arc::new(Inner { table, arrivals, inbound, terms, closing, me, changes }))
+        Self(Arc::new(Inner { table, arrivals, inbound, terms, closing, changes }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -174,8 +177,15 @@ impl Peers {
 
     /// Who this daemon is.
     #[must_use]
-    pub fn me(&self) -> &Hello {
-        &self.0.me
+    pub fn me(&self) -> Arc<Hello> {
+        Arc::clone(&self.table().me)
+    }
+
+    /// From here on this daemon is somebody else: all links on which it said who it is are closed.
+    pub fn become_another(&self, me: Hello) {
+        let mut table = self.table();
+        table.me = me.into();
+        table.links.iter().filter(|link| link.is_v2()).for_each(Link::close);
     }
 
     /// What the links of this table go by.
@@ -305,17 +315,24 @@ impl Peers {
                 }
             },
         };
-        Some(Newcomer { wire, address, hello, has_dialled: true })
+        Some(Newcomer { wire, address, hello, me: self.me(), has_dialled: true })
     }
 
-    /// Says who this daemon is to a server that it has dialled, and hears who that is, under the caller's deadline.
+    /// Says to a server that was dialled that this daemon is `me`, in this `epoch` of it, and hears who that is, under the caller's
+    /// deadline.
     ///
     /// # Errors
     /// Why there is no link; the server may have said why.
-    pub async fn introduce(&self, mut wire: Wire, address: String, epoch: u64) -> Result<Newcomer, GreetingFault> {
-        wire.say_hello(&Hello { epoch, ..self.0.me.clone() })?;
+    pub async fn introduce(
+        &self,
+        mut wire: Wire,
+        address: String,
+        me: Arc<Hello>,
+        epoch: u64,
+    ) -> Result<Newcomer, GreetingFault> {
+        wire.say_hello(&Hello { epoch, ..(*me).clone() })?;
         match wire.hear_hello(self.0.terms.nesting).await {
-            Ok(hello) => Ok(Newcomer { wire, address, hello: Some(Box::new(hello)), has_dialled: false }),
+            Ok(hello) => Ok(Newcomer { wire, address, hello: Some(Box::new(hello)), me, has_dialled: false }),
             Err(error) => {
                 if let GreetingFault::NoHello(_) = error {
                     wire.part(CloseCode::Protocol, &error.to_string()).await;
@@ -328,14 +345,14 @@ impl Peers {
     /// A seed server that was dialled: nothing is said before the link is up.
     #[must_use]
     pub fn seed_server(&self, wire: Wire, address: String) -> Newcomer {
-        Newcomer { wire, address, hello: None, has_dialled: false }
+        Newcomer { wire, address, hello: None, me: self.me(), has_dialled: false }
     }
 
     /// Has a link's life from here on: in the table until its session ends, unless it is not taken in. `closing` closes this one
     /// link.
     pub async fn host(&self, newcomer: Newcomer, closing: CancellationToken) -> Life {
-        let Newcomer { mut wire, address, hello, has_dialled } = newcomer;
-        let (place, before) = match self.join(hello, &address, has_dialled, closing) {
+        let Newcomer { mut wire, address, hello, me, has_dialled } = newcomer;
+        let (place, before) = match self.join(hello, me, &address, has_dialled, closing) {
             Ok(joined) => joined,
             Err(unwelcome) => {
                 warn!(address, error = %unwelcome, "a link was refused");
@@ -351,7 +368,7 @@ impl Peers {
         let link = place.link.clone();
         if has_dialled && link.is_v2() {
             // It hears by this that it was taken in. If that fails, the session sees it at once.
-            drop(wire.say_hello(&self.0.me));
+            drop(wire.say_hello(link.me()));
         }
         if let Some(before) = before.filter(Link::replace) {
             info!("a newer link of the same instance replaces the one that was there");
@@ -388,6 +405,7 @@ impl Peers {
     fn join(
         &self,
         hello: Option<Box<Hello>>,
+        me: Arc<Hello>,
         address: &str,
         has_dialled: bool,
         closing: CancellationToken,
@@ -395,14 +413,18 @@ impl Peers {
         let message = self.0.terms.message;
         let mut table = self.table();
         let Some(hello) = hello else {
-            let place = self.settle_in(&mut table, Link::seed(address, message, closing));
+            let place = self.settle_in(&mut table, Link::seed(address, me, message, closing));
             drop(table);
             self.announce();
             return Ok((place, None));
         };
-        if hello.instance == self.0.me.instance {
+        if !Arc::ptr_eq(&me, &table.me) {
+            // This daemon has become another since they met.
+            closing.cancel();
+        }
+        if hello.instance == me.instance {
             let (instance, said) = (hello.instance, hello.epoch);
-            return Err(Unwelcome::Clone { instance, said, seen: self.0.me.epoch });
+            return Err(Unwelcome::Clone { instance, said, seen: me.epoch });
         }
         // Only who dials has raised its epoch for it.
         if has_dialled {
@@ -415,7 +437,7 @@ impl Peers {
         }
         let (now, Table { registry, by_instance, .. }) = (wall_ms(), &mut *table);
         let changes = registry.see(&hello, &name, address, now, |instance| by_instance.contains_key(instance));
-        let place = self.settle_in(&mut table, Link::version2(name, address, hello, message, closing));
+        let place = self.settle_in(&mut table, Link::version2(name, address, hello, me, message, closing));
         drop(table);
         changes.into_iter().for_each(&self.0.changes);
         self.announce();
@@ -453,6 +475,11 @@ impl Drop for Place<'_> {
 }
 
 impl Table {
+    fn new(registry: Registry, me: Arc<Hello>) -> Self {
+        let (arrivals, links, by_instance, by_name) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
+        Self { me, arrivals, links, by_instance, by_name, registry, next: 0, last: None }
+    }
+
     fn remove(&mut self, link: &Link) {
         if let Some(index) = self.links.iter().position(|other| other == link) {
             self.arrivals.remove(index);
@@ -601,7 +628,7 @@ mod tests {
         let dialler = client.peers.clone();
         tasks.spawn(async move {
             let wire = Wire::over(Stream::boxed(far), Role::Client, 1 << 20).await;
-            let newcomer = dialler.introduce(wire, "far".into(), epoch).await.expect("it is taken in");
+            let newcomer = dialler.introduce(wire, "far".into(), dialler.me(), epoch).await.expect("it is taken in");
             dialler.host(newcomer, CancellationToken::new()).await;
         });
         (up(server).await, up(client).await)
@@ -741,7 +768,7 @@ mod tests {
         });
         tasks.spawn(async move {
             let wire = Wire::over(Stream::boxed(far), Role::Client, 1 << 20).await;
-            let newcomer = dialler.introduce(wire, "far".into(), 2).await.expect("it is taken in");
+            let newcomer = dialler.introduce(wire, "far".into(), dialler.me(), 2).await.expect("it is taken in");
             dialler.host(newcomer, CancellationToken::new()).await;
         });
         arrivals.changed().await.expect("the table is there");
@@ -758,7 +785,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_seed_link_honours_what_the_asker_can_do_alone_and_says_what_it_cannot() {
-        let seed = Link::seed("a", 1 << 20, CancellationToken::new());
+        let seed = Link::seed("a", Arc::new(hello("me", "m")), 1 << 20, CancellationToken::new());
         let alone = Order { timeout_ms: Some(5), attempt: 1, queue: true, ..Order::default() };
         assert_eq!(seed.supports(&alone), Ok(()));
         let table = [
@@ -770,7 +797,8 @@ mod tests {
             let refused = seed.supports(&order);
             let Err(Outcome::Failed(ErrorCode::Unsupported, said)) = &refused else { panic!("{refused:?}") };
             assert!(said.starts_with(words), "{said}");
-            assert_eq!(Link::version2("b", "b", hello("b", "i"), 1 << 20, CancellationToken::new()).supports(&order), Ok(()));
+            let (closing, me) = (CancellationToken::new(), Arc::new(hello("me", "m")));
+            assert_eq!(Link::version2("b", "b", hello("b", "i"), me, 1 << 20, closing).supports(&order), Ok(()));
         }
         assert!(seed.ping().await.is_err() && seed.instance().is_none() && seed.tags().is_empty());
     }
@@ -791,7 +819,8 @@ mod tests {
     #[tokio::test]
     async fn who_is_chosen_and_why_nobody() {
         let server = end(hello("server", "s"), vec![record("web-3", "w3", 5), record("web-1", "ghost", 3)]);
-        let join = |hello| server.peers.join(hello, "a", true, CancellationToken::new()).expect("taken in").0;
+        let join =
+            |hello| server.peers.join(hello, server.peers.me(), "a", true, CancellationToken::new()).expect("taken in").0;
         let one = join(Some(Box::new(hello("web-1", "w1"))));
         let two = join(Some(Box::new(hello("web-2", "w2"))));
         let _seed = join(None);

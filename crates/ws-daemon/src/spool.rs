@@ -213,16 +213,20 @@ impl Spool {
         self.ask(Store::then_due).await
     }
 
-    /// On return the request's script is never due again: it may be started. `Unknown` if it is not due.
-    pub async fn then_started(&self, request: u64) -> Result<()> {
-        self.ask(move |store| store.then_started(request)).await
+    /// On return the request's script is never due again: it may be started. `Unknown` if it is not due in
+    /// the spool of this instance, or that is not this one any more.
+    pub async fn then_started(&self, spool: &str, request: u64) -> Result<()> {
+        let spool: Box<str> = spool.into();
+        self.ask(move |store| store.then_started(&spool, request)).await
     }
 
     // The doing side.
 
-    /// On return with `Fresh` the claim is on disk: the run may start, if `starting` was set.
-    pub async fn claim(&self, claim: NewClaim) -> Result<Claimed> {
-        self.ask(move |store| store.claim(&claim)).await
+    /// On return with `Fresh` the claim is on disk: the run may start, if `starting` was set. `Unknown` if the spool is not that of
+    /// the instance `me` any more, which may have known the run.
+    pub async fn claim(&self, me: &str, claim: NewClaim) -> Result<Claimed> {
+        let me: Box<str> = me.into();
+        self.ask(move |store| store.claim(&me, &claim)).await
     }
 
     /// On return the claim is in line again: its script was certainly not started.
@@ -250,10 +254,10 @@ impl Spool {
     }
 
     /// On return with `Refused` the run is on disk as one that never ran and never will; anything else says that it was known, and
-    /// how far it is, and nothing was changed.
-    pub async fn refuse(&self, asker: &str, run: RunId, attempt: u32, report: Box<str>) -> Result<Claimed> {
-        let asker: Box<str> = asker.into();
-        self.ask(move |store| store.refuse(&asker, &run, attempt, &report)).await
+    /// how far it is, and nothing was changed. `Unknown` as of [`claim`](Self::claim).
+    pub async fn refuse(&self, me: &str, asker: &str, run: RunId, attempt: u32, report: Box<str>) -> Result<Claimed> {
+        let (me, asker): (Box<str>, Box<str>) = (me.into(), asker.into());
+        self.ask(move |store| store.refuse(&me, &asker, &run, attempt, &report)).await
     }
 
     /// On return body, report and output of the claim are gone; its key is remembered for a while. `Unknown` if it has no report.

@@ -1,12 +1,13 @@
 //! Who this daemon is: its instance and its epochs, from its spool if it has one, else for this life of it; and who it knows. It
 //! never decides what that is good for.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -14,7 +15,7 @@ use uuid::Uuid;
 use ws_daemon_protocol::codec::v2::Hello;
 
 use crate::config::{Role, Settings};
-use crate::peers::{EpochSource, PeerChange, PeerRecord};
+use crate::peers::{EpochSource, PeerChange, PeerRecord, Peers};
 use crate::spool::{self, Bounds, Durability, Spool, SpoolFault};
 
 /// The wait before a spool that failed to raise the epoch is asked again: without a new epoch there is no link.
@@ -60,12 +61,12 @@ pub async fn who_i_am(settings: &Settings, spool: Option<&Spool>) -> Hello {
     let (instance, epoch, former) = match spool {
         None => (Uuid::new_v4().to_string(), 1, Vec::new()),
         Some(spool) => {
-            let identity = spool.identity();
             let epoch = match &settings.role {
                 Role::Server { .. } => raise(spool).await,
                 // Raised at each dial.
-                Role::Client { .. } => identity.epoch,
+                Role::Client { .. } => spool.identity().epoch,
             };
+            let identity = spool.identity();
             (identity.instance.into(), epoch, identity.former.into_iter().map(Into::into).collect())
         }
     };
@@ -86,6 +87,30 @@ pub async fn who_i_am(settings: &Settings, spool: Option<&Spool>) -> Hello {
         capacity: settings.limits.runs as u64,
         features,
         former,
+    }
+}
+
+/// After each damage to the running spool this daemon is another, and everyone it is linked with is to hear so. `damaged` is from
+/// before it was first asked who this is.
+pub async fn keep_true(
+    settings: Settings,
+    spool: Spool,
+    mut damaged: watch::Receiver<Option<PathBuf>>,
+    peers: Peers,
+    close: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            () = close.cancelled() => return,
+            changed = damaged.changed() => if changed.is_err() { return },
+        }
+        let me = tokio::select! {
+            me = who_i_am(&settings, Some(&spool)) => me,
+            () = close.cancelled() => return,
+        };
+        info!(instance = me.instance, "the spool is a new one, and so is this daemon's instance: links are made anew");
+        peers.become_another(me);
     }
 }
 

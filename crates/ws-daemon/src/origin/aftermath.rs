@@ -14,7 +14,7 @@ use ws_daemon_protocol::outcome::{Outcome, Report};
 
 use super::Origin;
 use crate::exec::{Admitted, Capture, Folder, Job};
-use crate::spool::ThenDue;
+use crate::spool::{SpoolError, ThenDue};
 
 /// The wait before a script that found no place in line is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -38,15 +38,22 @@ impl Origin {
         let origin = self.clone();
         self.lives().spawn(async move {
             let stopping = origin.stop().drain.clone();
-            let ThenDue { request, script, caller_id, reports } = due;
+            let ThenDue { spool: instance, request, script, caller_id, reports } = due;
             let params = match &reports[..] {
                 [one] => with_id(one, caller_id.as_deref()),
                 many => all(caller_id.as_deref(), many),
             };
             loop {
                 match origin.admit_then(script.clone(), &params) {
-                    Ok(admitted) => match spool.then_started(request).await {
+                    Ok(admitted) => match spool.then_started(&instance, request).await {
                         Ok(()) => return finish(admitted).await,
+                        Err(SpoolError::Unknown) if spool.identity().instance != instance => {
+                            warn!(
+                                script = &*script,
+                                "the spool in which its start is to be noted is lost; started all the same"
+                            );
+                            return finish(admitted).await;
+                        }
                         Err(error) => warn!(%error, script = &*script, "a script waits for the spool"),
                     },
                     Err(outcome) => info!(?outcome, script = &*script, "a script waits for a place in line"),

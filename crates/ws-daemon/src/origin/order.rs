@@ -1,13 +1,14 @@
 //! A request with options, from its words to its last line: it becomes one run or several, each lives its own life, and whoever
 //! asked is told. It never knows how a line is written.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::warn;
 use uuid::Uuid;
 use ws_daemon_protocol::event::Event;
@@ -202,6 +203,7 @@ impl Origin {
         let nearest = self.nearest(&request);
         let new = new_request(&request, id.as_ref(), queue, user, &parts, spool.now_ms());
         let (expires_ms, not_before_ms) = (new.expires_ms, new.not_before_ms);
+        let damaged = spool.damaged();
         let accepted = match spool.accept(new).await {
             Ok(accepted) => accepted,
             Err(SpoolError::Full) => {
@@ -221,6 +223,7 @@ impl Origin {
                 let lives = parts.into_iter().map(|Part { run, whom }| Queued {
                     origin: self.clone(),
                     spool: spool.clone(),
+                    damaged: damaged.clone(),
                     options: Arc::clone(&options),
                     params: Some(Arc::clone(&params)),
                     id: id.clone(),
@@ -310,6 +313,7 @@ impl Origin {
     /// Takes up what was found on disk: the same lives as of fresh requests.
     pub async fn recover(&self) {
         let Some(spool) = self.spool() else { return };
+        let damaged = spool.damaged();
         let mut after = 0;
         loop {
             let stored = match spool.unsettled(after, TAKEN_UP).await {
@@ -319,7 +323,7 @@ impl Origin {
             let Some(last) = stored.last() else { break };
             after = last.request;
             for stored in stored {
-                self.take_up(spool, stored).await;
+                self.take_up(spool, &damaged, stored).await;
             }
         }
         match spool.then_due().await {
@@ -328,7 +332,7 @@ impl Origin {
         }
     }
 
-    async fn take_up(&self, spool: &Spool, stored: StoredRequest) {
+    async fn take_up(&self, spool: &Spool, damaged: &watch::Receiver<Option<PathBuf>>, stored: StoredRequest) {
         let StoredRequest { request: number, user, body, caller_id, runs, expires_ms, not_before_ms, .. } = stored;
         let Ok(Message::Run(request)) = Message::parse(&body) else {
             return warn!(request = number, "a queued request is not understood; it stays where it is");
@@ -350,6 +354,7 @@ impl Origin {
             Queued {
                 origin,
                 spool,
+                damaged: damaged.clone(),
                 options,
                 params: None,
                 id,

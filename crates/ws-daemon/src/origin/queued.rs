@@ -7,15 +7,17 @@
 //!      │ refused for ever, or -5  │  └───────┘ link lost, or the doer's disk or line is full: offered again, to the same instance
 //!      └── and retry: unbind ─────┘
 //!   ttl over: -5 if ever bound, else -2 expired
+//!   the spool was damaged, and the new one knows nothing of it: -5 if it may have run, else -2 spool_failed
 //! ```
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::FutureExt;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 use ws_daemon_protocol::codec::v2::{Have, Order, Verdict};
@@ -46,6 +48,8 @@ const SEED_INSTANCE: &str = "seed:";
 pub struct Queued {
     pub origin: Origin,
     pub spool: Spool,
+    /// Of the spool, from before this run was seen on disk: what happens to the file from then on may be its end.
+    pub damaged: watch::Receiver<Option<PathBuf>>,
     pub options: Arc<Options>,
     /// As long as it has not waited for anything; then they are read from the spool when they leave.
     pub params: Option<Arc<Params>>,
@@ -86,11 +90,14 @@ impl Queued {
     /// Has the whole life of the run; what is not over when the daemon stops stays on disk.
     pub async fn run(mut self) {
         let stopping = self.origin.stop().close_links.clone();
+        let forgotten = forgotten(self.spool.clone(), self.run_id(), self.damaged.clone());
         let report = tokio::select! {
             biased;
             () = stopping.cancelled() => return,
-            report = self.outcome() => report,
+            report = self.outcome() => Some(report),
+            () = forgotten => None,
         };
+        let report = report.unwrap_or_else(|| self.forgotten());
         tokio::select! {
             biased;
             () = stopping.cancelled() => {}
@@ -149,6 +156,18 @@ impl Queued {
             Outcome::failed(ErrorCode::Interrupted, "its ttl is over and its peer has not said how it ended; it may have run")
         } else {
             Outcome::failed(ErrorCode::Expired, "its ttl is over and nobody was there to run it; it did not run")
+        };
+        outcome.into()
+    }
+
+    /// The disk that held it is lost: what this daemon knows of it is all that is known.
+    fn forgotten(&self) -> Report {
+        let aside = self.damaged.borrow().as_ref().map(|aside| format!(" as {}", aside.display())).unwrap_or_default();
+        let why = format!("the spool was damaged and set aside{aside}");
+        let outcome = if self.bound.is_some() || self.attempt - self.refused > 1 {
+            Outcome::Failed(ErrorCode::Interrupted, format!("{why} before its peer had said how it ended; it may have run"))
+        } else {
+            Outcome::Failed(ErrorCode::SpoolFailed, format!("{why} while nobody had it; it did not run"))
         };
         outcome.into()
     }
@@ -242,32 +261,33 @@ impl Queued {
             return;
         }
         let instance = way.link.instance().map_or_else(|| format!("{SEED_INSTANCE}{}", way.link.peer()), str::to_owned);
-        self.ever_bound = true;
-        self.bound = Some(instance.clone().into());
         let (spool, attempt) = (self.spool.clone(), self.attempt);
         self.persist("bound", || {
             let (spool, run, instance) = (spool.clone(), self.run_id(), instance.clone());
             async move { spool.bind(run, &instance, attempt).await }
         })
         .await;
+        self.ever_bound = true;
+        self.bound = Some(instance.into());
     }
 
     async fn next_attempt(&mut self) {
         let (spool, next, refused) = (self.spool.clone(), self.attempt + 1, self.refused);
         let old = (self.bound.take(), self.attempt, std::mem::take(&mut self.answered));
+        self.attempt = next;
         self.persist("unbound", || {
             let (spool, run) = (spool.clone(), self.run_id());
             async move { spool.unbind(run, next, refused).await }
         })
         .await;
-        self.attempt = next;
         self.live().take_back();
         if let (Some(instance), attempt, true) = old {
             self.acknowledge(&instance, attempt);
         }
     }
 
-    /// Does something on disk, again and again until it is done.
+    /// Does something on disk, again and again until it is done. A spool that took the place of a damaged one does it never; then
+    /// [`forgotten`] ends this.
     async fn persist<T, F>(&self, what: &str, verb: impl Fn() -> F) -> T
     where
         F: Future<Output = Result<T, SpoolError>>,
@@ -286,6 +306,10 @@ impl Queued {
 
     async fn offer(&mut self, way: Way) -> Offered {
         let Way { link, hop } = way;
+        if link.is_v2() && link.me().instance != *self.spool.identity().instance {
+            // The spool is a new one, and the link about to be closed: what is claimed by it would not be known as this one's.
+            return Offered::Again { wait: true };
+        }
         let order = match self.order(&link, hop).await {
             Ok(order) => order,
             Err(outcome) => return Offered::Settled(outcome.into()),
@@ -444,22 +468,36 @@ impl Queued {
         }
     }
 
-    /// The outcome is on disk before anybody is told.
+    /// The outcome is on disk before anybody is told, unless the disk that is to have it is lost. Then the doer is not told that it
+    /// may forget: whoever mends the file and puts it back finds the run in it as bound, and asks the doer again.
     async fn settle(&self, mut report: Report) {
         report.more_mut().run = Some(self.run_id());
         let text: Box<str> = report.to_json(None).into();
         let settled = self
             .persist("settled", || {
                 let (spool, run, text) = (self.spool.clone(), self.run_id(), text.clone());
-                async move { spool.settle(run, text).await }
+                async move {
+                    match spool.settle(run, text).await {
+                        Err(SpoolError::Unknown) => Ok(None),
+                        settled => settled.map(Some),
+                    }
+                }
             })
             .await;
-        if let Some(instance) = self.bound.as_ref().filter(|_| self.answered) {
-            self.acknowledge(instance, self.attempt);
+        match (&settled, &self.bound) {
+            (Some(_), Some(instance)) if self.answered => self.acknowledge(instance, self.attempt),
+            (None, _) => {
+                warn!(run = %self.live().run, ?report, "the spool that knew a run is lost: its outcome is told and not kept");
+            }
+            _ => {}
         }
         super::settled(self.origin.news(), self.live(), &report);
-        if let Some(due) = settled.then {
-            self.origin.aftermath(due);
+        match (settled, &self.options.then) {
+            (Some(settled), _) => settled.then.into_iter().for_each(|due| self.origin.aftermath(due)),
+            // What all of them came to is known to nobody any more.
+            (None, Some(script)) if self.options.each => warn!(run = %self.live().run, %script, "a script gets no outcome"),
+            (None, Some(script)) => self.origin.then(script, self.live().id.as_ref(), false, &[report]),
+            (None, None) => {}
         }
     }
 
@@ -467,6 +505,21 @@ impl Queued {
     fn acknowledge(&self, instance: &str, attempt: u32) {
         if let Some(link) = self.origin.peers().link_of(instance) {
             link.send_ack(&self.live().run, attempt);
+        }
+    }
+}
+
+/// Ends when the spool was damaged, and the one in its place knows nothing of a run.
+async fn forgotten(spool: Spool, run: RunId, mut damaged: watch::Receiver<Option<PathBuf>>) {
+    let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+    // The sender lives as long as the spool.
+    while damaged.changed().await.is_ok() {
+        loop {
+            match spool.run_record(run.clone()).await {
+                Ok(None) => return,
+                Ok(Some(_)) => break,
+                Err(_) => sleep(backoff.next(fastrand::f64())).await,
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use ws_daemon_protocol::codec::v2::Hello;
 
 use super::{Newcomer, Peers};
 use crate::config::{ServerUrl, Times};
@@ -54,8 +55,8 @@ pub struct Dialer {
     times: Times,
     epochs: EpochSource,
     /// The epoch that was refused as a clone's: it is said again until it is accepted, since one that was raised until it is
-    /// would drive the other one out.
-    refused: Option<u64>,
+    /// would drive the other one out. It is that of this one.
+    refused: Option<(Arc<Hello>, u64)>,
     pause: watch::Receiver<Option<Instant>>,
     stop: CancellationToken,
 }
@@ -160,14 +161,16 @@ impl Dialer {
     }
 
     async fn introduce(&mut self, wire: Wire) -> Result<Newcomer, GreetingFault> {
-        let epoch = match self.refused {
-            Some(refused) => refused,
-            None => (self.epochs.0)().await,
+        // Before the epoch is raised: that of another is not to be said as this one's.
+        let me = self.peers.me();
+        let epoch = match &self.refused {
+            Some((refused, epoch)) if Arc::ptr_eq(refused, &me) => *epoch,
+            _ => (self.epochs.0)().await,
         };
-        let introduced = self.peers.introduce(wire, self.server.authority(), epoch).await;
+        let introduced = self.peers.introduce(wire, self.server.authority(), Arc::clone(&me), epoch).await;
         match &introduced {
             Ok(_) => self.refused = None,
-            Err(GreetingFault::Clone(_)) => self.refused = Some(epoch),
+            Err(GreetingFault::Clone(_)) => self.refused = Some((me, epoch)),
             Err(_) => {}
         }
         introduced

@@ -40,7 +40,8 @@ struct ClaimRow {
 
 impl Store {
     /// See [`Spool::claim`](super::Spool::claim).
-    pub fn claim(&mut self, new: &NewClaim) -> Verdict<Claimed> {
+    pub fn claim(&mut self, me: &str, new: &NewClaim) -> Verdict<Claimed> {
+        self.is_of(me)?;
         if let Some(known) = self.claim_row(&new.asker, &new.run, new.attempt)? {
             return known.claimed();
         }
@@ -93,7 +94,8 @@ impl Store {
     }
 
     /// See [`Spool::refuse`](super::Spool::refuse).
-    pub fn refuse(&mut self, asker: &str, run: &RunId, attempt: u32, report: &str) -> Verdict<Claimed> {
+    pub fn refuse(&mut self, me: &str, asker: &str, run: &RunId, attempt: u32, report: &str) -> Verdict<Claimed> {
+        self.is_of(me)?;
         if let Some(known) = self.claim_row(asker, run, attempt)? {
             return known.claimed();
         }

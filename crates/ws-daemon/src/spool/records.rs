@@ -237,6 +237,8 @@ pub struct Settled {
 pub struct ThenDue {
     /// For [`Spool::then_started`](super::Spool::then_started).
     pub request: u64,
+    /// The instance of the spool that has it: in another one, the number is that of another request.
+    pub spool: Box<str>,
     /// The script.
     pub script: Box<str>,
     /// The caller's id, as it was written.

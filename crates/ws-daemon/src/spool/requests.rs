@@ -196,7 +196,8 @@ impl Store {
     }
 
     /// See [`Spool::then_started`](super::Spool::then_started).
-    pub fn then_started(&mut self, request: u64) -> Verdict<()> {
+    pub fn then_started(&mut self, spool: &str, request: u64) -> Verdict<()> {
+        self.is_of(spool)?;
         let row = self.request_by_id(super::store::signed(request))?;
         let mut row = row.filter(|row| row.then_state == THEN_DUE).ok_or(UNKNOWN)?;
         row.then_state = THEN_STARTED;
@@ -304,7 +305,8 @@ impl Store {
     fn due(&self, row: &RequestRow) -> Verdict<Option<ThenDue>> {
         let Some(script) = row.then_script.clone().filter(|_| row.then_state == THEN_DUE) else { return Ok(None) };
         let reports = self.reports_of(row)?;
-        Ok(Some(ThenDue { request: unsigned(row.id), script, caller_id: row.caller_id.clone(), reports }))
+        let (request, spool) = (unsigned(row.id), self.identity.instance.clone());
+        Ok(Some(ThenDue { request, spool, script, caller_id: row.caller_id.clone(), reports }))
     }
 
     fn stored(&self, row: RequestRow) -> Verdict<StoredRequest> {

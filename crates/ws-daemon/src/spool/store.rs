@@ -164,6 +164,11 @@ impl Store {
         self.save_meta()
     }
 
+    /// Whether this is still the spool of that instance.
+    pub fn is_of(&self, instance: &str) -> Verdict<()> {
+        if *self.identity.instance == *instance { Ok(()) } else { Err(Trouble::Refused(SpoolError::Unknown)) }
+    }
+
     /// The epoch, one higher.
     pub fn raise_epoch(&mut self) -> Verdict<u64> {
         self.tally.epoch += 1;

@@ -90,11 +90,11 @@ impl Worker {
                     body: body.into(),
                     starting,
                 };
-                spool.claim(claim).await
+                spool.claim(&link.me().instance, claim).await
             }
             Err(outcome) => {
                 let report = Report::from(outcome.clone()).to_json(None);
-                spool.refuse(&asker, run.clone(), attempt, report.into()).await
+                spool.refuse(&link.me().instance, &asker, run.clone(), attempt, report.into()).await
             }
         };
         // The link may have been lost meanwhile, and the run offered again by another, which was told that it is known.
@@ -153,7 +153,7 @@ impl Worker {
             let outcome = Outcome::failed(ErrorCode::Cancelled, "cancelled before it was claimed; it did not run");
             let report = Report::from(outcome);
             let verdict = |refused| Verdict { attempt: Some(attempt), refused };
-            match spool.refuse(&asker, run.clone(), attempt, report.to_json(None).into()).await {
+            match spool.refuse(&link.me().instance, &asker, run.clone(), attempt, report.to_json(None).into()).await {
                 Ok(Claimed::Fresh) => link.send_status(&run, verdict(true), &report),
                 Ok(Claimed::Refused(report)) => send_kept(&link, &run, verdict(true), &report),
                 Ok(Claimed::Finished(report)) => send_kept(&link, &run, verdict(false), &report),
@@ -237,11 +237,14 @@ impl Worker {
         });
     }
 
-    /// On disk before it is sent.
+    /// On disk before it is sent; if the disk that knew the run is lost, it is not kept.
     async fn finish(&self, spool: &Spool, asker: &str, run: &RunId, attempt: u32, report: &Report) {
         let text: Box<str> = report.to_json(None).into();
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
         while let Err(error) = spool.finish(asker, run.clone(), attempt, text.clone()).await {
+            if error == SpoolError::Unknown {
+                return warn!(%run, ?report, "the spool that knew a run is lost: its outcome is not kept");
+            }
             warn!(%run, %error, "an outcome cannot be kept; tried again in a while, and not sent before");
             tokio::select! {
                 () = sleep(backoff.next(fastrand::f64())) => {}
@@ -255,6 +258,20 @@ impl Worker {
             link.send_status(run, Verdict { attempt: Some(attempt), refused: false }, report);
         }
     }
+}
+
+/// What came of noting that a script starts.
+enum Noted {
+    OnDisk,
+    /// The daemon stops first.
+    Stopping,
+    /// The spool was damaged, and the new one knows nothing of the claim.
+    Forgotten,
+}
+
+/// For a run whose claim is lost, and that was certainly not started.
+fn forgotten() -> Outcome {
+    Outcome::failed(ErrorCode::SpoolFailed, "the doer's spool was damaged while it was in line; it did not run")
 }
 
 /// Tells the output of a queued run on one link, and behind it how the run ended.
@@ -305,8 +322,12 @@ impl Work {
 
     /// From its turn to its outcome at home.
     async fn run_now(self, ready: Ready, is_starting: bool) {
-        if !is_starting && !self.note_start().await {
-            return;
+        if !is_starting {
+            match self.note_start().await {
+                Noted::OnDisk => {}
+                Noted::Stopping => return,
+                Noted::Forgotten => return self.finish(&forgotten().into()).await,
+            }
         }
         let running = match ready.start().await {
             Ok(running) => running,
@@ -345,17 +366,20 @@ impl Work {
         }
     }
 
-    /// On disk before the script starts. `false` if the daemon stops first.
-    async fn note_start(&self) -> bool {
+    /// On disk before the script starts.
+    async fn note_start(&self) -> Noted {
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
         while let Err(error) = self.spool.starting(&self.asker, self.run.clone(), self.attempt).await {
+            if error == SpoolError::Unknown {
+                return Noted::Forgotten;
+            }
             warn!(run = %self.run, %error, "a run waits for the spool");
             tokio::select! {
                 () = sleep(backoff.next(fastrand::f64())) => {}
-                () = self.worker.0.stop.drain.cancelled() => return false,
+                () = self.worker.0.stop.drain.cancelled() => return Noted::Stopping,
             }
         }
-        true
+        Noted::OnDisk
     }
 
     /// Its output goes by this link from here on.

@@ -2,7 +2,8 @@
 //! to stop, what comes after. The spool itself is looked at in tests/spool.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -478,6 +479,149 @@ fn an_outcome_is_said_on_every_link_of_its_asker_until_it_is_acknowledged_and_no
     asker.send_text(&asked.replace("r1", "r2"));
     assert_eq!(outcome(&mut asker), refused);
     assert_eq!(counted(doer.prefix()), 1);
+}
+
+// ---- A spool that is damaged while it is used -------------------------------------------------------------------
+
+/// Of a server that has this port, as [`server`] makes it.
+fn spool_of(server: &Daemon) -> PathBuf {
+    server.prefix().join(format!("spool-server-{}.db", server.port()))
+}
+
+/// More than SQLite keeps in memory, each with params of 1 MiB: what came before them is read from the disk when it is wanted.
+const CROWD: usize = 12;
+
+fn large() -> String {
+    "x".repeat(1 << 20)
+}
+
+/// Overwrites what a running daemon has in its spool, behind its back: all but the head of the file and of its log.
+fn overwrite(spool: &Path) {
+    for (path, kept) in [(spool.to_owned(), 4096), (spool.with_extension("db-wal"), 32)] {
+        let mut bytes = fs::read(&path).expect("a daemon has both").split_off(kept);
+        for byte in &mut bytes {
+            *byte ^= 0x55;
+        }
+        let file = fs::OpenOptions::new().write(true).open(&path).expect("it is ours");
+        file.write_all_at(&bytes, kept as u64).expect("written");
+    }
+}
+
+/// Says HELLO again to a server that has closed the link of `former`; its instance now, which says that it was that one.
+#[track_caller]
+fn another_than(former: &str, server: &Daemon, hello: &Value) -> (Peer, String) {
+    let mut peer = Peer::try_dial(server, "/", &[("ws-daemon", "2")]).expect("version 2 is known");
+    peer.send_hello(hello);
+    let said = peer.hello();
+    assert!(said["instance"] != former && said["former"] == json!([former]), "{said}");
+    (peer, said["instance"].as_str().expect("a text").to_owned())
+}
+
+fn instance(daemon: &Daemon) -> String {
+    daemon.connect().result("STATS", &json!(null))["instance"].as_str().expect("a text").to_owned()
+}
+
+#[test]
+fn an_asker_whose_spool_is_damaged_tells_each_caller_once_what_is_true_and_keeps_no_loop_and_no_old_link() {
+    let asker = server().script("after", AFTER).start();
+    let (former, mut told) = (instance(&asker), Fifo::new(asker.prefix(), "told"));
+    let mut peer = Peer::dial_version2(&asker, &hello("i1", 1));
+    let (mut known, mut begun, mut waits) = (asker.connect(), asker.connect(), asker.connect());
+    let request = |id: &str, to: &str| json!({ "name": "m", "id": id, "params": large(), "to": to, "queue": true });
+    let run = accepted(&mut known, &json!({ "name": "m", "id": "a", "params": large(), "queue": true, "then": "after" }));
+    assert_eq!(frame(&mut peer)["id"], run);
+    accepted(&mut begun, &request("b", "i1"));
+    frame(&mut peer);
+    (0..CROWD).for_each(|id| drop(accepted(&mut waits, &request(&id.to_string(), "nobody"))));
+    overwrite(&spool_of(&asker));
+    // The damage is found when this is to be kept.
+    status(&mut peer, &json!({ "status": 3, "id": run, "attempt": 1 }));
+    assert_eq!(known.said(), json!({ "status": 3, "id": "a", "run": run, "peer": "i1" }), "it is true, wherever it is kept");
+    assert_eq!(told.line(), format!(r#"{{"status":3,"id":"a","run":"{run}","peer":"i1"}}"#));
+    let names = fs::read_dir(asker.prefix()).expect("it is there").flatten().map(|entry| entry.path());
+    let aside = |path: &PathBuf| path.to_string_lossy().contains(".db.damaged-") && !path.to_string_lossy().ends_with("-wal");
+    let aside = names.into_iter().find(aside).expect("it is kept").display().to_string();
+    let last = begun.said();
+    assert_error(&last, -5, "interrupted");
+    assert!(last["message"].as_str().is_some_and(|words| words.contains(&aside)), "{last}");
+    for _ in 0..CROWD {
+        let last = waits.said();
+        assert_error(&last, -2, "spool_failed");
+        assert!(last["message"].as_str().is_some_and(|words| words.contains(&aside)), "{last}");
+    }
+    // No ACK: whoever mends the file can have the outcome again.
+    peer.closed();
+    let (mut peer, now) = another_than(&former, &asker, &hello("i1", 2));
+    assert_eq!(instance(&asker), now);
+    let run = accepted(&mut known, &queued("m", "a"));
+    assert_eq!(frame(&mut peer)["id"], run);
+    status(&mut peer, &json!({ "status": 0, "id": run, "attempt": 1 }));
+    acknowledged(&mut peer, &run, 1);
+    assert_eq!(known.said()["status"], 0);
+    for process in [&mut known, &mut begun, &mut waits] {
+        process.nothing_waiting();
+    }
+    assert_eq!(asker.log().count("tried again in a while"), 1, "once for what the damage was found by");
+}
+
+#[test]
+fn a_doer_whose_spool_is_damaged_is_another_from_then_on_and_its_askers_settle_what_the_old_one_had() {
+    let doer = server().config(json!({ "limits": { "runs": 2 } })).script("hold", HOLD).script("count", COUNT).start();
+    let (mut reached, mut go) = (Fifo::new(doer.prefix(), "reached"), Fifo::new(doer.prefix(), "go"));
+    let asker = Daemon::client(&doer).start();
+    asker.wait_log("link up");
+    let (mut once, mut again) = (asker.connect(), asker.connect());
+    let run = accepted(&mut once, &queued("hold", "a"));
+    accepted(&mut again, &json!({ "name": "hold", "id": "b", "queue": true, "retry": { "max": 1 } }));
+    let _held = [reached.line(), reached.line()].map(|pid| Watched::new(&pid));
+    let (former, mut crowd) = (instance(&doer), Peer::dial_version2(&doer, &hello("i1", 1)));
+    for number in 0..CROWD {
+        let claim = json!({ "name": "count", "id": format!("r{number}"), "params": large(), "queue": true, "attempt": 1 });
+        crowd.send_text(&claim.to_string());
+        assert_eq!(frame(&mut crowd)["params"]["data"]["event"], "delivered", "in line, on disk");
+    }
+    overwrite(&spool_of(&doer));
+    // The damage is found by whoever looks.
+    doer.connect().command("RUNS", &json!({}));
+    crowd.closed();
+    let last = once.said();
+    assert_error(&last, -5, "interrupted");
+    assert!(last["run"] == run && last["message"].as_str().is_some_and(|words| words.contains(&former)), "{last}");
+    let (mut crowd, now) = another_than(&former, &doer, &hello("i1", 2));
+    assert_eq!(instance(&doer), now);
+    // What was in line under the old one never runs, and the executor is not held up by it.
+    doer.script("hold", COUNT);
+    go.release(2);
+    for _ in 0..CROWD {
+        let said = frame(&mut crowd)["params"]["data"].clone();
+        assert_error(&said, -2, "spool_failed");
+    }
+    let last = again.said();
+    assert_eq!((&last["status"], counted(doer.prefix())), (&json!(0), 3), "{last}");
+    // What ran to its end after all is said once, though it is on no disk.
+    asker.wait_log("the truth about a run came late");
+    assert_eq!(asker.connect().result("RUN", &json!(run))["correction"]["status"], 0);
+}
+
+#[test]
+fn a_client_whose_spool_is_damaged_dials_as_another() {
+    let hub = server().script("count", COUNT).start();
+    let asker = Daemon::client(&hub).start();
+    asker.wait_log("link up");
+    let (former, mut waits) = (instance(&asker), asker.connect());
+    let request = |id: usize| json!({ "name": "m", "id": id, "params": large(), "to": "nobody", "queue": true });
+    let runs: Vec<String> = (0..CROWD).map(|id| accepted(&mut waits, &request(id))).collect();
+    overwrite(&asker.prefix().join(format!("spool-client-{}.db", hub.port())));
+    asker.connect().command("RUN", &json!(runs[0]));
+    for _ in 0..CROWD {
+        assert_error(&waits.said(), -2, "spool_failed");
+    }
+    asker.wait_log_times("link up", 2);
+    assert_ne!(instance(&asker), former);
+    let peers = hub.connect().result("PEERS", &json!(null));
+    assert_eq!((peers.as_array().map(Vec::len), &peers[0]["instance"]), (Some(1), &json!(instance(&asker))), "{peers}");
+    let (_, last) = asker.connect().run(&queued("count", "a"));
+    assert_eq!(last["status"], 0, "{last}");
 }
 
 // ---- Orders to stop --------------------------------------------------------------------------------------------

@@ -238,7 +238,8 @@ impl Net {
         });
         let Ok(epoch) = spool.raise_epoch().await else { return };
         let wire = Wire::over(near, Role::Client, MESSAGE).await;
-        if let Ok(Ok(newcomer)) = timeout(HANDSHAKE, parts.peers.introduce(wire, "d0".into(), epoch)).await {
+        let introduced = parts.peers.introduce(wire, "d0".into(), parts.peers.me(), epoch);
+        if let Ok(Ok(newcomer)) = timeout(HANDSHAKE, introduced).await {
             parts.peers.host(newcomer, CancellationToken::new()).await;
         }
     }

@@ -33,14 +33,14 @@ fn a_spool_that_is_full_of_unsettled_rows_refuses_new_work_and_takes_outcomes() 
     let spool = Spool::open(&path, Bounds { runs: 4, ..Bounds::default() }, Durability::Full).unwrap().spool;
     block(async {
         spool.accept(request(&[1, 2], None)).await.unwrap();
-        spool.claim(claim(1)).await.unwrap();
-        spool.claim(claim(2)).await.unwrap();
+        spool.claim(&spool.identity().instance, claim(1)).await.unwrap();
+        spool.claim(&spool.identity().instance, claim(2)).await.unwrap();
         assert_eq!(spool.accept(request(&[3], None)).await, Err(SpoolError::Full));
-        assert_eq!(spool.claim(claim(3)).await, Err(SpoolError::Full));
-        assert_eq!(spool.claim(claim(2)).await, Ok(Claimed::Running), "what is known is told");
+        assert_eq!(spool.claim(&spool.identity().instance, claim(3)).await, Err(SpoolError::Full));
+        assert_eq!(spool.claim(&spool.identity().instance, claim(2)).await, Ok(Claimed::Running), "what is known is told");
         spool.finish("asker-1", run(1), 1, "x".repeat(10_000).into()).await.unwrap();
         spool.acknowledged("asker-1", run(1), 1).await.unwrap();
-        assert_eq!(spool.claim(claim(3)).await, Ok(Claimed::Fresh));
+        assert_eq!(spool.claim(&spool.identity().instance, claim(3)).await, Ok(Claimed::Fresh));
         for number in [1, 2] {
             spool.settle(run(number), "{}".into()).await.unwrap();
         }
@@ -131,7 +131,7 @@ fn what_is_old_goes_and_what_is_unsettled_due_or_unacknowledged_stays() {
             spool.settle(run(number), "told".into()).await.unwrap();
         }
         for number in [4, 5, 6] {
-            spool.claim(claim(number)).await.unwrap();
+            spool.claim(&spool.identity().instance, claim(number)).await.unwrap();
         }
         for number in [5, 6] {
             spool.finish("asker-1", run(number), 1, "r".into()).await.unwrap();
@@ -189,7 +189,7 @@ fn tombstones_and_peers_are_bounded_by_number() {
     let spool = later.open(&path, 0);
     block(async {
         for number in 0..6 {
-            spool.claim(claim(number)).await.unwrap();
+            spool.claim(&spool.identity().instance, claim(number)).await.unwrap();
             spool.finish("asker-1", run(number), 1, "r".into()).await.unwrap();
             spool.acknowledged("asker-1", run(number), 1).await.unwrap();
             let seen =

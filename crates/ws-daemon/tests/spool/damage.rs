@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ws_daemon::spool::{Bounds, Durability, NewRequest, Spool, SpoolError};
 
-use crate::support::{block, fill, open, peer, place, request, tell};
+use crate::support::{block, claim, fill, open, peer, place, request, run, tell};
 
 const PAGE: usize = 4096;
 
@@ -141,10 +141,17 @@ fn damage_that_is_found_while_it_runs_sets_the_file_aside_and_all_goes_on_with_a
         assert_eq!((&identity.former[0], identity.epoch), (&instance, 0));
         assert_ne!(identity.instance, instance);
         spool.peer_seen(peer("a")).await.unwrap();
-        spool.accept(request(&[9000], None)).await.unwrap();
+        // What is meant for the old one is not taken for the new one's: the old one may have known the run, and numbers begin anew.
+        assert_eq!(spool.claim(&instance, claim(1)).await, Err(SpoolError::Unknown));
+        assert_eq!(spool.refuse(&instance, "asker-1", run(1), 1, "no".into()).await, Err(SpoolError::Unknown));
+        assert_eq!(spool.claim_record(run(1)).await, Ok(None));
+        spool.accept(NewRequest { then: Some("after".into()), ..request(&[9000], None) }).await.unwrap();
+        let due = spool.settle(run(9000), "{}".into()).await.unwrap().then.expect("it is due");
+        assert_eq!(spool.then_started(&instance, due.request).await, Err(SpoolError::Unknown));
+        spool.then_started(&identity.instance, due.request).await.unwrap();
         spool.close().await;
         let again = open(&path).unwrap();
         assert_eq!((again.set_aside, again.spool.identity()), (None, identity));
-        assert!(again.spool.run_record(crate::support::run(9000)).await.unwrap().is_some());
+        assert!(again.spool.run_record(run(9000)).await.unwrap().is_some());
     });
 }

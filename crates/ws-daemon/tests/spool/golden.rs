@@ -50,7 +50,7 @@ fn make(path: &Path) -> i64 {
         let body =
             r#"{"name":"golden","id":"0190a000-0000-7000-8000-000000008888","params":{"kept":1.50},"queue":true,"attempt":1}"#;
         let claimed = NewClaim { name: "golden".into(), body: body.into(), ..claim(8888) };
-        opened.spool.claim(claimed).await.unwrap();
+        opened.spool.claim(&opened.spool.identity().instance, claimed).await.unwrap();
     });
     block(opened.spool.close());
     format(path)

@@ -125,7 +125,7 @@ pub async fn fill(spool: &Spool, requests: usize) {
                 spool.correct(run(2 * number), "{\"status\":0}".into()).await.unwrap();
             }
         }
-        spool.claim(claim(number)).await.unwrap();
+        spool.claim(&spool.identity().instance, claim(number)).await.unwrap();
         if number % 5 > 0 {
             spool.starting("asker-1", run(number), 1).await.unwrap();
         }
@@ -141,7 +141,7 @@ pub async fn fill(spool: &Spool, requests: usize) {
         spool.keep_output(run(2 * number), 1, 0, vec![b'x'; 700 * (number % 3)]).await.unwrap();
         spool.peer_seen(peer(&format!("peer-{number}"))).await.unwrap();
     }
-    spool.refuse("asker-2", run(requests), 1, "{\"status\":-4}".into()).await.unwrap();
+    spool.refuse(&spool.identity().instance, "asker-2", run(requests), 1, "{\"status\":-4}".into()).await.unwrap();
 }
 
 /// All that the spool has to say, as lines.

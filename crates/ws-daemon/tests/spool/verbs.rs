@@ -79,8 +79,8 @@ fn the_last_run_makes_the_script_due_and_it_is_due_until_started() {
         spool.close().await;
         spool = open(&path).unwrap().spool;
         assert_eq!(spool.then_due().await.unwrap(), std::slice::from_ref(&due));
-        spool.then_started(due.request).await.unwrap();
-        assert_eq!(spool.then_started(due.request).await, Err(SpoolError::Unknown), "never twice");
+        spool.then_started(&due.spool, due.request).await.unwrap();
+        assert_eq!(spool.then_started(&due.spool, due.request).await, Err(SpoolError::Unknown), "never twice");
         spool.close().await;
         spool = open(&path).unwrap().spool;
         assert_eq!(spool.then_due().await.unwrap(), []);
@@ -92,11 +92,15 @@ fn a_claim_goes_through_its_states_and_every_repetition_is_told_where_it_is() {
     let (_folder, path) = place();
     let spool = open(&path).unwrap().spool;
     block(async {
-        let again = async || spool.claim(claim(1)).await.unwrap();
+        let again = async || spool.claim(&spool.identity().instance, claim(1)).await.unwrap();
         let state = async || spool.claim_record(run(1)).await.unwrap().expect("it was claimed").state;
         assert_eq!(again().await, Claimed::Fresh);
         assert_eq!((again().await, state().await), (Claimed::Running, ClaimState::Claimed));
-        assert_eq!(spool.refuse("asker-1", run(1), 1, "no".into()).await, Ok(Claimed::Running), "too late to refuse");
+        assert_eq!(
+            spool.refuse(&spool.identity().instance, "asker-1", run(1), 1, "no".into()).await,
+            Ok(Claimed::Running),
+            "too late to refuse"
+        );
         assert_eq!(spool.started("asker-1", run(1), 1, 1, 1).await, Err(SpoolError::Unknown), "not before starting");
         spool.starting("asker-1", run(1), 1).await.unwrap();
         spool.started("asker-1", run(1), 1, 77, u64::MAX).await.unwrap();
@@ -112,7 +116,10 @@ fn a_claim_goes_through_its_states_and_every_repetition_is_told_where_it_is() {
         let record = spool.claim_record(run(1)).await.unwrap().expect("its key stays");
         assert_eq!((&*record.body, record.report), ("", None));
         assert_eq!((spool.unfinished().await.unwrap(), spool.unacknowledged("asker-1").await.unwrap()), (vec![], vec![]));
-        assert_eq!(spool.claim(ws_daemon::spool::NewClaim { attempt: 2, ..claim(1) }).await, Ok(Claimed::Fresh));
+        assert_eq!(
+            spool.claim(&spool.identity().instance, ws_daemon::spool::NewClaim { attempt: 2, ..claim(1) }).await,
+            Ok(Claimed::Fresh)
+        );
         assert_eq!(spool.starting("asker-1", run(9), 1).await, Err(SpoolError::Unknown));
     });
 }
@@ -123,8 +130,8 @@ fn what_was_refused_never_runs() {
     let spool = open(&path).unwrap().spool;
     block(async {
         let refused = Ok(Claimed::Refused("no".into()));
-        assert_eq!(spool.refuse("asker-1", run(1), 1, "no".into()).await, refused);
-        assert_eq!(spool.claim(claim(1)).await, refused);
+        assert_eq!(spool.refuse(&spool.identity().instance, "asker-1", run(1), 1, "no".into()).await, refused);
+        assert_eq!(spool.claim(&spool.identity().instance, claim(1)).await, refused);
         assert_eq!(spool.starting("asker-1", run(1), 1).await, Err(SpoolError::Unknown));
         assert_eq!(spool.finish("asker-1", run(1), 1, "x".into()).await, Err(SpoolError::Unknown));
         assert!(spool.unacknowledged("asker-1").await.unwrap()[0].refused);
