@@ -21,7 +21,7 @@ pub struct Pages {
     pub entries: BTreeMap<String, Entry>,
     /// How often subscribers were told that a run is settled.
     pub told: HashMap<String, usize>,
-    /// Whether any daemon was ever crashed; without that, no outcome may be unknown.
+    /// Whether any daemon was ever crashed; without that, an outcome may be unknown only between two attempts.
     pub crashed: bool,
     pub faults: Vec<String>,
     trace: String,
