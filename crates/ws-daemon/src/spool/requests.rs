@@ -7,10 +7,27 @@ use super::records::{Accepted, Filter, NewRequest, NewRun, RunRecord, RunState, 
 use super::seal::Seal;
 use super::store::{Store, Trouble, Verdict, sealed, unsigned};
 
-const REQUEST: &str = "SELECT id, user, key, caller_id, hash, body, accepted_ms, accepted_wall_ms, expires_ms, not_before_ms,
-    then_script, then_state, first_seq, runs, open_runs, settled_ms, trimmed, seal FROM requests";
-const RUN: &str = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal,
-    cancelled, refused FROM runs";
+/// The rows of `requests` that some words choose, as [`RequestRow::read`] takes them.
+macro_rules! requests {
+    ($which:literal) => {
+        concat!(
+            "SELECT id, user, key, caller_id, hash, body, accepted_ms, accepted_wall_ms, expires_ms, not_before_ms, then_script,
+            then_state, first_seq, runs, open_runs, settled_ms, trimmed, seal FROM requests ",
+            $which
+        )
+    };
+}
+
+/// The rows of `runs` that some words choose, as [`RunRow::read`] takes them.
+macro_rules! runs {
+    ($which:literal) => {
+        concat!(
+            "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal,
+            cancelled, refused FROM runs ",
+            $which
+        )
+    };
+}
 
 /// No script, or it waits for the last run; it is due; it was started.
 const THEN_NONE: i64 = 0;
@@ -169,9 +186,9 @@ impl Store {
 
     /// See [`Spool::unsettled`](super::Spool::unsettled).
     pub fn unsettled(&mut self, after: u64, most: usize) -> Verdict<Vec<StoredRequest>> {
-        let sql = format!("{REQUEST} WHERE settled_ms IS NULL AND id > ?1 ORDER BY id LIMIT ?2");
+        let sql = requests!("WHERE settled_ms IS NULL AND id > ?1 ORDER BY id LIMIT ?2");
         let (after, most) = (super::store::signed(after), i64::try_from(most).unwrap_or(i64::MAX));
-        let rows = self.all(&sql, &[&after, &most], RequestRow::read)?;
+        let rows = self.all(sql, &[&after, &most], RequestRow::read)?;
         rows.into_iter().map(|row| self.stored(row)).collect()
     }
 
@@ -190,7 +207,7 @@ impl Store {
 
     /// See [`Spool::then_due`](super::Spool::then_due).
     pub fn then_due(&mut self) -> Verdict<Vec<ThenDue>> {
-        let rows = self.all(&format!("{REQUEST} WHERE then_state = 2 ORDER BY id"), &[], RequestRow::read)?;
+        let rows = self.all(requests!("WHERE then_state = 2 ORDER BY id"), &[], RequestRow::read)?;
         let due: Verdict<Vec<_>> = rows.iter().map(|row| self.due(row)).collect();
         Ok(due?.into_iter().flatten().collect())
     }
@@ -219,7 +236,7 @@ impl Store {
             Some(RunState::Bound) => "state <> 2 AND state = 1",
             Some(RunState::Settled) => "state = 2",
         };
-        let sql = format!("{RUN} WHERE {state} AND (?1 IS NULL OR instance = ?1) ORDER BY seq DESC LIMIT ?2");
+        let sql = format!("{} WHERE {state} AND (?1 IS NULL OR instance = ?1) ORDER BY seq DESC LIMIT ?2", runs!(""));
         let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
         let rows = self.all(&sql, &[&filter.peer, &limit], RunRow::read)?;
         rows.into_iter().map(|row| self.request_of(&row).and_then(|request| row.record(&request))).collect()
@@ -247,9 +264,7 @@ impl Store {
 
     /// The request that settled first, of those whose body has, or has not, been dropped, and whose script is not due.
     pub fn oldest_settled(&self, trimmed: bool) -> Verdict<Option<RequestRow>> {
-        let sql = "SELECT id, user, key, caller_id, hash, body, accepted_ms, accepted_wall_ms, expires_ms, not_before_ms,
-            then_script, then_state, first_seq, runs, open_runs, settled_ms, trimmed, seal FROM requests
-            WHERE trimmed = ?1 AND settled_ms IS NOT NULL AND then_state <> 2 ORDER BY settled_ms LIMIT 1";
+        let sql = requests!("WHERE trimmed = ?1 AND settled_ms IS NOT NULL AND then_state <> 2 ORDER BY settled_ms LIMIT 1");
         self.one(sql, [trimmed], RequestRow::read)
     }
 
@@ -277,7 +292,7 @@ impl Store {
 
     /// Reads and counts all of both tables.
     pub fn count_requests(&mut self) -> Verdict<()> {
-        let requests = self.all(REQUEST, &[], |row| {
+        let requests = self.all(requests!(""), &[], |row| {
             let row = RequestRow::read(row)?;
             Ok((row.id, row.settled_ms.map(|_| row.body.len() as u64), row.first_seq, row.runs))
         })?;
@@ -285,7 +300,7 @@ impl Store {
             requests.iter().map(|(id, settled, ..)| (*id, settled.is_some())).collect();
         self.tally.last.request = requests.iter().map(|(id, ..)| *id).max().unwrap_or(0);
         self.tally.history_bytes = requests.iter().filter_map(|(_, bytes, ..)| *bytes).sum();
-        let runs = self.all(RUN, &[], |row| {
+        let runs = self.all(runs!(""), &[], |row| {
             let row = RunRow::read(row)?;
             Ok((row.seq, row.request, row.state, row.history_bytes()))
         })?;
@@ -339,14 +354,12 @@ impl Store {
     }
 
     fn runs_of(&self, request: &RequestRow) -> Verdict<Vec<RunRow>> {
-        let sql = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal,
-            cancelled, refused FROM runs WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq";
+        let sql = runs!("WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq");
         self.all(sql, &[&request.first_seq, &request.last_seq()], RunRow::read)
     }
 
     fn run_row(&self, run: &RunId) -> Verdict<Option<RunRow>> {
-        let sql = "SELECT seq, run, request, name, target, instance, attempt, state, report, correction, settled_wall_ms, seal,
-            cancelled, refused FROM runs WHERE run = ?1";
+        let sql = runs!("WHERE run = ?1");
         self.one(sql, [run.to_string()], RunRow::read)
     }
 
@@ -356,15 +369,12 @@ impl Store {
     }
 
     fn request_by_id(&self, id: i64) -> Verdict<Option<RequestRow>> {
-        let sql = "SELECT id, user, key, caller_id, hash, body, accepted_ms, accepted_wall_ms, expires_ms, not_before_ms,
-            then_script, then_state, first_seq, runs, open_runs, settled_ms, trimmed, seal FROM requests WHERE id = ?1";
+        let sql = requests!("WHERE id = ?1");
         self.one(sql, [id], RequestRow::read)
     }
 
     fn request_by_key(&self, user: &str, key: &str) -> Verdict<Option<RequestRow>> {
-        let sql = "SELECT id, user, key, caller_id, hash, body, accepted_ms, accepted_wall_ms, expires_ms, not_before_ms,
-            then_script, then_state, first_seq, runs, open_runs, settled_ms, trimmed, seal FROM requests
-            WHERE user = ?1 AND key = ?2 AND key IS NOT NULL";
+        let sql = requests!("WHERE user = ?1 AND key = ?2 AND key IS NOT NULL");
         self.one(sql, [user, key], RequestRow::read)
     }
 
