@@ -4,11 +4,12 @@
 
 mod dialer;
 mod registry;
+mod table;
 
 pub use dialer::{Dialer, DialerHandle, EpochSource};
 pub use registry::{PeerChange, PeerRecord, REGISTERED, Unwelcome};
+pub use table::{Choice, Match, Pick, Registered};
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,12 +18,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 use ws_daemon_protocol::codec::v2::Hello;
-use ws_daemon_protocol::options::Route;
 use ws_daemon_protocol::target::Target;
 
 use crate::link::{self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link, Terms, Wire};
-use crate::route;
 use registry::{Registry, name_for};
+use table::Table;
 
 /// The table. Clones are the same table.
 #[derive(Debug, Clone)]
@@ -45,90 +45,11 @@ impl fmt::Debug for Inner {
     }
 }
 
-#[derive(Debug)]
-struct Table {
-    /// Who this daemon is now.
-    me: Arc<Hello>,
-    /// In order of arrival: `arrivals[i]` is the number of `links[i]`.
-    arrivals: Vec<u64>,
-    links: Vec<Link>,
-    by_instance: HashMap<String, Link>,
-    by_name: HashMap<String, Link>,
-    registry: Registry,
-    next: u64,
-    last: Option<u64>,
-}
-
 /// A link's place in the table, given up when dropped.
 struct Place<'a> {
     peers: &'a Peers,
     link: Link,
     arrival: u64,
-}
-
-/// Who may get a request, and which of them.
-#[derive(Debug, Clone, Copy)]
-pub struct Choice<'a> {
-    /// Who may; `None` is anyone.
-    pub target: Option<&'a Target>,
-    /// Which of them.
-    pub route: &'a Route,
-    /// Not this instance: the one that asks for it.
-    pub not: Option<&'a str>,
-}
-
-impl Choice<'_> {
-    /// Anyone, in turn.
-    pub const ANYONE: Choice<'static> = Choice { target: None, route: &Route::RoundRobin, not: None };
-}
-
-/// What came of a choice.
-#[derive(Debug)]
-pub enum Pick {
-    /// This one.
-    Link(Link),
-    /// Nobody who may is connected, and it was not one name that was asked for.
-    NobodyConnected,
-    /// Whoever may was here before.
-    KnownButAbsent,
-    /// Nobody of this name was ever here; the nearest name that was.
-    UnknownTarget(Option<String>),
-}
-
-/// A peer that may run a request, connected or not.
-#[derive(Debug, Clone)]
-pub struct Match {
-    /// Its instance; `None` of a seed peer.
-    pub instance: Option<String>,
-    /// Its name.
-    pub name: String,
-    /// Its tags.
-    pub tags: Vec<String>,
-    /// Its link, if it is connected.
-    pub link: Option<Link>,
-}
-
-/// What is known of a peer, connected or not.
-#[derive(Debug, Clone)]
-pub struct Registered {
-    /// Its name.
-    pub name: String,
-    /// Its instance; `None` of a seed peer.
-    pub instance: Option<String>,
-    /// Where it is, or was.
-    pub address: String,
-    /// Its tags.
-    pub tags: Vec<String>,
-    /// Its link, if it is connected.
-    pub link: Option<Link>,
-    /// When it was last seen to come or go, in milliseconds since 1970.
-    pub last_seen_ms: Option<u64>,
-    /// The version of its program; `None` of a seed peer.
-    pub version: Option<String>,
-    /// Its epoch; `None` of a seed peer.
-    pub epoch: Option<u64>,
-    /// How many runs it does at once, if it has said.
-    pub capacity: Option<u64>,
 }
 
 /// A link whose peer has said who it is, and which is not yet in the table.
@@ -197,14 +118,7 @@ impl Peers {
     /// The peer that gets the next request.
     #[must_use]
     pub fn pick(&self, choice: &Choice<'_>) -> Pick {
-        let mut table = self.table();
-        match table.choose(choice) {
-            Some(index) => {
-                table.last = Some(table.arrivals[index]);
-                Pick::Link(table.links[index].clone())
-            }
-            None => table.why_nobody(choice.target),
-        }
+        self.table().pick(choice)
     }
 
     /// The link to an instance, if it is connected.
@@ -231,30 +145,7 @@ impl Peers {
     /// Everyone that is connected or remembered, in no order.
     #[must_use]
     pub fn registered(&self) -> Vec<Registered> {
-        let table = self.table();
-        let seeds = table.links.iter().filter(|link| link.hello().is_none()).map(|link| Registered {
-            name: link.peer().to_owned(),
-            instance: None,
-            address: link.address().to_owned(),
-            tags: Vec::new(),
-            link: Some(link.clone()),
-            last_seen_ms: None,
-            version: None,
-            epoch: None,
-            capacity: None,
-        });
-        let known = table.registry.records().map(|record| Registered {
-            name: record.name.clone(),
-            instance: Some(record.instance.clone()),
-            address: record.address.clone(),
-            tags: record.tags.clone(),
-            link: table.by_instance.get(&record.instance).cloned(),
-            last_seen_ms: Some(record.last_seen_ms),
-            version: Some(record.version.clone()),
-            epoch: Some(record.epoch),
-            capacity: Some(record.capacity).filter(|capacity| *capacity > 0),
-        });
-        seeds.chain(known).collect()
+        self.table().registered()
     }
 
     /// The links there are, in order of arrival.
@@ -445,15 +336,7 @@ impl Peers {
     }
 
     fn settle_in(&self, table: &mut Table, link: Link) -> Place<'_> {
-        let arrival = table.next;
-        table.next += 1;
-        table.arrivals.push(arrival);
-        table.links.push(link.clone());
-        table.by_name.insert(link.peer().to_owned(), link.clone());
-        if let Some(instance) = link.instance() {
-            table.by_instance.insert(instance.to_owned(), link.clone());
-        }
-        Place { peers: self, link, arrival }
+        Place { peers: self, arrival: table.add(&link), link }
     }
 
     fn announce(&self) {
@@ -471,74 +354,6 @@ impl Drop for Place<'_> {
         let change = self.link.instance().and_then(|instance| table.registry.gone(instance, wall_ms()));
         drop(table);
         change.into_iter().for_each(&self.peers.0.changes);
-    }
-}
-
-impl Table {
-    fn new(registry: Registry, me: Arc<Hello>) -> Self {
-        let (arrivals, links, by_instance, by_name) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
-        Self { me, arrivals, links, by_instance, by_name, registry, next: 0, last: None }
-    }
-
-    fn remove(&mut self, link: &Link) {
-        if let Some(index) = self.links.iter().position(|other| other == link) {
-            self.arrivals.remove(index);
-            self.links.remove(index);
-        }
-        if self.by_name.get(link.peer()) == Some(link) {
-            self.by_name.remove(link.peer());
-        }
-        if let Some(instance) = link.instance().filter(|instance| self.by_instance.get(*instance) == Some(link)) {
-            self.by_instance.remove(instance);
-        }
-    }
-
-    /// Who has a name beside `instance`: its address, and whether it was given the name.
-    fn holder(&self, name: &str, instance: &str) -> Option<(String, bool)> {
-        let link = self.by_name.get(name).filter(|link| link.instance() != Some(instance))?;
-        Some((link.address().to_owned(), link.hello().is_some_and(|hello| hello.configured && hello.name == name)))
-    }
-
-    fn choose(&self, choice: &Choice<'_>) -> Option<usize> {
-        let fits = |index: &usize| {
-            let link = &self.links[*index];
-            let asks = choice.not.is_some() && link.instance() == choice.not;
-            !link.is_draining() && !asks && choice.target.is_none_or(|target| target.matches(link.peer(), link.tags()))
-        };
-        // The common way: whoever is next, most likely at the first look.
-        if *choice.route == Route::RoundRobin {
-            let first = route::round_robin(&self.arrivals, self.last)?;
-            return (first..self.links.len()).chain(0..first).find(fits);
-        }
-        let candidates: Vec<usize> = (0..self.links.len()).filter(fits).collect();
-        let links = candidates.iter().map(|index| &self.links[*index]);
-        let chosen = match choice.route {
-            Route::Sticky(key) => route::sticky(key, links.map(|link| link.instance().unwrap_or_else(|| link.peer()))),
-            Route::LeastBusy | Route::RoundRobin => {
-                let loads: Vec<_> = links.map(|link| (link.in_flight(), link.capacity())).collect();
-                let arrivals: Vec<u64> = candidates.iter().map(|index| self.arrivals[*index]).collect();
-                route::least_busy(&arrivals, &loads, self.last)
-            }
-        };
-        chosen.map(|chosen| candidates[chosen])
-    }
-
-    fn why_nobody(&self, target: Option<&Target>) -> Pick {
-        /// So many slips of the pen.
-        const NEAR: usize = 2;
-        let Some(target) = target else { return Pick::NobodyConnected };
-        let known = self.registry.records().any(|record| target.matches(&record.name, &record.tags));
-        if known {
-            return Pick::KnownButAbsent;
-        }
-        let Some(name) = target.single_name() else { return Pick::NobodyConnected };
-        // It is here, and draining, or the one that asks.
-        if self.by_name.contains_key(name) {
-            return Pick::KnownButAbsent;
-        }
-        let names = self.by_name.keys().chain(self.registry.records().map(|record| &record.name));
-        let near = names.map(|known| (strsim::damerau_levenshtein(known, name), known)).filter(|(far, _)| *far <= NEAR).min();
-        Pick::UnknownTarget(near.map(|(_, name)| name.clone()))
     }
 }
 
@@ -580,7 +395,7 @@ mod tests {
     use ws_daemon_protocol::event::Chunk;
     use ws_daemon_protocol::id::RunId;
     use ws_daemon_protocol::message::Params;
-    use ws_daemon_protocol::options::OutputMode;
+    use ws_daemon_protocol::options::{OutputMode, Route};
     use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
     use super::*;
