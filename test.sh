@@ -15,7 +15,8 @@ cargo fmt --all --check
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 cargo check --manifest-path fuzz/Cargo.toml --quiet
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
-cargo test --workspace
+# The tests stop daemons by signals; what was ignored when this was started (nohup, or & in a script) would be ignored by them too.
+env --default-signal=HUP,INT,QUIT cargo test --workspace
 
 skipped=$(sort -u "$WSDAEMON_TEST_SKIPS" | grep -c . || true)
 [ "$skipped" -eq 0 ] || sort -u "$WSDAEMON_TEST_SKIPS"
