@@ -1,14 +1,16 @@
 //! What the program is packed in: Dockerfile, compose.yaml and the unit agree with the code. No engine is needed: what
 //! they name is looked up, and what they would start is started.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{Process, command, need_tool, ran, run, write_executable};
+use crate::support::{DEADLINE, Daemon, EXIT, Process, command, need_tool, ran, run, write_executable};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -119,4 +121,104 @@ fn the_unit_says_what_the_daemon_does() {
     let said = run(verify);
     let words = String::from_utf8_lossy(&said.stderr);
     assert!(said.status.success() && !words.contains("ws-daemon.service"), "{words}");
+}
+
+/// What the unit's walls are, or the drop-in takes away, in order: name and value.
+fn settings(unit: &str) -> Vec<(&str, &str)> {
+    let lines = unit.lines().filter(|line| !line.starts_with(['#', '[']));
+    lines.filter_map(|line| line.split_once('=')).collect()
+}
+
+#[test]
+fn the_unit_exposes_little() {
+    if !need_tool("systemd-analyze") {
+        return;
+    }
+    let mut security = Command::new("systemd-analyze");
+    // In tenths: under 2.0.
+    security.args(["security", "--offline=true", "--no-pager", "--threshold=19"]);
+    security.arg(root().join("contrib/systemd/ws-daemon.service"));
+    let said = run(security);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+}
+
+#[test]
+fn the_drop_in_for_root_takes_every_wall_away_and_says_what_that_means() {
+    let (unit, drop_in) = (read("contrib/systemd/ws-daemon.service"), read("contrib/systemd/root-scripts.conf"));
+    assert!(unit.contains("root-scripts.conf"), "the unit says where it is");
+    let walls = unit.split("# The walls.").nth(1).expect("they stand at the end");
+    // These say where its files are and what it is refused with: no walls by themselves.
+    let others = ["StateDirectory", "StateDirectoryMode", "UMask", "AmbientCapabilities", "SystemCallErrorNumber", "WantedBy"];
+    let names: BTreeSet<&str> =
+        settings(walls).into_iter().map(|(name, _)| name).filter(|name| !others.contains(name)).collect();
+    let taken: BTreeSet<&str> = settings(&drop_in).into_iter().map(|(name, _)| name).collect();
+    assert!(names.len() > 20 && names.is_subset(&taken), "not taken away: {:?}", names.difference(&taken));
+    assert!(settings(&drop_in).contains(&("User", "root")));
+}
+
+#[test]
+fn what_the_daemon_and_a_script_ask_of_the_kernel_passes_the_units_filter() {
+    if !need_tool("systemd-analyze") || !need_tool("strace") {
+        return;
+    }
+    let unit = read("contrib/systemd/ws-daemon.service");
+    let mut allowed = system_calls("@default");
+    for (_, words) in settings(&unit).into_iter().filter(|(name, _)| *name == "SystemCallFilter") {
+        let (refused, words) = words.strip_prefix('~').map_or((false, words), |words| (true, words));
+        for call in words.split(' ').flat_map(system_calls) {
+            if refused {
+                allowed.remove(&call)
+            } else {
+                allowed.insert(call)
+            };
+        }
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let traces = [folder.path().join("server"), folder.path().join("client")];
+    let [at_server, at_client] = traces.each_ref().map(|trace| ["strace", "-f", "-qq", "-o", trace.to_str().expect("plain")]);
+    let mut server = Daemon::server().started_by(&at_server).start();
+    let client = Daemon::client(&server).script("exit", EXIT).script("slow", "#!/bin/sh\nsleep 1000\n");
+    let mut client = client.started_by(&at_client).start();
+    server.wait_log("link up");
+    let mut process = server.connect();
+    for (request, status) in [
+        (r#"{"name":"exit","id":1,"params":3}"#, 3),
+        (r#"{"name":"exit","id":2,"params":4,"output":"tail"}"#, 4),
+        (r#"{"name":"exit","id":3,"params":5,"output":"stream"}"#, 5),
+        (r#"{"name":"slow","id":4,"timeout":100}"#, -4),
+        (r#"{"name":"exit","id":5,"params":6,"queue":true}"#, 6),
+    ] {
+        process.send(request);
+        let last = std::iter::repeat_with(|| process.said()).find(|line| line.get("status").is_some()).expect("it ends");
+        assert_eq!(last["status"], status, "{last}");
+    }
+    for daemon in [&mut client, &mut server] {
+        // strace ends when the daemon has, and would take no notice itself.
+        let strace = daemon.pid().as_raw_nonzero();
+        let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).expect("it runs");
+        let child = children.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?)).expect("it has one");
+        kill_process(child, Signal::TERM).expect("it is ours");
+        assert!(daemon.wait_exit(DEADLINE).success());
+    }
+    for trace in &traces {
+        let trace = fs::read_to_string(trace).expect("strace has written it");
+        let calls = trace.lines().filter_map(|line| line.split_whitespace().nth(1)?.split_once('(').map(|(name, _)| name));
+        let calls: BTreeSet<&str> = calls.collect();
+        let refused: Vec<_> = calls.iter().filter(|name| !allowed.contains(**name)).collect();
+        assert!(calls.len() > 40 && refused.is_empty(), "{refused:?} of {}", calls.len());
+    }
+}
+
+/// A system call, or those of a set, as systemd has it.
+fn system_calls(word: &str) -> BTreeSet<String> {
+    if !word.starts_with('@') {
+        return BTreeSet::from([word.to_owned()]);
+    }
+    let mut list = Command::new("systemd-analyze");
+    list.args(["syscall-filter", "--no-pager", word]);
+    let said = run(list);
+    assert!(said.status.success(), "{word}");
+    let said = String::from_utf8(said.stdout).expect("text");
+    let members = said.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    members.flat_map(system_calls).collect()
 }
