@@ -127,7 +127,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
             command(Command::Pause(Duration::from_secs(1)), Some((&run()).into()), r#"{"code":"PAUSE","data":1000}"#),
         ),
         ("frame-command-peers", command(Command::Peers, Some((&run()).into()), "null")),
-        ("frame-command-local-status", Frame::LocalStatus(r#"{"status":0,"id":"x"}"#.into())),
+        ("frame-command-local-status", Frame::LocalStatus(None, r#"{"status":0,"id":"x"}"#.into())),
     ]
 }
 
@@ -146,7 +146,7 @@ fn said(frame: &Frame) -> String {
         Frame::Ping(_) => v2::ping(&run()),
         Frame::Command(CommandMessage { command: Command::Peers, .. }) => v2::peers(&run()),
         Frame::Command(message) => v2::local_command(message.id.as_ref().map(|_| run()).as_ref(), &message.params),
-        Frame::LocalStatus(data) => v2::local_command(None, &params(&format!(r#"{{"code":"STATUS","data":{data}}}"#))),
+        Frame::LocalStatus(_, data) => v2::local_command(None, &params(&format!(r#"{{"code":"STATUS","data":{data}}}"#))),
     }
 }
 
@@ -164,7 +164,7 @@ fn kind(frame: &Frame) -> &'static str {
         Frame::Drain => FRAMES[8],
         Frame::Ping(_) => FRAMES[9],
         Frame::Command(_) => FRAMES[10],
-        Frame::LocalStatus(_) => FRAMES[11],
+        Frame::LocalStatus(..) => FRAMES[11],
     }
 }
 

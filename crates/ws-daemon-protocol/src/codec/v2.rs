@@ -69,8 +69,8 @@ pub enum Frame {
     Ping(CallerId),
     /// A command that local processes may give as well.
     Command(CommandMessage),
-    /// A status that a local process of the peer said: it settles nothing.
-    LocalStatus(Box<str>),
+    /// A status that a local process of the peer said, and the id to say under that it was heard: it settles nothing.
+    LocalStatus(Option<CallerId>, Box<str>),
 }
 
 /// A run that is asked for.
@@ -373,7 +373,7 @@ mod tests {
         let said = |text: &str| taken(&local_command(Some(&RunId::new("r")), &params(text)));
         assert_eq!(
             said(r#"{"code":"STATUS","data":{"status":0,"id":"x"}}"#),
-            Frame::LocalStatus(r#"{"status":0,"id":"x"}"#.into())
+            Frame::LocalStatus(Some(id("\"r\"")), r#"{"status":0,"id":"x"}"#.into())
         );
         assert_eq!(said(r#"{"code":"ping"}"#), Frame::Ping(id("\"r\"")));
         let pause = params(r#"{"code":"PAUSE","data":5}"#);

@@ -225,7 +225,12 @@ impl Session {
             Ok(v2::Frame::Drain) => link.0.draining.store(true, Ordering::Release),
             Ok(v2::Frame::Ping(id)) => link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into())),
             Ok(v2::Frame::Command(message)) => self.command(message),
-            Ok(v2::Frame::LocalStatus(data)) => self.hand_up(Inbound::UnclaimedStatus(data)),
+            Ok(v2::Frame::LocalStatus(id, data)) => {
+                if let Some(id) = id {
+                    link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into()));
+                }
+                self.hand_up(Inbound::UnclaimedStatus(data));
+            }
             Ok(v2::Frame::Hello(_)) => self.bad_frame(&"HELLO was said before"),
             Err(refused) => self.refuse(&refused),
         }

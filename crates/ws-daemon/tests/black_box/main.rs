@@ -9,6 +9,7 @@ mod conversation;
 mod crashes;
 mod execution;
 mod files;
+mod forgery;
 mod interop;
 mod links;
 mod load;

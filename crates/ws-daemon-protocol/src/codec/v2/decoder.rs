@@ -269,7 +269,7 @@ fn output_frame(data: &str) -> Result<Frame, Refused> {
 fn command_frame(params: Option<&RawValue>, id: Option<&CallerId>) -> Result<Frame, Refused> {
     let params = Params::new(params);
     match Command::parse_seed(params.as_written()) {
-        Ok(Command::Status(data)) => Ok(Frame::LocalStatus(data)),
+        Ok(Command::Status(data)) => Ok(Frame::LocalStatus(id.cloned(), data)),
         Ok(command) => Ok(Frame::Command(CommandMessage { place: Place::There, command, id: id.cloned(), params })),
         Err(outcome) => Err(Refused { id: id.cloned(), outcome }),
     }
