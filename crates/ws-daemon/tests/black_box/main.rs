@@ -28,3 +28,4 @@ mod tools;
 mod tools_local;
 mod version2;
 mod version2_peer;
+mod visitors;
