@@ -1,6 +1,9 @@
-//! Who may not enter though they are on the daemon's own machine: processes of other users.
+//! Who may not enter though they are on the daemon's own machine: processes of other users, and web pages that had a name of their
+//! own point here.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -94,6 +97,44 @@ fn who_says_all_it_has_to_say_and_hangs_up_is_nobody_and_gets_nothing_run() {
     }
 }
 
+// ---- Web pages that had a name of their own point here ---------------------------------------------------------
+
+#[test]
+fn a_page_under_a_name_that_was_pointed_here_gets_words_and_asks_for_nothing() {
+    const HOST: &str = "Host: rebound.example\r\n";
+    let run = r#"{"name":"run","id":"hidden"}"#;
+    let length = run.len();
+    let requests = [
+        format!("GET /runs HTTP/1.1\r\n{HOST}\r\n"),
+        format!("GET / HTTP/1.1\r\n{HOST}Connection: keep-alive\r\n\r\n{run}\n"),
+        format!("POST / HTTP/1.1\r\n{HOST}Content-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{run}"),
+        format!("OPTIONS * HTTP/1.1\r\n{HOST}\r\n"),
+    ];
+    // As open as can be.
+    let plan = Daemon::server().config(json!({ "open": true })).env("WSDAEMON_LOCAL", "127.0.0.1:0");
+    let server = plan.script("run", "#!/bin/sh\n: > ran\n").start();
+    let mut peer = Peer::dial(&server);
+    let link_port = format!("127.0.0.1:{}", server.port());
+    for request in &requests {
+        let said = said_to(&link_port, request);
+        let (head, words) = said.split_once("\r\n\r\n").expect("an answer has a head");
+        assert!(head.starts_with("HTTP/1.1 426 "), "{request}: {said}");
+        let only = "this port of ws-daemon takes WebSocket links; point a client's \"proxy\" here\n";
+        assert_eq!(words, only, "{request}");
+
+        let said = said_to(&server.local_address(), request);
+        assert!(said.starts_with(r#"{"status":-3,"error":"bad_message","#), "{request}: {said}");
+        assert_eq!(said.lines().count(), 1, "nothing behind the first bad message is read: {said}");
+    }
+    // A page cannot open a WebSocket without an Origin.
+    let headers = [("origin", "http://rebound.example"), ("host", "rebound.example")];
+    let refusal = Peer::try_dial(&server, "/", &headers).err().expect("no page may enter");
+    assert!(refusal.status == 403 && refusal.body.contains("web page"), "{refusal:?}");
+    peer.nothing_waiting();
+    assert_eq!(server.log().count("link up"), 1);
+    assert!(!fs::exists(server.prefix().join("ran")).expect("the prefix is ours to read"));
+}
+
 // ---- What they have in common ----------------------------------------------------------------------------------
 
 /// What a process of `user` hears that shakes hands.
@@ -115,4 +156,15 @@ fn say(server: &Daemon, user: u32, host: &str, script: &str, text: &str) -> Stri
 #[track_caller]
 fn assert_is_link(answer: &str) {
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+}
+
+/// All that comes for these bytes until the other side closes.
+#[track_caller]
+fn said_to(address: &str, bytes: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a deadline is not zero");
+    stream.write_all(bytes.as_bytes()).expect("it reads");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("it answers in text and closes");
+    said
 }
