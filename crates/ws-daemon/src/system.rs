@@ -1,5 +1,5 @@
 //! What differs between systems, behind one face: opening a file beneath a folder, starting a program, seeing that it has ended
-//! without reaping it, seeing that the other end of a socket is gone, and keeping descriptors from children.
+//! without reaping it, seeing that the other end of a socket is gone, whose it is, and keeping descriptors from children.
 //!
 //! Linux has a way of its own for each; [`portable`] does the same with what POSIX has, is what other systems get, and is tried by the
 //! same tests on Linux. Nothing here knows what it is used for.
@@ -7,6 +7,8 @@
 mod launch;
 #[cfg(target_os = "linux")]
 pub mod linux;
+#[cfg(target_os = "linux")]
+mod owner;
 pub mod portable;
 #[cfg(target_os = "linux")]
 pub mod vfork;
@@ -14,6 +16,7 @@ pub mod vfork;
 pub use launch::{Launch, c_text};
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -158,6 +161,21 @@ pub fn peer_user(socket: BorrowedFd<'_>) -> Option<u32> {
     return rustix::net::sockopt::socket_peercred(socket).ok().map(|peer| peer.uid.as_raw());
     #[cfg(not(target_os = "linux"))]
     return nix::unistd::getpeereid(socket).ok().map(|(user, _)| user.as_raw());
+}
+
+/// The user id that owns the other end of a TCP connection within this machine, from `own` here to `far`; `None` where the
+/// system has no way to tell. IPv4 addresses come as such, not as mapped ones.
+///
+/// # Errors
+/// When the system could tell and does not: nobody holds that end, or not any more.
+pub async fn far_user(own: SocketAddr, far: SocketAddr) -> io::Result<Option<u32>> {
+    #[cfg(target_os = "linux")]
+    return owner::owner(own, far).await.map(Some);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (own, far);
+        return std::future::ready(Ok(None)).await;
+    }
 }
 
 #[cfg(test)]

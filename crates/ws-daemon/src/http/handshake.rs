@@ -2,7 +2,7 @@
 //! Every path is good, no subprotocol is selected and no extension accepted, as the seed's peers know it.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
+use rustix::process::geteuid;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
@@ -20,7 +21,8 @@ use ws_daemon_protocol::codec::v2;
 
 use crate::config::Open;
 use crate::link::Dialect;
-use crate::policy::{self, FORWARDED_HEADERS, FORWARDED_PREFIX, Visitor};
+use crate::policy::{self, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
+use crate::system;
 
 /// What the head of a request may have, in bytes; a longer one is answered 431. The least that hyper can be told.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -41,12 +43,14 @@ pub struct Upgraded {
 
 /// Reads one request from `address` and answers it; `None` if it did not become a link. The deadline is the caller's.
 pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> Option<Upgraded> {
+    let own = super::canonical(stream.local_addr().ok()?);
     let upgrade: Mutex<Option<(OnUpgrade, Dialect)>> = Mutex::new(None);
-    let service = service_fn(|mut request: Request<Incoming>| {
-        let answer = answer(&request, address.ip(), open);
-        let response = match answer {
+    let slot = &upgrade;
+    let service = service_fn(|mut request: Request<Incoming>| async move {
+        let verdict = admit(request.headers(), own, address, open).await;
+        let response = match answer(&request, verdict) {
             Ok((switch, dialect)) => {
-                if let Ok(mut upgrade) = upgrade.lock() {
+                if let Ok(mut upgrade) = slot.lock() {
                     *upgrade = Some((hyper::upgrade::on(&mut request), dialect));
                 }
                 switch
@@ -56,7 +60,7 @@ pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> O
                 *refusal
             }
         };
-        std::future::ready(Ok::<_, Infallible>(response))
+        Ok::<_, Infallible>(response)
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .max_buf_size(HEAD_BYTES)
@@ -72,24 +76,47 @@ pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> O
     Some(Upgraded { stream: parts.io.into_inner(), behind: parts.read_buf.to_vec(), dialect })
 }
 
+/// Whether whoever is at `address` and sends these headers may enter. Whose process that is is looked up only where it decides.
+async fn admit(headers: &HeaderMap, own: SocketAddr, address: SocketAddr, open: &Open) -> Result<(), Refusal> {
+    let visitor = Visitor {
+        address: address.ip(),
+        has_origin: headers.contains_key(header::ORIGIN),
+        was_forwarded: headers
+            .keys()
+            .any(|name| FORWARDED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(FORWARDED_PREFIX)),
+        is_ours: false,
+    };
+    match policy::admit(visitor, open) {
+        Err(Refusal::OtherUser) => policy::admit(Visitor { is_ours: is_ours(own, address).await, ..visitor }, open),
+        verdict => verdict,
+    }
+}
+
+/// Whether the other end of a connection within this machine belongs to root or to the daemon's user. One that is nobody's any
+/// more is not ours: another user may have sent what it had to say and closed.
+async fn is_ours(own: SocketAddr, address: SocketAddr) -> bool {
+    match system::far_user(own, address).await {
+        Ok(Some(user)) => user == 0 || user == geteuid().as_raw(),
+        // Where no system tells, refusing would leave a server without any links of its own machine.
+        Ok(None) => true,
+        Err(error) => {
+            info!(%address, %error, "it is not known whose this connection is");
+            false
+        }
+    }
+}
+
 type Answer = Response<Full<Bytes>>;
 
 /// The answer to a request: 101 and what is spoken then, or the refusal.
-fn answer<B>(request: &Request<B>, address: IpAddr, open: &Open) -> Result<(Answer, Dialect), Box<Answer>> {
+fn answer<B>(request: &Request<B>, verdict: Result<(), Refusal>) -> Result<(Answer, Dialect), Box<Answer>> {
     let headers = request.headers();
     let refuse = |status, body: &str| Err(Box::new(words(status, body)));
     if !has_token(headers, header::UPGRADE, "websocket") {
         let body = "this port of ws-daemon takes WebSocket links; point a client's \"proxy\" here";
         return Err(Box::new(with(words(StatusCode::UPGRADE_REQUIRED, body), header::UPGRADE, "websocket")));
     }
-    let visitor = Visitor {
-        address,
-        has_origin: headers.contains_key(header::ORIGIN),
-        was_forwarded: headers
-            .keys()
-            .any(|name| FORWARDED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(FORWARDED_PREFIX)),
-    };
-    if let Err(refusal) = policy::admit(visitor, open) {
+    if let Err(refusal) = verdict {
         return refuse(StatusCode::FORBIDDEN, &refusal.to_string());
     }
     if request.method() != Method::GET || request.version() != Version::HTTP_11 {
@@ -172,7 +199,7 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn status(headers: &[(&str, &str)]) -> u16 {
+    async fn status(headers: &[(&str, &str)]) -> u16 {
         let complete = [
             ("upgrade", "WebSocket"),
             ("connection", "keep-alive, Upgrade"),
@@ -184,7 +211,10 @@ mod tests {
             request = if value.is_empty() { request } else { request.header(*name, *value) };
         }
         let request = request.body(()).expect("a request");
-        match answer(&request, [127, 0, 0, 1].into(), &Open::Nobody) {
+        // There is no connection whose owner could be looked up, so the address is listed.
+        let open = Open::Networks(vec!["127.0.0.1/32".parse().expect("a network")]);
+        let end = SocketAddr::from(([127, 0, 0, 1], 1));
+        match answer(&request, admit(request.headers(), end, end, &open).await) {
             Ok((response, dialect)) => {
                 let version = response.headers().get("ws-daemon").map(HeaderValue::as_bytes);
                 assert_eq!(version, (dialect == Dialect::Version2).then_some(b"2".as_slice()));
@@ -199,8 +229,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn handshakes_and_what_is_none() {
+    #[tokio::test]
+    async fn handshakes_and_what_is_none() {
         let table: [(&[(&str, &str)], u16); 16] = [
             (&[], 101),
             (&[("sec-websocket-protocol", "any"), ("sec-websocket-extensions", "permessage-deflate")], 101),
@@ -220,7 +250,7 @@ mod tests {
             (&[("via", "1.1 proxy")], 403),
         ];
         for (headers, expected) in table {
-            assert_eq!(status(headers), expected, "{headers:?}");
+            assert_eq!(status(headers).await, expected, "{headers:?}");
         }
     }
 }

@@ -29,3 +29,4 @@ mod tools;
 mod tools_local;
 mod version2;
 mod version2_peer;
+mod visitors;

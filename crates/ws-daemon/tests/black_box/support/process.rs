@@ -71,8 +71,10 @@ impl Process {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
+        // It must not see its children end, and tell of it, before it ends itself.
+        let _ = kill_process_group(self.pid(), Signal::STOP);
         let orphans = children(self.pid());
-        for group in orphans.into_iter().chain([self.pid()]) {
+        for group in [self.pid()].into_iter().chain(orphans) {
             // Gone already is as good.
             let _ = kill_process_group(group, Signal::KILL);
         }

@@ -37,6 +37,16 @@ pub fn need_networks() -> bool {
     need_tool("ip") && need_tool("mount") && have(namespace::may_make(), "the right to make namespaces")
 }
 
+/// Whether the daemon, and bash, can be started as another user: by root, from where all users may read.
+pub fn need_other_users() -> bool {
+    let may = || {
+        let mut trial = Command::new("setpriv");
+        trial.args(["--reuid=65534", "--clear-groups", env!("CARGO_BIN_EXE_ws-daemon"), "--version"]);
+        run(trial).status.success()
+    };
+    need_tool("setpriv") && need_tool("bash") && have(may(), "the right to start the daemon as another user (root)")
+}
+
 fn have(found: bool, what: &str) -> bool {
     if found {
         return true;
