@@ -37,6 +37,11 @@ pub fn need_networks() -> bool {
     need_tool("ip") && need_tool("mount") && have(namespace::may_make(), "the right to make namespaces")
 }
 
+/// Whether files of other users, and devices, can be made.
+pub fn need_root() -> bool {
+    have(rustix::process::geteuid().is_root(), "root")
+}
+
 fn have(found: bool, what: &str) -> bool {
     if found {
         return true;
