@@ -1,5 +1,4 @@
-//! Any name, in a folder with links of every kind: what it leads to stands inside the folder, whatever the name, and nobody
-//! else's file is ever reached. Looks at a real folder, made once.
+//! Any name, in a real folder with links of every kind: what it leads to is a file inside the folder, and nothing else is found.
 
 #![no_main]
 
@@ -12,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use ws_daemon::exec::{Scripts, Writers};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
-/// Short names, so that a fuzzer finds them; each file says where it stands.
+/// Short names, so that a fuzzer finds them.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let root = std::env::temp_dir().join(format!("ws-daemon-fuzz-{}", std::process::id()));
     let scripts = root.join("s");
@@ -47,7 +46,10 @@ fuzz_target!(|name: &str| {
             assert!(real.starts_with(&*FOLDER) && real.is_file(), "{name:?} leads to {}", real.display());
         }
         Err(Outcome::Failed(code, _)) => {
-            assert!(matches!(code, ErrorCode::NotFound | ErrorCode::NotExecutable | ErrorCode::Forbidden), "{name:?}: {code:?}");
+            assert!(
+                matches!(code, ErrorCode::NotFound | ErrorCode::NotExecutable | ErrorCode::Forbidden),
+                "{name:?}: {code:?}"
+            );
         }
         Err(other) => panic!("{name:?}: {other:?}"),
     }

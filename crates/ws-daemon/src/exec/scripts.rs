@@ -11,7 +11,7 @@ use rustix::process::geteuid;
 use tracing::warn;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
-use crate::system::walk::{Found, walk};
+use crate::system::walk::{Found, PATH_BYTES, walk};
 
 /// How many files and folders are looked at for a list; the rest is left out, with a line in the log.
 const LISTED: usize = 10_000;
@@ -114,6 +114,10 @@ impl Scripts {
 
     /// Follows the path of the folder from the root, and the name from there.
     fn find(&self, name: &str) -> Result<Found, Obstacle> {
+        // Found in pieces, it could not be started in one.
+        if self.folder.as_os_str().len() + 1 + name.len() >= PATH_BYTES {
+            return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG).into());
+        }
         let root = open_folder(Path::new("/")).map_err(io::Error::from)?;
         let folder = walk(root, &[Path::new("/")], &self.folder, |path, look| self.guard(name, path, look, Sticky::WillDo))?;
         self.guard(name, &folder.path, &folder.look, Sticky::WillNotDo)?;

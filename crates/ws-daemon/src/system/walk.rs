@@ -15,7 +15,7 @@ use rustix::io::Errno;
 const LINKS: usize = 40;
 
 /// The longest path that is followed, as long as the system takes one.
-pub(super) const PATH_BYTES: usize = 4096;
+pub const PATH_BYTES: usize = 4096;
 
 /// Where a walk ended.
 #[derive(Debug)]

@@ -517,7 +517,7 @@ fn refused(prefix: &str) -> Vec<(String, &'static str, &'static str)> {
     all(
         "not_found",
         MISSING,
-        &[&format!("{}run", "./".repeat(2_048)), &"x/".repeat(2_000), &format!("sms/{}", "x".repeat(4_096))],
+        &[&format!("{}run", "./".repeat(2_040)), &"x/".repeat(2_000), &format!("sms/{}", "x".repeat(4_096))],
     );
     all(
         "not_executable",
