@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::config::{LocalTcp, Role, Settings};
 use crate::control::{Control, Means, Reload};
-use crate::exec::{Executor, Surroundings};
+use crate::exec::{Executor, Surroundings, Writers};
 use crate::http::Http;
 use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
@@ -344,7 +344,8 @@ async fn shut_down(stop: &Stop, counts: &Counts, grace: Duration, signals: &mut 
 
 fn surroundings(settings: &Settings, socket: &SocketFile) -> io::Result<Surroundings> {
     let own = |name: &std::ffi::OsString| OWN_VARIABLES.iter().any(|own| name == own);
-    Surroundings::new(&settings.prefix, socket.path(), std::env::vars_os().filter(|(name, _)| !own(name)))
+    let around = Surroundings::new(&settings.prefix, socket.path(), std::env::vars_os().filter(|(name, _)| !own(name)))?;
+    Ok(around.with_writers(if settings.any_writer { Writers::Anyone } else { Writers::Trusted }))
 }
 
 /// A port for peers. On a machine without IPv6 the unspecified address means that of IPv4.

@@ -26,7 +26,7 @@ pub use capture::{Captured, Cut, Text};
 pub use doer::Doer;
 pub use job::{Capture, Folder, Job};
 pub use orphans::Orphan;
-pub use scripts::ScriptEntry;
+pub use scripts::{ScriptEntry, Scripts, Writers};
 pub use stages::{Admitted, Ended, Ready, Running};
 pub use stream::{Chunk, ChunkData, OutputTap, StreamBuffer, text_of};
 
@@ -48,7 +48,6 @@ use crate::config::Limits;
 use crate::system::c_text;
 use crate::tasks::{Stop, Tasks};
 use capture::RESULT_BYTES_AT_ONCE;
-use scripts::Scripts;
 use stages::{Closing, Run, Turn};
 use starter::Starters;
 
@@ -62,6 +61,7 @@ pub struct Surroundings {
     environment: Vec<CString>,
     grace: Grace,
     doer: Option<Doer>,
+    writers: Writers,
 }
 
 /// How patient the executor is with scripts.
@@ -108,6 +108,7 @@ impl Surroundings {
             environment: inherited.chain(own.clone()).map(variable).collect::<io::Result<_>>()?,
             grace: Grace::default(),
             doer: None,
+            writers: Writers::Trusted,
         })
     }
 
@@ -115,6 +116,12 @@ impl Surroundings {
     #[must_use]
     pub fn with_grace(self, grace: Grace) -> Self {
         Self { grace, ..self }
+    }
+
+    /// The same where others may be able to write the scripts.
+    #[must_use]
+    pub fn with_writers(self, writers: Writers) -> Self {
+        Self { writers, ..self }
     }
 
     /// The same with something that does all runs, whatever scripts there are.
@@ -171,8 +178,8 @@ impl Executor {
         let places = (limits.runs + limits.waiting).min(Semaphore::MAX_PERMITS);
         let bytes = limits.waiting_bytes.max(limits.message).min(u32::MAX as usize);
         Ok(Self(Arc::new(Inner {
-            scripts: Scripts::new(surroundings.prefix.join("scripts")),
-            hooks: Scripts::new(surroundings.prefix.join("hooks")),
+            scripts: Scripts::new(surroundings.prefix.join("scripts"), surroundings.writers),
+            hooks: Scripts::new(surroundings.prefix.join("hooks"), surroundings.writers),
             grace: surroundings.grace,
             surroundings,
             places: Arc::new(Semaphore::new(places)),

@@ -1,5 +1,5 @@
-//! What differs between systems, behind one face: opening a file beneath a folder, starting a program, seeing that it has ended
-//! without reaping it, seeing that the other end of a socket is gone, whose it is, and keeping descriptors from children.
+//! What differs between systems, behind one face: walking down a path, starting a program, seeing that it has ended without
+//! reaping it, seeing that the other end of a socket is gone, whose it is, and keeping descriptors from children.
 //!
 //! Linux has a way of its own for each; [`portable`] does the same with what POSIX has, is what other systems get, and is tried by the
 //! same tests on Linux. Nothing here knows what it is used for.
@@ -12,32 +12,17 @@ mod owner;
 pub mod portable;
 #[cfg(target_os = "linux")]
 pub mod vfork;
+pub mod walk;
 
 pub use launch::{Launch, c_text};
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-/// Opens `name` beneath `folder` without following it out: not by `..`, an absolute name, or symbolic links, and not through a
-/// magic link of /proc. The descriptor is good for looking at the file only (`O_PATH` where there is one).
-///
-/// # Errors
-/// `EXDEV` if the name leads out, `ELOOP` for too many links, and what open(2) says.
-pub fn open_beneath(folder: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> {
-    #[cfg(target_os = "linux")]
-    match linux::open_beneath(folder, name) {
-        // An old kernel, or a container whose seccomp filter does not know the call.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
-        result => return result,
-    }
-    portable::open_beneath(folder, name)
-}
 
 /// Starts a program. Whoever calls must reap it.
 ///
@@ -186,48 +171,83 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixStream;
+    use std::path::Path;
     use std::process::{Command, Stdio};
 
+    use rustix::fs::OFlags;
+
+    use super::walk::{PATH_BYTES, walk_by};
     use super::*;
 
-    type OpenBeneath = fn(BorrowedFd<'_>, &Path) -> io::Result<OwnedFd>;
-
     /// What every way to open beneath a folder must do.
-    fn opens_only_beneath(open: OpenBeneath) {
+    fn opens_only_beneath(look: OFlags) {
         let root = tempfile::tempdir().expect("a temporary folder");
         let base = root.path().join("scripts");
         fs::create_dir_all(base.join("deep/er")).expect("made");
         fs::write(base.join("deep/er/file"), "x").expect("written");
         fs::write(root.path().join("outside"), "x").expect("written");
         symlink("deep/er/file", base.join("inside-link")).expect("linked");
+        symlink(base.join("deep/er/file"), base.join("absolute-inside")).expect("linked");
         symlink("../outside", base.join("outside-link")).expect("linked");
         symlink("/etc/passwd", base.join("absolute-link")).expect("linked");
+        symlink(root.path().join("scripts-not"), base.join("near")).expect("linked");
         symlink("..", base.join("deep/up")).expect("linked");
         symlink("loop", base.join("loop")).expect("linked");
-        let folder = fs::File::open(&base).expect("opened");
-        for name in ["deep/er/file", "inside-link", "deep/up/deep/er/file", "./deep/./er/file", "deep", "deep/../deep"] {
-            assert!(open(folder.as_fd(), Path::new(name)).is_ok(), "{name}");
+        let follow = |name: &str| {
+            let mut seen = Vec::new();
+            let folder = fs::File::open(&base).expect("opened");
+            let found = walk_by(look, folder.into(), &[&base], Path::new(name), |path, _| {
+                seen.push(path.strip_prefix(&base).expect("beneath").to_str().expect("UTF-8").to_owned());
+                Ok::<(), io::Error>(())
+            });
+            (found.map(|found| found.path.strip_prefix(&base).expect("beneath").to_owned()), seen)
+        };
+        let table: [(&str, &str, &[&str]); 6] = [
+            ("deep/er/file", "deep/er/file", &["deep", "deep/er", "deep/er/file"]),
+            ("./deep/./er//file", "deep/er/file", &["deep", "deep/er", "deep/er/file"]),
+            ("inside-link", "deep/er/file", &["inside-link", "deep", "deep/er", "deep/er/file"]),
+            ("absolute-inside", "deep/er/file", &["absolute-inside", "deep", "deep/er", "deep/er/file"]),
+            ("deep/up/deep/", "deep", &["deep", "deep/up", "deep"]),
+            ("deep/../deep", "deep", &["deep", "deep"]),
+        ];
+        for (name, end, way) in table {
+            let (found, seen) = follow(name);
+            assert_eq!(found.expect(name), Path::new(end), "{name}");
+            assert_eq!(seen, way, "{name}");
         }
-        for name in ["../outside", "outside-link", "absolute-link", "/etc/passwd", "deep/../../outside", "deep/up/../outside"] {
-            let error = open(folder.as_fd(), Path::new(name)).expect_err(name);
-            assert_eq!(error.raw_os_error(), Some(libc::EXDEV), "{name}");
-        }
-        let table = [("none", libc::ENOENT), ("deep/er/file/x", libc::ENOTDIR), ("loop", libc::ELOOP)];
+        let long = "./".repeat(PATH_BYTES);
+        let table = [
+            ("../outside", libc::EXDEV),
+            ("outside-link", libc::EXDEV),
+            ("absolute-link", libc::EXDEV),
+            ("near", libc::EXDEV),
+            ("/etc/passwd", libc::EXDEV),
+            ("deep/../../outside", libc::EXDEV),
+            ("deep/up/../outside", libc::EXDEV),
+            ("none", libc::ENOENT),
+            ("", libc::ENOENT),
+            ("deep/er/file/x", libc::ENOTDIR),
+            ("deep/er/file/", libc::ENOTDIR),
+            ("deep/er/file/.", libc::ENOTDIR),
+            ("deep/er/file/..", libc::ENOTDIR),
+            ("loop", libc::ELOOP),
+            (&*long, libc::ENAMETOOLONG),
+        ];
         for (name, errno) in table {
-            let error = open(folder.as_fd(), Path::new(name)).expect_err(name);
+            let error = follow(name).0.expect_err(name);
             assert_eq!(error.raw_os_error(), Some(errno), "{name}");
         }
     }
 
     #[test]
     fn the_portable_way_opens_only_beneath() {
-        opens_only_beneath(portable::open_beneath);
+        opens_only_beneath(portable::look());
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn linux_opens_only_beneath() {
-        opens_only_beneath(linux::open_beneath);
+        opens_only_beneath(linux::look());
     }
 
     type Start = fn(&Launch<'_>) -> io::Result<Pid>;

@@ -48,9 +48,18 @@ pub struct Flags {
     /// What is logged: error, warn, info, debug, trace, or by module [WSDAEMON_LOG] [default: info]
     #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
+    /// Scripts are run also if others can write them. What the container says: what is mounted there is as it was made elsewhere.
+    #[arg(long, global = true, hide = true)]
+    any_writer: bool,
 }
 
 impl Flags {
+    /// The same with scripts that others may be able to write.
+    #[must_use]
+    pub fn with_any_writer(&self) -> Self {
+        Self { any_writer: true, ..self.clone() }
+    }
+
     /// The prefix, and who named it.
     pub fn prefix(&self) -> (PathBuf, Source) {
         let environment = || std::env::var_os("WSDAEMON_PREFIX").filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -111,6 +120,7 @@ impl Flags {
             environment: written("the environment", environment(|name| std::env::var_os(name)))?,
             file: file(&prefix.join("config.json"))?,
             prefix: (prefix, named_by),
+            any_writer: self.any_writer,
             in_container: CONTAINER_SIGNS.iter().any(|sign| Path::new(sign).exists()),
         };
         let resolved = Settings::resolve(&sources).map_err(|fault| match &fault {

@@ -1,8 +1,8 @@
 //! `ws-daemon init`: a config.json and an example script, to begin with. It never overwrites anything.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use serde_json::Value;
@@ -50,7 +50,8 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let is_open = config.contains_key("open");
     let (prefix, _) = flags.prefix();
     let failed = |error: io::Error| Trouble::new(Exit::Failed, format_args!("{}: {error}", prefix.display()));
-    fs::create_dir_all(prefix.join("scripts")).map_err(failed)?;
+    // Whatever the umask: scripts in a folder that others may write would not be run.
+    DirBuilder::new().recursive(true).mode(0o755).create(prefix.join("scripts")).map_err(failed)?;
     let path = prefix.join("config.json");
     let text = format!("{:#}\n", Value::Object(config));
     // What proxy holds may be a token.

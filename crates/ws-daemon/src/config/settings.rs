@@ -50,6 +50,8 @@ pub struct Sources {
     pub file: Option<Written>,
     /// Whether the machine looks like a container.
     pub in_container: bool,
+    /// Whether the command line said that others may be able to write the scripts.
+    pub any_writer: bool,
 }
 
 impl Default for Source {
@@ -64,6 +66,8 @@ impl Default for Source {
 pub struct Settings {
     /// Where its files are.
     pub prefix: PathBuf,
+    /// Whether others may be able to write the scripts.
+    pub any_writer: bool,
     /// Which end of the link it is.
     pub role: Role,
     /// Where TCP speaks the local conversation.
@@ -305,7 +309,8 @@ impl Settings {
         let (name, tags) = names(&mut resolver)?;
         let (relay, source) = resolver.or_default(false, |written| written.relay);
         resolver.row("relay", relay, source);
-        Ok((Self { prefix, role, local, socket_group, name, tags, relay, limits, times }, resolver.rows))
+        let any_writer = sources.any_writer;
+        Ok((Self { prefix, any_writer, role, local, socket_group, name, tags, relay, limits, times }, resolver.rows))
     }
 }
 
@@ -417,6 +422,7 @@ mod tests {
             environment: written(environment),
             file: file.map(written),
             in_container: false,
+            any_writer: false,
         }
     }
 

@@ -242,7 +242,7 @@ impl fmt::Debug for Admitted {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     use std::path::PathBuf;
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -274,7 +274,7 @@ mod tests {
     fn stage_of(runs: usize, kill: Duration, drain: Duration) -> Stage {
         let prefix = tempfile::tempdir().expect("a temporary folder");
         for folder in ["scripts", "hooks"] {
-            fs::create_dir(prefix.path().join(folder)).expect("made");
+            fs::DirBuilder::new().mode(0o755).create(prefix.path().join(folder)).expect("made");
         }
         let environment =
             [("PATH", "/usr/bin:/bin"), ("WSDAEMON_DEADLINE", "0")].map(|(name, value)| (name.into(), value.into()));
@@ -524,7 +524,7 @@ mod tests {
         let Outcome::Failed(ErrorCode::Forbidden, said) = ended.outcome() else { panic!("{ended:?}") };
         assert!(said.contains("hooks/"), "{said}");
 
-        fs::create_dir_all(stage.path("scripts/deep/er")).expect("made");
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(stage.path("scripts/deep/er")).expect("made");
         stage.write("scripts/deep/er/x", "exit 0");
         fs::write(stage.path("scripts/note.txt"), "12345").expect("written");
         for (target, link) in [("deep/er/x", "inside"), ("../hooks/h", "outside"), (".", "circle")] {

@@ -1,30 +1,17 @@
-//! The Linux ways: openat2(2), pidfd_open(2), close_range(2).
+//! The Linux ways: O_PATH, pidfd_open(2), close_range(2).
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// How often a look-up is tried again that raced with a rename (openat2 says `EAGAIN` then).
-const RACES: usize = 16;
-
-/// See [`super::open_beneath`].
-///
-/// # Errors
-/// As there.
-pub fn open_beneath(folder: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let mut races = 0;
-    loop {
-        match openat2(folder, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Err(rustix::io::Errno::AGAIN) if races < RACES => races += 1,
-            result => return result.map_err(io::Error::from),
-        }
-    }
+/// How a file is opened to be looked at: without any right to it.
+#[must_use]
+pub fn look() -> OFlags {
+    OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
 /// See [`super::ExitWatch`].

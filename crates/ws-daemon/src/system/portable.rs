@@ -1,96 +1,23 @@
-//! The same with what POSIX has: a walk that follows links itself, the standard library's way to start a program, SIGCHLD with a look that does not reap, and a list of the
-//! descriptors.
+//! The same with what POSIX has: the standard library's way to start a program, SIGCHLD with a look that does not reap, and a list
+//! of the descriptors.
 
-use std::collections::VecDeque;
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CStr, OsStr};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Component, Path};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{FileType, Mode, OFlags, fstat, openat, readlinkat};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::launch::Launch;
 
-/// How many symbolic links one name may lead through, as path_resolution(7) has it.
-const LINKS: usize = 40;
-
-enum Part {
-    Down(OsString),
-    Up,
-}
-
-/// See [`super::open_beneath`].
-///
-/// # Errors
-/// As there.
-pub fn open_beneath(folder: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> {
-    let mut parts = parts(name)?;
-    // The folders on the way, so that `..` goes back to what was really opened and never above the first.
-    let mut way: Vec<OwnedFd> = vec![folder.try_clone_to_owned()?];
-    let mut links = 0;
-    while let Some(part) = parts.pop_front() {
-        let Part::Down(part) = part else {
-            way.pop();
-            if way.is_empty() {
-                return Err(Errno::XDEV.into());
-            }
-            continue;
-        };
-        let here = way.last().ok_or(Errno::XDEV)?;
-        let next = match openat(here, &part, look(), Mode::empty()) {
-            Ok(file) if !is_link(&file)? => file,
-            Ok(_) | Err(Errno::LOOP) => {
-                links += 1;
-                if links > LINKS {
-                    return Err(Errno::LOOP.into());
-                }
-                let target = read_link(here.as_fd(), &part)?;
-                for part in self::parts(Path::new(&target))?.into_iter().rev() {
-                    parts.push_front(part);
-                }
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        way.push(next);
-    }
-    way.pop().ok_or_else(|| Errno::XDEV.into())
-}
-
-/// Without `O_PATH` the file is opened for reading, and without waiting for the other end of a FIFO.
-fn look() -> OFlags {
-    #[cfg(target_os = "linux")]
-    let look = OFlags::PATH;
-    #[cfg(not(target_os = "linux"))]
-    let look = OFlags::RDONLY | OFlags::NONBLOCK;
-    look | OFlags::NOFOLLOW | OFlags::CLOEXEC
-}
-
-fn is_link(file: &OwnedFd) -> io::Result<bool> {
-    Ok(FileType::from_raw_mode(fstat(file)?.st_mode) == FileType::Symlink)
-}
-
-fn read_link(folder: BorrowedFd<'_>, name: &OsStr) -> io::Result<OsString> {
-    Ok(OsString::from_vec(readlinkat(folder, name, Vec::new())?.into_bytes()))
-}
-
-fn parts(name: &Path) -> io::Result<VecDeque<Part>> {
-    if name.as_os_str().is_empty() {
-        return Err(Errno::NOENT.into());
-    }
-    let part = |component| match component {
-        Component::Normal(name) => Some(Ok(Part::Down(name.to_owned()))),
-        Component::ParentDir => Some(Ok(Part::Up)),
-        Component::CurDir => None,
-        Component::RootDir | Component::Prefix(_) => Some(Err(Errno::XDEV.into())),
-    };
-    name.components().filter_map(part).collect()
+/// How a file is opened to be looked at: for reading, and without waiting for the other end of a FIFO.
+#[must_use]
+pub fn look() -> OFlags {
+    OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
 /// See [`super::launch`].

@@ -20,6 +20,7 @@ mod packaging;
 mod pages;
 mod queue;
 mod recordings;
+mod script_names;
 mod service_manager;
 mod settings;
 mod shutdown;

@@ -1,8 +1,8 @@
 //! The demo's two daemons with their prefixes, scripts and tap. Cleared in good order by [`Stage::clear`]; dropped otherwise, its
 //! processes are killed and its files removed.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::Receiver;
@@ -63,7 +63,7 @@ impl Stage {
     /// Starts both daemons and waits until they are linked.
     pub async fn set_up() -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("ws-daemon-demo-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+        DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         let folder = Folder(path.clone());
         let config = json!({ "mode": "server", "listen": "127.0.0.1", "port": 0 });
         let mut server = Side::start(path.join("server"), &config, &[("add", ADD)])?;
@@ -99,7 +99,7 @@ impl Stage {
 
 impl Side {
     fn start(prefix: PathBuf, config: &serde_json::Value, scripts: &[(&str, &str)]) -> anyhow::Result<Self> {
-        fs::create_dir_all(prefix.join("scripts"))?;
+        DirBuilder::new().recursive(true).mode(0o755).create(prefix.join("scripts"))?;
         fs::write(prefix.join("config.json"), config.to_string())?;
         for (name, text) in scripts {
             write_script(&prefix.join("scripts").join(name), text)?;

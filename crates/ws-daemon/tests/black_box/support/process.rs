@@ -108,11 +108,12 @@ pub fn run(mut command: Command) -> Output {
 
 /// Writes an executable file so that it is whole, and closed everywhere, when it appears under its name.
 pub fn write_executable(path: &Path, body: &str) {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 
     let _nobody_is_born = BIRTHS.write().unwrap_or_else(PoisonError::into_inner);
     let folder = path.parent().expect("a script stands in a folder");
-    fs::create_dir_all(folder).expect("the prefix is ours to write");
+    // Whatever the umask: what others can write is not run.
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).expect("the prefix is ours to write");
     let draft = path.with_extension("draft");
     fs::write(&draft, body).expect("the prefix is ours to write");
     fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).expect("the draft is ours");

@@ -47,6 +47,11 @@ pub fn need_other_users() -> bool {
     need_tool("setpriv") && need_tool("bash") && have(may(), "the right to start the daemon as another user (root)")
 }
 
+/// Whether files of other users, and devices, can be made.
+pub fn need_root() -> bool {
+    have(rustix::process::geteuid().is_root(), "root")
+}
+
 fn have(found: bool, what: &str) -> bool {
     if found {
         return true;

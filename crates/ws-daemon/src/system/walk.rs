@@ -1,0 +1,182 @@
+//! Follows a path part by part, each opened from the folder before it, and shows every folder, link and file on the way as it was
+//! opened. It never leaves the folder in which it begins, and what it opens is good for looking at only.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
+
+/// How many symbolic links one path may lead through, as path_resolution(7) has it.
+const LINKS: usize = 40;
+
+/// The longest path that is followed, as long as the system takes one.
+pub const PATH_BYTES: usize = 4096;
+
+/// Where a walk ended.
+#[derive(Debug)]
+pub struct Found {
+    /// What is there.
+    pub file: OwnedFd,
+    /// The same as it was when it was opened.
+    pub look: Stat,
+    /// The way to it without links, beginning as the walk did.
+    pub path: PathBuf,
+}
+
+/// Follows `path` from `folder`, which is known by the absolute paths of `names`: an absolute link that leads through one of them
+/// stays inside. `see` is shown whatever is opened, with its path, and may end the walk; the folder in which it begins is
+/// not shown.
+///
+/// # Errors
+/// `EXDEV` if the path leads out, `ELOOP` for too many links, what open(2) says, and whatever `see` does.
+pub fn walk<E: From<io::Error>>(
+    folder: OwnedFd,
+    names: &[&Path],
+    path: &Path,
+    see: impl FnMut(&Path, &Stat) -> Result<(), E>,
+) -> Result<Found, E> {
+    #[cfg(target_os = "linux")]
+    let look = super::linux::look();
+    #[cfg(not(target_os = "linux"))]
+    let look = super::portable::look();
+    walk_by(look, folder, names, path, see)
+}
+
+/// The same with a way to open.
+pub(super) fn walk_by<E: From<io::Error>>(
+    look: OFlags,
+    folder: OwnedFd,
+    names: &[&Path],
+    path: &Path,
+    mut see: impl FnMut(&Path, &Stat) -> Result<(), E>,
+) -> Result<Found, E> {
+    let mut walk = Walk::new(look, folder, names)?;
+    walk.turn_to(path.as_os_str())?;
+    while let Some(part) = walk.ahead.pop_front() {
+        walk.step(&part, &mut see)?;
+    }
+    let Walk { mut way, path, .. } = walk;
+    let (file, look) = way.pop().ok_or_else(out)?;
+    Ok(Found { file, look, path })
+}
+
+fn out() -> io::Error {
+    Errno::XDEV.into()
+}
+
+struct Walk<'a> {
+    by: OFlags,
+    names: &'a [&'a Path],
+    /// What was opened on the way, so that `..` goes back to that and never above the first.
+    way: Vec<(OwnedFd, Stat)>,
+    /// The path of the last of them.
+    path: PathBuf,
+    ahead: VecDeque<OsString>,
+    links: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn new(by: OFlags, folder: OwnedFd, names: &'a [&'a Path]) -> io::Result<Self> {
+        let look = fstat(&folder)?;
+        let path = names.first().ok_or_else(out)?.to_path_buf();
+        Ok(Self { by, names, way: vec![(folder, look)], path, ahead: VecDeque::new(), links: 0 })
+    }
+
+    /// Puts what a path or a link says before whatever is ahead still.
+    fn turn_to(&mut self, text: &OsStr) -> io::Result<()> {
+        if text.is_empty() {
+            return Err(Errno::NOENT.into());
+        }
+        if text.len() > PATH_BYTES {
+            return Err(Errno::NAMETOOLONG.into());
+        }
+        let mut rest = text.as_bytes();
+        if rest.starts_with(b"/") {
+            rest = self.names.iter().find_map(|name| after(rest, name.as_os_str().as_bytes())).ok_or_else(out)?;
+            self.way.truncate(1);
+            self.path = self.names.first().ok_or_else(out)?.to_path_buf();
+        }
+        for part in rest.split(|byte| *byte == b'/').rev() {
+            self.ahead.push_front(OsString::from_vec(part.to_vec()));
+        }
+        Ok(())
+    }
+
+    fn step<E: From<io::Error>>(&mut self, part: &OsStr, see: &mut impl FnMut(&Path, &Stat) -> Result<(), E>) -> Result<(), E> {
+        let (here, look) = self.way.last().ok_or_else(out)?;
+        if matches!(part.as_bytes(), b"" | b"." | b"..") {
+            if FileType::from_raw_mode(look.st_mode) != FileType::Directory {
+                return Err(io::Error::from(Errno::NOTDIR).into());
+            }
+            return if part == ".." { Ok(self.go_back()?) } else { Ok(()) };
+        }
+        let next = match openat(here, part, self.by, Mode::empty()) {
+            Ok(file) => fstat(&file).map(|look| (Some(file), look)),
+            // Without O_PATH a link is not opened.
+            Err(Errno::LOOP | Errno::MLINK) => statat(here, part, AtFlags::SYMLINK_NOFOLLOW).map(|look| (None, look)),
+            Err(error) => Err(error),
+        };
+        let (file, look) = next.map_err(io::Error::from)?;
+        self.path.push(part);
+        see(&self.path, &look)?;
+        if FileType::from_raw_mode(look.st_mode) != FileType::Symlink {
+            self.way.push((file.ok_or_else(|| io::Error::from(Errno::LOOP))?, look));
+            return Ok(());
+        }
+        self.links += 1;
+        if self.links > LINKS {
+            return Err(io::Error::from(Errno::LOOP).into());
+        }
+        let target = match &file {
+            Some(link) => readlinkat(link, c"", Vec::new()),
+            None => readlinkat(here, part, Vec::new()),
+        };
+        self.path.pop();
+        let target = target.map_err(io::Error::from)?;
+        Ok(self.turn_to(OsStr::from_bytes(target.as_bytes()))?)
+    }
+
+    fn go_back(&mut self) -> io::Result<()> {
+        if self.way.len() > 1 {
+            self.way.pop();
+            self.path.pop();
+            return Ok(());
+        }
+        // Above the root is the root.
+        if self.path == Path::new("/") { Ok(()) } else { Err(out()) }
+    }
+}
+
+/// What of an absolute path lies beneath `name`.
+fn after<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let rest = path.strip_prefix(name)?;
+    let is_whole = name.ends_with(b"/") || rest.is_empty() || rest.starts_with(b"/");
+    is_whole.then_some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_walk_from_the_root_is_what_the_system_makes_of_a_path() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir(folder.path().join("real")).expect("made");
+        symlink("../../../../../../../../../../../../../tmp/..", folder.path().join("high")).expect("linked");
+        symlink(folder.path().join("real"), folder.path().join("link")).expect("linked");
+        for name in ["real", "link", "link/../real", "high"] {
+            let path = folder.path().join(name);
+            let root = File::open("/").expect("opened");
+            let found = walk(root.into(), &[Path::new("/")], &path, |_, _| Ok::<(), io::Error>(())).expect(name);
+            assert_eq!(found.path, path.canonicalize().expect("there"), "{name}");
+        }
+    }
+}
