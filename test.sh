@@ -4,6 +4,8 @@
 # that need it are skipped, and the last line counts them.
 set -euo pipefail
 cd "$(dirname "$0")"
+# Scripts that a group can write are refused, and the tests make many.
+umask 022
 
 tools/install-test-tools.sh
 

@@ -164,7 +164,7 @@ impl Scripts {
     }
 
     /// What is in the folder and the folders below it, by name: regular files, also behind symbolic links that do not lead out.
-    /// Looks at [`LISTED`] entries. Blocks.
+    /// Looks at `LISTED` entries. Blocks.
     pub fn list(&self) -> Vec<ScriptEntry> {
         let Ok(root) = open_folder(&self.folder) else { return Vec::new() };
         let real = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
