@@ -26,8 +26,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const CHANGES: usize = 4096;
 
 /// Opens the spool of this daemon, which is named after the port that was configured: one for port 0 outlives the port that the
-/// system gave, and a daemon that is told another port begins another spool. `None`, with a warning, if another daemon has it, or the disk does not let it: then nothing can
-/// be queued.
+/// system gave, and a daemon that is told another port begins another spool. `None`, with a warning, if another daemon has it, or
+/// the disk does not let it: then nothing can be queued.
 ///
 /// # Errors
 /// When a later version of this program has written it: to go on without would be to forget what it holds.
