@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::config::Open;
 use crate::link::{Stream, Wire};
 use crate::peers::{Newcomer, Peers};
+use crate::standing::Standing;
 use crate::tasks::{Stop, Tasks};
 use connections::{Connections, Seat};
 use handshake::{Upgraded, handshake};
@@ -91,7 +92,7 @@ impl Http {
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<Newcomer> {
         let Upgraded { stream, behind, dialect } = handshake(stream, address, &self.open).await?;
         let wire = Wire::accepted(Stream::from(stream), behind, self.peers.terms().message).await;
-        self.peers.welcome(wire, dialect, address.to_string()).await
+        self.peers.welcome(wire, dialect, Standing::Anonymous, address.to_string()).await
     }
 }
 

@@ -12,7 +12,7 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `config`, `news`, `tasks`, `system` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing` |
 
 pub mod cli;
 pub mod config;
@@ -28,6 +28,7 @@ pub mod peers;
 pub mod policy;
 pub mod route;
 pub mod spool;
+pub mod standing;
 pub mod system;
 pub mod tasks;
 pub mod worker;

@@ -42,6 +42,7 @@ use ws_daemon_protocol::options::OutputMode;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use crate::config::{Limits, Times};
+use crate::standing::Standing;
 use mux::Mux;
 
 /// The handle of a link. Clones are the same link, and equal.
@@ -54,6 +55,8 @@ struct Inner {
     address: Arc<str>,
     /// Who is at the other end, on a version 2 link.
     hello: Option<Box<Hello>>,
+    /// What it has proved.
+    standing: Standing,
     /// Who this daemon is on it.
     me: Arc<Hello>,
     mux: Arc<Mux>,
@@ -238,12 +241,19 @@ impl Replier {
 }
 
 impl Link {
-    /// The handle of a link to a seed peer, named by its address, still without its task: see [`serve`]. This daemon is `me` on it;
-    /// a frame may have `message` bytes.
+    /// The handle of a link to a seed peer, named by its address unless it has proved another name, still without its task: see
+    /// [`serve`]. This daemon is `me` on it; a frame may have `message` bytes.
     #[must_use]
-    pub fn seed(address: impl Into<Arc<str>>, me: Arc<Hello>, message: usize, closing: CancellationToken) -> Self {
+    pub fn seed(
+        address: impl Into<Arc<str>>,
+        standing: Standing,
+        me: Arc<Hello>,
+        message: usize,
+        closing: CancellationToken,
+    ) -> Self {
         let address = address.into();
-        Self::new(Arc::clone(&address), address, None, me, Mux::new(message, Dialect::Seed), closing)
+        let peer = standing.proven().map_or_else(|| Arc::clone(&address), |proven| proven.name.as_ref().into());
+        Self::new(peer, address, None, standing, me, Mux::new(message, Dialect::Seed), closing)
     }
 
     /// The handle of a version 2 link to the peer that said `hello` and goes by `name` here.
@@ -252,23 +262,26 @@ impl Link {
         name: impl Into<Arc<str>>,
         address: impl Into<Arc<str>>,
         hello: impl Into<Box<Hello>>,
+        standing: Standing,
         me: Arc<Hello>,
         message: usize,
         closing: CancellationToken,
     ) -> Self {
-        Self::new(name.into(), address.into(), Some(hello.into()), me, Mux::new(message, Dialect::Version2), closing)
+        let mux = Mux::new(message, Dialect::Version2);
+        Self::new(name.into(), address.into(), Some(hello.into()), standing, me, mux, closing)
     }
 
     fn new(
         peer: Arc<str>,
         address: Arc<str>,
         hello: Option<Box<Hello>>,
+        standing: Standing,
         me: Arc<Hello>,
         mux: Mux,
         closing: CancellationToken,
     ) -> Self {
         let (replaced, draining) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self(Arc::new(Inner { peer, address, hello, me, mux: Arc::new(mux), closing, replaced, draining }))
+        Self(Arc::new(Inner { peer, address, hello, standing, me, mux: Arc::new(mux), closing, replaced, draining }))
     }
 
     fn mux(&self) -> &Arc<Mux> {
@@ -279,6 +292,12 @@ impl Link {
     #[must_use]
     pub fn peer(&self) -> &str {
         &self.0.peer
+    }
+
+    /// What it has proved to be.
+    #[must_use]
+    pub fn standing(&self) -> &Standing {
+        &self.0.standing
     }
 
     /// The address that the link was made with.

@@ -21,6 +21,7 @@ use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::target::Target;
 
 use crate::link::{self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link, Terms, Wire};
+use crate::standing::Standing;
 use registry::{Registry, name_for};
 use table::Table;
 
@@ -61,8 +62,8 @@ pub struct Newcomer {
     hello: Option<Box<Hello>>,
     /// Who this daemon was when they met.
     me: Arc<Hello>,
-    /// Whether it has dialled: then it waits to hear whether it is taken in.
-    has_dialled: bool,
+    /// What it has proved. Whoever is not the server that was dialled has dialled, and waits to hear whether it is taken in.
+    standing: Standing,
 }
 
 /// What came of a newcomer.
@@ -193,8 +194,8 @@ impl Peers {
     }
 
     /// Hears who has dialled: on a version 2 link its first frame is waited for, under the caller's deadline. `None` if it was
-    /// none; that has been said to both sides.
-    pub async fn welcome(&self, mut wire: Wire, dialect: Dialect, address: String) -> Option<Newcomer> {
+    /// none; that has been said to both sides. It has proved to be who `standing` says.
+    pub async fn welcome(&self, mut wire: Wire, dialect: Dialect, standing: Standing, address: String) -> Option<Newcomer> {
         let hello = match dialect {
             Dialect::Seed => None,
             Dialect::Version2 => match wire.hear_hello(self.0.terms.nesting).await {
@@ -206,7 +207,7 @@ impl Peers {
                 }
             },
         };
-        Some(Newcomer { wire, address, hello, me: self.me(), has_dialled: true })
+        Some(Newcomer { wire, address, hello, me: self.me(), standing })
     }
 
     /// Says to a server that was dialled that this daemon is `me`, in this `epoch` of it, and hears who that is, under the caller's
@@ -223,7 +224,7 @@ impl Peers {
     ) -> Result<Newcomer, GreetingFault> {
         wire.say_hello(&Hello { epoch, ..(*me).clone() })?;
         match wire.hear_hello(self.0.terms.nesting).await {
-            Ok(hello) => Ok(Newcomer { wire, address, hello: Some(Box::new(hello)), me, has_dialled: false }),
+            Ok(hello) => Ok(Newcomer { wire, address, hello: Some(Box::new(hello)), me, standing: Standing::Server }),
             Err(error) => {
                 if let GreetingFault::NoHello(_) = error {
                     wire.part(CloseCode::Protocol, &error.to_string()).await;
@@ -236,14 +237,14 @@ impl Peers {
     /// A seed server that was dialled: nothing is said before the link is up.
     #[must_use]
     pub fn seed_server(&self, wire: Wire, address: String) -> Newcomer {
-        Newcomer { wire, address, hello: None, me: self.me(), has_dialled: false }
+        Newcomer { wire, address, hello: None, me: self.me(), standing: Standing::Server }
     }
 
     /// Has a link's life from here on: in the table until its session ends, unless it is not taken in. `closing` closes this one
     /// link.
     pub async fn host(&self, newcomer: Newcomer, closing: CancellationToken) -> Life {
-        let Newcomer { mut wire, address, hello, me, has_dialled } = newcomer;
-        let (place, before) = match self.join(hello, me, &address, has_dialled, closing) {
+        let Newcomer { mut wire, address, hello, me, standing } = newcomer;
+        let (place, before) = match self.join(hello, me, &address, standing, closing) {
             Ok(joined) => joined,
             Err(unwelcome) => {
                 warn!(address, error = %unwelcome, "a link was refused");
@@ -252,12 +253,12 @@ impl Peers {
             }
         };
         let span = info_span!("link", peer = place.link.peer());
-        Life::Ended(self.live(wire, place, before, has_dialled).instrument(span).await)
+        Life::Ended(self.live(wire, place, before).instrument(span).await)
     }
 
-    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Option<Link>, has_dialled: bool) -> Ended {
+    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Option<Link>) -> Ended {
         let link = place.link.clone();
-        if has_dialled && link.is_v2() {
+        if *link.standing() != Standing::Server && link.is_v2() {
             // It hears by this that it was taken in. If that fails, the session sees it at once.
             drop(wire.say_hello(link.me()));
         }
@@ -298,13 +299,13 @@ impl Peers {
         hello: Option<Box<Hello>>,
         me: Arc<Hello>,
         address: &str,
-        has_dialled: bool,
+        standing: Standing,
         closing: CancellationToken,
     ) -> Result<(Place<'_>, Option<Link>), Unwelcome> {
         let message = self.0.terms.message;
         let mut table = self.table();
         let Some(hello) = hello else {
-            let place = self.settle_in(&mut table, Link::seed(address, me, message, closing));
+            let place = self.settle_in(&mut table, Link::seed(address, standing, me, message, closing));
             drop(table);
             self.announce();
             return Ok((place, None));
@@ -318,7 +319,7 @@ impl Peers {
             return Err(Unwelcome::Clone { instance, said, seen: me.epoch });
         }
         // Only who dials has raised its epoch for it.
-        if has_dialled {
+        if standing != Standing::Server {
             table.registry.check_epoch(&hello)?;
         }
         let name = name_for(&hello, |name| table.holder(name, &hello.instance))?;
@@ -328,7 +329,7 @@ impl Peers {
         }
         let (now, Table { registry, by_instance, .. }) = (wall_ms(), &mut *table);
         let changes = registry.see(&hello, &name, address, now, |instance| by_instance.contains_key(instance));
-        let place = self.settle_in(&mut table, Link::version2(name, address, hello, me, message, closing));
+        let place = self.settle_in(&mut table, Link::version2(name, address, hello, standing, me, message, closing));
         drop(table);
         changes.into_iter().for_each(&self.0.changes);
         self.announce();
@@ -437,7 +438,8 @@ mod tests {
         let host = server.peers.clone();
         tasks.spawn(async move {
             let wire = Wire::over(Stream::boxed(near), Role::Server, 1 << 20).await;
-            let newcomer = host.welcome(wire, Dialect::Version2, "near".into()).await.expect("it says HELLO");
+            let newcomer =
+                host.welcome(wire, Dialect::Version2, Standing::Anonymous, "near".into()).await.expect("it says HELLO");
             host.host(newcomer, CancellationToken::new()).await;
         });
         let dialler = client.peers.clone();
@@ -578,7 +580,8 @@ mod tests {
         let (host, dialler) = (server.peers.clone(), again.peers.clone());
         tasks.spawn(async move {
             let wire = Wire::over(Stream::boxed(near), Role::Server, 1 << 20).await;
-            let newcomer = host.welcome(wire, Dialect::Version2, "near".into()).await.expect("it says HELLO");
+            let newcomer =
+                host.welcome(wire, Dialect::Version2, Standing::Anonymous, "near".into()).await.expect("it says HELLO");
             host.host(newcomer, CancellationToken::new()).await;
         });
         tasks.spawn(async move {
@@ -600,7 +603,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_seed_link_honours_what_the_asker_can_do_alone_and_says_what_it_cannot() {
-        let seed = Link::seed("a", Arc::new(hello("me", "m")), 1 << 20, CancellationToken::new());
+        let seed = Link::seed("a", Standing::Anonymous, Arc::new(hello("me", "m")), 1 << 20, CancellationToken::new());
         let alone = Order { timeout_ms: Some(5), attempt: 1, queue: true, ..Order::default() };
         assert_eq!(seed.supports(&alone), Ok(()));
         let table = [
@@ -613,7 +616,10 @@ mod tests {
             let Err(Outcome::Failed(ErrorCode::Unsupported, said)) = &refused else { panic!("{refused:?}") };
             assert!(said.starts_with(words), "{said}");
             let (closing, me) = (CancellationToken::new(), Arc::new(hello("me", "m")));
-            assert_eq!(Link::version2("b", "b", hello("b", "i"), me, 1 << 20, closing).supports(&order), Ok(()));
+            assert_eq!(
+                Link::version2("b", "b", hello("b", "i"), Standing::Anonymous, me, 1 << 20, closing).supports(&order),
+                Ok(())
+            );
         }
         assert!(seed.ping().await.is_err() && seed.instance().is_none() && seed.tags().is_empty());
     }
@@ -634,8 +640,9 @@ mod tests {
     #[tokio::test]
     async fn who_is_chosen_and_why_nobody() {
         let server = end(hello("server", "s"), vec![record("web-3", "w3", 5), record("web-1", "ghost", 3)]);
-        let join =
-            |hello| server.peers.join(hello, server.peers.me(), "a", true, CancellationToken::new()).expect("taken in").0;
+        let join = |hello| {
+            server.peers.join(hello, server.peers.me(), "a", Standing::Anonymous, CancellationToken::new()).expect("taken in").0
+        };
         let one = join(Some(Box::new(hello("web-1", "w1"))));
         let two = join(Some(Box::new(hello("web-2", "w2"))));
         let _seed = join(None);

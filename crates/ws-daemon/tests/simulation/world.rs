@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use ws_daemon::link::{Dialect, Role, Wire};
 use ws_daemon::origin::{Origin, Said};
 use ws_daemon::spool::Spool;
+use ws_daemon::standing::Standing;
 use ws_daemon::tasks::Tasks;
 use ws_daemon_protocol::command::{Topic, Which};
 use ws_daemon_protocol::id::RunId;
@@ -231,7 +232,7 @@ impl Net {
         }
         server.tasks.spawn(async move {
             let wire = Wire::over(far, Role::Server, MESSAGE).await;
-            let welcome = at_server.peers.welcome(wire, Dialect::Version2, format!("d{client}"));
+            let welcome = at_server.peers.welcome(wire, Dialect::Version2, Standing::Anonymous, format!("d{client}"));
             if let Ok(Some(newcomer)) = timeout(HANDSHAKE, welcome).await {
                 at_server.peers.host(newcomer, CancellationToken::new()).await;
             }
