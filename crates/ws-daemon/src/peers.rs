@@ -20,7 +20,9 @@ use tracing::{Instrument, info, info_span, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::target::Target;
 
-use crate::link::{self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link, Terms, Wire};
+use crate::link::{
+    self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link, Terms, Wire,
+};
 use crate::standing::Standing;
 use registry::{Registry, be_proven, name_for};
 use table::Table;
@@ -252,6 +254,9 @@ impl Peers {
                 return Life::Unwelcome(unwelcome);
             }
         };
+        if wire.is_encrypted() {
+            place.link.runs_over_tls();
+        }
         let span = info_span!("link", peer = place.link.peer());
         Life::Ended(self.live(wire, place, before).instrument(span).await)
     }
@@ -263,7 +268,10 @@ impl Peers {
             drop(wire.say_hello(link.me()));
         }
         for before in before.into_iter().filter(Link::replace) {
-            info!(address = before.address(), "this link replaces the one of the same instance, or of who only claimed its name");
+            info!(
+                address = before.address(),
+                "this link replaces the one of the same instance, or of who only claimed its name"
+            );
             self.hand_up(Inbound::Down, before).await;
         }
         self.hand_up(Inbound::Up, link.clone()).await;

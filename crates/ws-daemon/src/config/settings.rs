@@ -367,7 +367,9 @@ const SHORTEST_LIFE: Duration = Duration::from_secs(3);
 
 fn tls(resolver: &mut Resolver, mode: Mode) -> Result<Tls, SettingsFault> {
     let prefix = resolver.sources.prefix.0.clone();
-    let (written, source) = resolver.written(|written| written.tls.clone()).map_or((None, Source::Default), |(written, source)| (Some(written), source));
+    let (written, source) = resolver
+        .written(|written| written.tls.clone())
+        .map_or((None, Source::Default), |(written, source)| (Some(written), source));
     let (on, parts) = match written {
         None => (None, WrittenTlsParts::default()),
         Some(WrittenTls::Off) => (Some(false), WrittenTlsParts::default()),

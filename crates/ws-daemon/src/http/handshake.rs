@@ -243,7 +243,8 @@ mod tests {
         // There is no connection whose owner could be looked up, so the address is listed.
         let open = Open::Networks(vec!["127.0.0.1/32".parse().expect("a network")]);
         let end = SocketAddr::from(([127, 0, 0, 1], 1));
-        match answer(&request, admit(request.headers(), Entrance { own: end, address: end }, &Standing::Anonymous, &open).await) {
+        match answer(&request, admit(request.headers(), Entrance { own: end, address: end }, &Standing::Anonymous, &open).await)
+        {
             Ok((response, dialect)) => {
                 let version = response.headers().get("ws-daemon").map(HeaderValue::as_bytes);
                 assert_eq!(version, (dialect == Dialect::Version2).then_some(b"2".as_slice()));
