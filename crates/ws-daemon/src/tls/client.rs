@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -109,7 +109,7 @@ impl ClientTls {
         let connecting = TlsConnector::from(Arc::clone(&kept.config)).connect(server_name(host)?, socket);
         let stream = connecting.await.map_err(|error| self.dialled(host).fault(&error))?;
         let (_, session) = stream.get_ref();
-        let group = session.negotiated_key_exchange_group().map(|group| group.name());
+        let group = session.negotiated_key_exchange_group().map(SupportedKxGroup::name);
         debug!(version = ?session.protocol_version(), ?group, kind = ?session.handshake_kind(), "TLS handshake done");
         Ok(stream)
     }

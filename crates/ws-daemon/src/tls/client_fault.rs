@@ -31,11 +31,11 @@ pub enum ClientFault {
     UnknownIssuer,
     /// It has ended.
     #[error(
-        "the server's certificate has expired{}; renew it on the server (ws-daemon keys renew), or correct this machine's clock", at("on", .0)
+        "the server's certificate has expired{}; renew it on the server (ws-daemon keys renew), or correct this machine's clock", at("on", *.0)
     )]
     Expired(Option<i64>),
     /// It has not begun.
-    #[error("the server's certificate is not valid yet{}; correct the clock of this machine or of the server", at("but from", .0))]
+    #[error("the server's certificate is not valid yet{}; correct the clock of this machine or of the server", at("but from", *.0))]
     NotYetValid(Option<i64>),
     /// It is for other names.
     #[error(
@@ -81,7 +81,7 @@ pub enum ClientFault {
     Other(String),
 }
 
-fn at(word: &str, seconds: &Option<i64>) -> String {
+fn at(word: &str, seconds: Option<i64>) -> String {
     seconds.map_or_else(String::new, |seconds| format!(" {word} {}", date(seconds)))
 }
 

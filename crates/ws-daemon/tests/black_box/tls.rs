@@ -438,9 +438,8 @@ impl LightClient {
     /// Answers the next request with status 0.
     fn answer(&mut self) {
         let request = loop {
-            match self.0.read().expect("the link is up") {
-                Message::Text(text) => break serde_json::from_str::<Value>(&text).expect("JSON"),
-                _ => continue,
+            if let Message::Text(text) = self.0.read().expect("the link is up") {
+                break serde_json::from_str::<Value>(&text).expect("JSON");
             }
         };
         let data = json!({ "status": 0, "id": request["id"] });
