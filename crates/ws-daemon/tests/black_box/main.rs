@@ -21,6 +21,7 @@ mod pages;
 mod queue;
 mod recordings;
 mod script_names;
+mod secrets;
 mod service_manager;
 mod settings;
 mod shutdown;
