@@ -24,6 +24,7 @@ use crate::origin::{Origin, Said};
 use crate::peers::{DialerHandle, Peers};
 use crate::spool::Spool;
 use crate::tasks::Tasks;
+use crate::tls::{KeysFault, ServerTls};
 use crate::worker::Worker;
 use hooks::Hooks;
 use relay::Relays;
@@ -51,6 +52,8 @@ pub struct Means {
     pub news: News,
     /// Whether a client may ask for a run on another one.
     pub relay: bool,
+    /// On a server: its keys.
+    pub tls: Option<ServerTls>,
     /// Reads the settings again; what it says is the answer to RELOAD.
     pub reload: Reload,
     /// Counts what nobody waits for.
@@ -135,11 +138,24 @@ impl Control {
             Command::Scripts => Answer::Result(self.scripts().await),
             Command::Stats => Answer::Result(self.stats()),
             Command::Subscribe(topics) => Answer::News(self.0.news.subscribe(topics)),
-            Command::Reload => match (self.0.reload.0)() {
+            Command::Reload => match self.reload().await {
                 Ok(found) => Answer::Result(found),
                 Err(outcome) => Answer::Outcome(outcome),
             },
         }
+    }
+
+    /// Settings are looked at; the files of keys that they name are taken up at once.
+    async fn reload(&self) -> Result<Value, Outcome> {
+        let found = (self.0.reload.0)()?;
+        if let Some(tls) = &self.0.tls {
+            let nothing_new = |fault: KeysFault| {
+                let why = format!("the certificates in use were kept: {fault}");
+                Outcome::failed(ErrorCode::BadMessage, why)
+            };
+            tls.reload().await.map_err(nothing_new)?;
+        }
+        Ok(found)
     }
 
     async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Answer {

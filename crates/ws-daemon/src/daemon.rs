@@ -1,6 +1,7 @@
 //! The composition root: builds every part, binds what it listens on, wires the parts together, runs them and stops them in
 //! order. The only file that knows them all; it does none of their work.
 
+mod encryption;
 pub mod identity;
 mod service_manager;
 
@@ -27,7 +28,9 @@ use crate::peers::{Dialer, DialerHandle, Peers};
 use crate::spool::{Spool, SpoolFault};
 use crate::system;
 use crate::tasks::{Stop, Tasks};
+use crate::tls::KeysFault;
 use crate::worker::Worker;
+use encryption::Encryption;
 
 /// Requests and commands from links, between being read and being sorted; when full, links are not read.
 const INBOUND: usize = 1024;
@@ -83,6 +86,9 @@ pub enum StartFault {
     /// The spool is of a later version.
     #[error(transparent)]
     Spool(SpoolFault),
+    /// Keys or certificates are broken.
+    #[error("TLS: {0}")]
+    Keys(#[from] KeysFault),
     /// Nothing can be executed.
     #[error("no script can be run: {0}")]
     Executor(#[source] io::Error),
@@ -103,6 +109,7 @@ pub struct Daemon {
     counts: Counts,
     local_tcp: Option<TcpListener>,
     port: Option<TcpListener>,
+    encryption: Encryption,
     signals: Signals,
 }
 
@@ -152,6 +159,7 @@ impl Daemon {
                 .then(|| signal(SignalKind::hangup()).map_err(StartFault::Signals))
                 .transpose()?,
         };
+        let encryption = Encryption::of(&settings)?;
         let port = match &settings.role {
             Role::Server { listen, .. } => Some(bind_port(*listen)?),
             Role::Client { .. } => None,
@@ -163,12 +171,12 @@ impl Daemon {
         let executor = surroundings(&settings, &socket)
             .and_then(|around| Executor::new(around, &settings.limits, counts.rest.clone(), stop.clone()))
             .map_err(StartFault::Executor)?;
-        Ok(Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, signals })
+        Ok(Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, encryption, signals })
     }
 
     /// Runs until a signal says stop, and returns when everything has been settled.
     pub async fn run(self) {
-        let Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, mut signals } = self;
+        let Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, encryption, mut signals } = self;
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
@@ -199,7 +207,8 @@ impl Daemon {
         // What was claimed is settled before its asker can ask again.
         worker.recover().await;
         origin.recover().await;
-        let dialer = start_role(&settings, port, &peers, spool.clone(), &counts, &stop);
+        let tls = encryption.server().cloned();
+        let dialer = start_role(&settings, port, encryption, &peers, spool.clone(), &counts, &stop);
         let control = Control::new(Means {
             dialer,
             peers: peers.clone(),
@@ -209,6 +218,7 @@ impl Daemon {
             spool: spool.clone(),
             news,
             relay: settings.relay,
+            tls,
             reload,
             rest: counts.rest.clone(),
             since: Instant::now(),
@@ -271,28 +281,32 @@ fn ask_in_role(settings: &Settings, means: origin::Means, counts: &Counts) -> Or
 fn start_role(
     settings: &Settings,
     port: Option<TcpListener>,
+    encryption: Encryption,
     peers: &Peers,
     spool: Option<Spool>,
     counts: &Counts,
     stop: &Stop,
 ) -> Option<DialerHandle> {
     let peers = peers.clone();
-    match &settings.role {
-        Role::Server { open, .. } => {
+    match (&settings.role, encryption) {
+        (Role::Server { open, .. }, Encryption::Server(tls)) => {
+            counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
             let connections = settings.limits.connections;
             let links = counts.links.clone();
-            let http = Http::new(peers, open.clone(), settings.times.handshake, connections, links, stop.clone());
+            let http = Http::new(peers, open.clone(), tls, settings.times.handshake, connections, links, stop.clone());
             if let Some(listener) = port {
                 counts.links.spawn(http.accept(listener));
             }
             None
         }
-        Role::Client { server } => {
+        (Role::Client { server }, Encryption::Client(tls)) => {
             let epochs = identity::epochs(spool);
-            let (handle, dialer) = Dialer::new(peers, server.clone(), settings.times, epochs, stop.drain.clone());
+            let (handle, dialer) = Dialer::new(peers, server.clone(), tls, settings.times, epochs, stop.drain.clone());
             counts.links.spawn(dialer.run());
             Some(handle)
         }
+        // It is made of the same role.
+        _ => None,
     }
 }
 

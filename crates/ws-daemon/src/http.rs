@@ -19,10 +19,11 @@ use tracing::{info, warn};
 use crate::config::Open;
 use crate::link::{Stream, Wire};
 use crate::peers::{Newcomer, Peers};
-use crate::standing::Standing;
+use crate::standing::{Proof, Proven, Standing};
 use crate::tasks::{Stop, Tasks};
+use crate::tls::{self, ServerTls};
 use connections::{Connections, Seat};
-use handshake::{Upgraded, handshake};
+use handshake::{Entrance, Upgraded, handshake};
 
 /// The wait after a failed accept: descriptors come back when some connection ends, and nothing tells when.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -32,6 +33,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub struct Http {
     peers: Peers,
     open: Arc<Open>,
+    tls: ServerTls,
     handshake: Duration,
     connections: Connections,
     tasks: Tasks,
@@ -39,10 +41,18 @@ pub struct Http {
 }
 
 impl Http {
-    /// A port that makes links for `peers`, at most `connections` of them, each within `handshake`.
+    /// A port that makes links for `peers`, at most `connections` of them, each within `handshake`; those over TLS by `tls`.
     #[must_use]
-    pub fn new(peers: Peers, open: Open, handshake: Duration, connections: usize, tasks: Tasks, stop: Stop) -> Self {
-        Self { peers, open: Arc::new(open), handshake, connections: Connections::new(connections), tasks, stop }
+    pub fn new(
+        peers: Peers,
+        open: Open,
+        tls: ServerTls,
+        handshake: Duration,
+        connections: usize,
+        tasks: Tasks,
+        stop: Stop,
+    ) -> Self {
+        Self { peers, open: Arc::new(open), tls, handshake, connections: Connections::new(connections), tasks, stop }
     }
 
     /// Accepts until the daemon stops.
@@ -90,9 +100,35 @@ impl Http {
 
     /// From the first byte to a link whose peer is known; `None` if it does not become one.
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<Newcomer> {
-        let Upgraded { stream, behind, dialect } = handshake(stream, address, &self.open).await?;
-        let wire = Wire::accepted(Stream::from(stream), behind, self.peers.terms().message).await;
-        self.peers.welcome(wire, dialect, Standing::Anonymous, address.to_string()).await
+        let entrance = Entrance { own: canonical(stream.local_addr().ok()?), address };
+        let (stream, standing) = self.encrypt(stream, address).await?;
+        let Upgraded { stream, behind, dialect } = handshake(stream, entrance, &standing, &self.open, &self.tls).await?;
+        let wire = Wire::accepted(stream, behind, self.peers.terms().message).await;
+        self.peers.welcome(wire, dialect, standing, address.to_string()).await
+    }
+
+    /// Tells TLS from plain HTTP by the first byte, and what a client's certificate proves.
+    async fn encrypt(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, Standing)> {
+        let mut first = [0];
+        if stream.peek(&mut first).await.ok()? == 0 || first != [tls::FIRST_BYTE] {
+            return Some((stream.into(), Standing::Anonymous));
+        }
+        if !self.tls.is_on() {
+            let mend = "the first ws-daemon invite switches it on, or \"tls\": true in config.json and a restart";
+            warn!(%address, "a TLS connection was closed: this server has no TLS; {mend}");
+            return None;
+        }
+        match self.tls.accept(stream).await {
+            Ok(accepted) => {
+                let proven = |name| Proven { name, tags: Vec::new(), allow: None, by: Proof::Certificate };
+                let standing = accepted.client.map_or(Standing::Anonymous, |name| Standing::Peer(Arc::new(proven(name))));
+                Some((Stream::encrypted(accepted.stream), standing))
+            }
+            Err(error) => {
+                info!(%address, %error, "no TLS with this connection");
+                None
+            }
+        }
     }
 }
 

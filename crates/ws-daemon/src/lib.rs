@@ -12,7 +12,7 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `tls` |
 
 pub mod cli;
 pub mod config;
@@ -31,4 +31,5 @@ pub mod spool;
 pub mod standing;
 pub mod system;
 pub mod tasks;
+pub mod tls;
 pub mod worker;

@@ -15,7 +15,7 @@ mod wire;
 pub use backoff::Backoff;
 pub use departure::Departure;
 pub use dial::{DialFault, dial};
-pub use greeting::{CLOSE_CLONE, CLOSE_NAME_TAKEN, GreetingFault};
+pub use greeting::{CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, GreetingFault};
 pub use mux::{Ask, AskBody, Closed, Dialect, Sink};
 pub use run_stream::{RunEvent, RunSink, RunStream, STREAM_CREDIT_BYTES, run_stream};
 pub use session::{Ended, serve};

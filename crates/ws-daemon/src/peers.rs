@@ -20,9 +20,9 @@ use tracing::{Instrument, info, info_span, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::target::Target;
 
-use crate::link::{self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link, Terms, Wire};
+use crate::link::{self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link, Terms, Wire};
 use crate::standing::Standing;
-use registry::{Registry, name_for};
+use registry::{Registry, be_proven, name_for};
 use table::Table;
 
 /// The table. Clones are the same table.
@@ -256,14 +256,14 @@ impl Peers {
         Life::Ended(self.live(wire, place, before).instrument(span).await)
     }
 
-    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Option<Link>) -> Ended {
+    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Vec<Link>) -> Ended {
         let link = place.link.clone();
         if *link.standing() != Standing::Server && link.is_v2() {
             // It hears by this that it was taken in. If that fails, the session sees it at once.
             drop(wire.say_hello(link.me()));
         }
-        if let Some(before) = before.filter(Link::replace) {
-            info!("a newer link of the same instance replaces the one that was there");
+        for before in before.into_iter().filter(Link::replace) {
+            info!(address = before.address(), "this link replaces the one of the same instance, or of who only claimed its name");
             self.hand_up(Inbound::Down, before).await;
         }
         self.hand_up(Inbound::Up, link.clone()).await;
@@ -293,7 +293,8 @@ impl Peers {
         }
     }
 
-    /// Takes a newcomer in, in place of the link that its instance had, which is given back.
+    /// Takes a newcomer in, in place of the links that its instance had, and that went by a name which it alone has proved; they are
+    /// given back.
     fn join(
         &self,
         hello: Option<Box<Hello>>,
@@ -301,14 +302,16 @@ impl Peers {
         address: &str,
         standing: Standing,
         closing: CancellationToken,
-    ) -> Result<(Place<'_>, Option<Link>), Unwelcome> {
+    ) -> Result<(Place<'_>, Vec<Link>), Unwelcome> {
         let message = self.0.terms.message;
         let mut table = self.table();
-        let Some(hello) = hello else {
+        let Some(mut hello) = hello else {
+            let before = standing.proven().map(|proven| table.in_the_way(proven, None)).transpose()?.flatten();
+            before.iter().for_each(|before| table.remove(before));
             let place = self.settle_in(&mut table, Link::seed(address, standing, me, message, closing));
             drop(table);
             self.announce();
-            return Ok((place, None));
+            return Ok((place, before.into_iter().collect()));
         };
         if !Arc::ptr_eq(&me, &table.me) {
             // This daemon has become another since they met.
@@ -322,10 +325,16 @@ impl Peers {
         if standing != Standing::Server {
             table.registry.check_epoch(&hello)?;
         }
+        let mut before = Vec::new();
+        if let Some(proven) = standing.proven() {
+            be_proven(&mut hello, proven)?;
+            before.extend(table.in_the_way(proven, Some(&hello.instance))?);
+        }
+        before.iter().for_each(|before| table.remove(before));
         let name = name_for(&hello, |name| table.holder(name, &hello.instance))?;
-        let before = table.by_instance.get(&hello.instance).cloned();
-        if let Some(before) = &before {
-            table.remove(before);
+        if let Some(link) = table.by_instance.get(&hello.instance).cloned() {
+            table.remove(&link);
+            before.push(link);
         }
         let (now, Table { registry, by_instance, .. }) = (wall_ms(), &mut *table);
         let changes = registry.see(&hello, &name, address, now, |instance| by_instance.contains_key(instance));
@@ -363,6 +372,7 @@ impl Unwelcome {
         match self {
             Self::Clone { .. } => CloseCode::Library(CLOSE_CLONE),
             Self::NameTaken { .. } => CloseCode::Library(CLOSE_NAME_TAKEN),
+            Self::OtherName { .. } => CloseCode::Library(CLOSE_OTHER_NAME),
         }
     }
 
@@ -372,6 +382,7 @@ impl Unwelcome {
             Self::Clone { seen, .. } => {
                 format!("a clone: this instance was here with epoch {seen}; stop one of the two and delete its spool-*.db")
             }
+            Self::OtherName { proven, claimed } => format!("proved to be {proven}, claims to be {claimed}"),
             Self::NameTaken { name, .. } => {
                 format!("give one of the two another \"name\" in config.json; taken by a connected peer: {name}")
             }
