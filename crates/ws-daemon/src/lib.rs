@@ -12,7 +12,7 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate` |
 
 pub mod cli;
 pub mod config;
@@ -26,6 +26,7 @@ pub mod news;
 pub mod origin;
 pub mod peers;
 pub mod policy;
+pub mod rate;
 pub mod route;
 pub mod spool;
 pub mod standing;
