@@ -279,9 +279,8 @@ fn start_role(
     let peers = peers.clone();
     match &settings.role {
         Role::Server { open, .. } => {
-            let connections = settings.limits.connections;
             let links = counts.links.clone();
-            let http = Http::new(peers, open.clone(), settings.times.handshake, connections, links, stop.clone());
+            let http = Http::new(peers, open.clone(), settings.times.handshake, &settings.limits, links, stop.clone());
             if let Some(listener) = port {
                 counts.links.spawn(http.accept(listener));
             }

@@ -12,11 +12,12 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters` |
 
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod counters;
 pub mod daemon;
 pub mod exec;
 pub mod http;

@@ -20,6 +20,7 @@ use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2;
 
 use crate::config::Open;
+use crate::counters::{Count, Counters};
 use crate::link::Dialect;
 use crate::policy::{self, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
 use crate::system;
@@ -42,7 +43,7 @@ pub struct Upgraded {
 }
 
 /// Reads one request from `address` and answers it; `None` if it did not become a link. The deadline is the caller's.
-pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> Option<Upgraded> {
+pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open, counters: &Counters) -> Option<Upgraded> {
     let own = super::canonical(stream.local_addr().ok()?);
     let upgrade: Mutex<Option<(OnUpgrade, Dialect)>> = Mutex::new(None);
     let slot = &upgrade;
@@ -56,6 +57,11 @@ pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> O
                 switch
             }
             Err(refusal) => {
+                counters.count(match refusal.status() {
+                    StatusCode::UNAUTHORIZED => Count::Unauthorized,
+                    StatusCode::FORBIDDEN => Count::Forbidden,
+                    _ => Count::BadHandshake,
+                });
                 info!(%address, status = refusal.status().as_u16(), "no link for this connection");
                 *refusal
             }
@@ -69,6 +75,8 @@ pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> O
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     if let Err(error) = connection.await {
+        // Too long a head, and what is no HTTP, is answered by hyper.
+        counters.count(Count::BadHandshake);
         debug!(%address, %error, "a connection ended without a link");
     }
     let (upgrade, dialect) = upgrade.into_inner().ok()??;
