@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::config::{Limits, Open};
 use crate::counters::{Count, Counters};
-use crate::link::{Stream, Wire};
+use crate::link::{Dialect, Stream, Wire};
 use crate::peers::{Life, Newcomer, Peers};
 use crate::rate::Seldom;
 use crate::standing::Standing;
@@ -159,9 +159,15 @@ impl Http {
 
     /// From the first byte to a link whose peer is known; `None` if it does not become one.
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<Newcomer> {
-        let Upgraded { stream, behind, dialect } = handshake(stream, address, &self.open, self.counters()).await?;
-        let wire = Wire::accepted(Stream::from(stream), behind, self.peers.terms().message).await;
+        let (wire, dialect) = self.upgrade(stream, address).await?;
         self.peers.welcome(wire, dialect, Standing::Anonymous, address.to_string()).await
+    }
+
+    /// From the first byte to a WebSocket on which nothing has been said; `None` if it does not become one. The deadline is the
+    /// caller's.
+    pub async fn upgrade(&self, stream: TcpStream, address: SocketAddr) -> Option<(Wire, Dialect)> {
+        let Upgraded { stream, behind, dialect } = handshake(stream, address, &self.open, self.counters()).await?;
+        Some((Wire::accepted(Stream::from(stream), behind, self.peers.terms().message).await, dialect))
     }
 }
 

@@ -21,7 +21,9 @@ use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::target::Target;
 
 use crate::counters::{Count, Counters};
-use crate::link::{self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CloseCode, Dialect, Ended, Gone, GreetingFault, Inbound, Link, Terms, Wire};
+use crate::link::{
+    self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CloseCode, Dialect, Ended, Gone, GreetingFault, Inbound, Link, Terms, Wire,
+};
 use crate::standing::Standing;
 use registry::{Registry, name_for};
 use table::Table;
