@@ -67,20 +67,11 @@ pub async fn dial(
     timeout_at(deadline, try_dial(server, tls, within, message)).await.unwrap_or(Err(DialFault::TooSlow(within)))
 }
 
-async fn try_dial(
-    server: &ServerUrl,
-    tls: &ClientTls,
-    within: Duration,
-    message: usize,
-) -> Result<(Wire, Dialect), DialFault> {
+async fn try_dial(server: &ServerUrl, tls: &ClientTls, within: Duration, message: usize) -> Result<(Wire, Dialect), DialFault> {
     let socket = connect(server, within).await?;
     // Frames are small and waited for; a socket that does not know the option still works.
     drop(socket.set_nodelay(true));
-    let stream = if server.tls {
-        Stream::encrypted(tls.connect(&server.host, socket).await?)
-    } else {
-        Stream::from(socket)
-    };
+    let stream = if server.tls { Stream::encrypted(tls.connect(&server.host, socket).await?) } else { Stream::from(socket) };
     let request = request(server)?;
     let config = Some(Wire::config(message));
     let shaken = client_async_with_config(request, stream, config).await;

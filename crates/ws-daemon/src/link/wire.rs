@@ -71,6 +71,19 @@ pub enum Gone {
     Broken(Box<Error>),
 }
 
+impl Gone {
+    /// With which code and words to close; `None` if there is nobody any more to close with.
+    #[must_use]
+    pub fn close_code(&self) -> Option<(CloseCode, &'static str)> {
+        match self {
+            Self::TooLarge(_) => Some((CloseCode::Size, "the frame is too large")),
+            Self::NotUtf8 => Some((CloseCode::Invalid, "text is not UTF-8")),
+            Self::Protocol(_) => Some((CloseCode::Protocol, "against the protocol")),
+            Self::Closed | Self::Lost | Self::Broken(_) => None,
+        }
+    }
+}
+
 impl Wire {
     /// The limits every link goes by; `message` is in bytes.
     #[must_use]
@@ -133,13 +146,14 @@ impl Wire {
         self.flushing
     }
 
-    /// Takes a text frame; it is written by [`event`](Self::event).
+    /// Takes a frame, of text if it is a string; it is written by [`event`](Self::event).
     ///
     /// # Errors
     /// When the socket is closed or broken.
-    pub fn feed(&mut self, frame: String) -> Result<(), Gone> {
+    pub fn feed(&mut self, frame: impl Into<Message>) -> Result<(), Gone> {
+        let frame = frame.into();
         self.unflushed += frame.len();
-        self.start(Message::text(frame))
+        self.start(frame)
     }
 
     /// Takes a ping.

@@ -144,7 +144,9 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_dialled_are_no_names() {
-        for (name, good) in [("a.example", true), ("10.0.0.1", true), ("::1", true), ("a b", false), ("", false), ("*.x", false)] {
+        for (name, good) in
+            [("a.example", true), ("10.0.0.1", true), ("::1", true), ("a b", false), ("", false), ("*.x", false)]
+        {
             assert_eq!(is_name(name), good, "{name}");
         }
     }

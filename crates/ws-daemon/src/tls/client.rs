@@ -249,7 +249,9 @@ impl ServerCertVerifier for PinVerifier {
 
 fn server_name(host: &Host) -> Result<ServerName<'static>, ClientFault> {
     match host {
-        Host::Domain(name) => ServerName::try_from(name.clone()).map_err(|error| ClientFault::Other(format!("{name}: {error}"))),
+        Host::Domain(name) => {
+            ServerName::try_from(name.clone()).map_err(|error| ClientFault::Other(format!("{name}: {error}")))
+        }
         Host::Ipv4(address) => Ok(IpAddr::from(*address).into()),
         Host::Ipv6(address) => Ok(IpAddr::from(*address).into()),
     }

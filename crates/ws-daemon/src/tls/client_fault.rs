@@ -136,7 +136,9 @@ impl Dialled {
             Error::PeerIncompatible(
                 PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
             ) => ClientFault::TooOld,
-            Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => ClientFault::NoTls,
+            Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
+                ClientFault::NoTls
+            }
             error => ClientFault::Other(error.to_string()),
         }
     }
@@ -151,7 +153,9 @@ impl Dialled {
             Alert::ProtocolVersion => return ClientFault::TooOld,
             Alert::CertificateRequired => return ClientFault::NoClientKey,
             Alert::HandshakeFailure if !self.has_certificate => {
-                return ClientFault::Other(format!("the server ended the handshake: {alert:?}; it may want a client certificate"));
+                return ClientFault::Other(format!(
+                    "the server ended the handshake: {alert:?}; it may want a client certificate"
+                ));
             }
             Alert::CertificateExpired => "it has expired, or is not valid yet",
             Alert::UnknownCA => "it is signed by nobody whom the server trusts",
