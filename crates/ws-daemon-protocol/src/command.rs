@@ -59,6 +59,30 @@ pub enum Command {
     Subscribe(Vec<Topic>),
     /// Read the settings again.
     Reload,
+    /// Something about the server's keys.
+    Keys(KeysTask),
+}
+
+/// What is to be done with a server's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum KeysTask {
+    /// Say what there is.
+    Show,
+    /// Make a new leaf.
+    Renew,
+    /// Make the next root, and announce it.
+    Rotate,
+    /// Go over to the next root, whoever has it.
+    Finish,
+}
+
+/// The data of KEYS.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenKeys {
+    r#do: KeysTask,
 }
 
 /// What a subscriber may be told of.
@@ -173,11 +197,11 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 11] =
-        ["PAUSE", "STATUS", "PEERS", "PING", "RUNS", "RUN", "CANCEL", "SCRIPTS", "STATS", "SUBSCRIBE", "RELOAD"];
+    pub const CODES: [&'static str; 12] =
+        ["PAUSE", "STATUS", "PEERS", "PING", "RUNS", "RUN", "CANCEL", "SCRIPTS", "STATS", "SUBSCRIBE", "RELOAD", "KEYS"];
 
     /// The codes that only daemons use among themselves.
-    pub const DAEMON_CODES: [&'static str; 7] = ["HELLO", "ACK", "OUTPUT", "CREDIT", "CANCEL", "DRAIN", "EVENT"];
+    pub const DAEMON_CODES: [&'static str; 8] = ["HELLO", "ACK", "OUTPUT", "CREDIT", "CANCEL", "DRAIN", "EVENT", "ROOTS"];
 
     /// Reads the `params` of a local process's command message.
     ///
@@ -191,7 +215,7 @@ impl Command {
                 let hint = if code == "CANCEL" { "; to stop a run, say +cmd CANCEL" } else { "" };
                 Err(Outcome::failed(ErrorCode::Denied, format!("&cmd {code} comes from daemons only{hint}")))
             }
-            (Place::There, code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS")) => {
+            (Place::There, code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "KEYS" | "PEERS")) => {
                 Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd")))
             }
             (_, code) => Self::of_code(code, written.data()),
@@ -235,6 +259,7 @@ impl Command {
                 Ok(Self::Subscribe(topics.unwrap_or_else(|| Topic::ALL.into())))
             }
             "RELOAD" => Ok(Self::Reload),
+            "KEYS" => Ok(Self::Keys(serde_json::from_str::<WrittenKeys>(data).map_err(wrong)?.r#do)),
             code => Err(unknown(code)),
         }
     }
@@ -352,6 +377,9 @@ mod tests {
             (r#"{"code":"RUN","data":{"run":"r","id":1}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"SUBSCRIBE","data":["runs"]}"#, Ok(Command::Subscribe(vec![Topic::Runs]))),
             (r#"{"code":"SUBSCRIBE","data":["sun"]}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"KEYS","data":{"do":"rotate"}}"#, Ok(Command::Keys(KeysTask::Rotate))),
+            (r#"{"code":"KEYS","data":{"do":"eat"}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"KEYS"}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"HELLO"}"#, Err(ErrorCode::UnknownCommand)),
             (r#"{"code":"PUASE"}"#, Err(ErrorCode::UnknownCommand)),
         ];
@@ -366,7 +394,7 @@ mod tests {
 
     #[test]
     fn what_daemons_say_among_themselves_is_refused_from_a_local_process() {
-        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD"]) {
+        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD", "KEYS"]) {
             let found = Command::parse(Place::There, &format!("{{\"code\":\"{code}\"}}"));
             assert!(matches!(found, Err(Outcome::Failed(ErrorCode::Denied, _))), "{code}: {found:?}");
         }

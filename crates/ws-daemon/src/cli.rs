@@ -15,6 +15,7 @@ mod final_line;
 mod gather;
 mod health;
 mod init;
+mod keys;
 mod log;
 mod logs;
 mod pause;
@@ -88,6 +89,8 @@ enum Command {
     Pause(pause::Arguments),
     /// Print the daemon's counters.
     Stats(stats::Arguments),
+    /// Show a server's certificates, renew them, or change their root.
+    Keys(keys::Arguments),
     /// Have the daemon read its settings again.
     Reload(reload::Arguments),
     /// Show the settings as they are understood, and where each came from.
@@ -139,6 +142,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Events(arguments) => events::run(&flags, &arguments),
         Command::Pause(arguments) => pause::run(&flags, &arguments),
         Command::Stats(arguments) => stats::run(&flags, &arguments),
+        Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Health(arguments) => health::run(&flags, &arguments),

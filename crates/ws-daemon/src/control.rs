@@ -2,9 +2,12 @@
 //! has them, commands carried out here, statuses that nobody waits for passed on. It never waits for anything slow.
 
 mod hooks;
+mod keys;
 mod ping;
 mod relay;
 mod shown;
+
+pub use keys::ROOTS;
 
 use std::sync::Arc;
 
@@ -24,7 +27,7 @@ use crate::origin::{Origin, Said};
 use crate::peers::{DialerHandle, Peers};
 use crate::spool::Spool;
 use crate::tasks::Tasks;
-use crate::tls::{KeysFault, ServerTls};
+use crate::tls::{ClientTls, KeysFault, ServerTls};
 use crate::worker::Worker;
 use hooks::Hooks;
 use relay::Relays;
@@ -54,6 +57,8 @@ pub struct Means {
     pub relay: bool,
     /// On a server: its keys.
     pub tls: Option<ServerTls>,
+    /// On a client: the roots that it believes.
+    pub client_tls: Option<ClientTls>,
     /// Reads the settings again; what it says is the answer to RELOAD.
     pub reload: Reload,
     /// Counts what nobody waits for.
@@ -138,10 +143,8 @@ impl Control {
             Command::Scripts => Answer::Result(self.scripts().await),
             Command::Stats => Answer::Result(self.stats()),
             Command::Subscribe(topics) => Answer::News(self.0.news.subscribe(topics)),
-            Command::Reload => match self.reload().await {
-                Ok(found) => Answer::Result(found),
-                Err(outcome) => Answer::Outcome(outcome),
-            },
+            Command::Reload => of(self.reload().await),
+            Command::Keys(task) => of(self.keys(task).await),
         }
     }
 
@@ -203,10 +206,12 @@ impl Control {
                         self.0.worker.cancel(&link, &run, attempt);
                     }
                 }
+                Inbound::Roots { link, roots } => self.hear_roots(link, roots),
                 Inbound::Ack { link, run, attempt } => self.0.worker.acknowledged(&link, &run, attempt),
                 Inbound::Up(link) => {
                     self.0.origin.is_there(&link);
                     self.0.worker.is_there(&link);
+                    self.tell_roots(&link);
                     self.tell_of(&hooks, "peer-online", &link);
                 }
                 Inbound::Down(link) => {
@@ -252,6 +257,10 @@ impl Control {
             dialer.pause(*pause);
         }
     }
+}
+
+fn of(done: Result<Value, Outcome>) -> Answer {
+    done.map_or_else(Answer::Outcome, Answer::Result)
 }
 
 /// What a client is told that wants something passed on where the settings do not let it.

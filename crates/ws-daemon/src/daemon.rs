@@ -207,7 +207,7 @@ impl Daemon {
         // What was claimed is settled before its asker can ask again.
         worker.recover().await;
         origin.recover().await;
-        let tls = encryption.server().cloned();
+        let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
         let dialer = start_role(&settings, port, encryption, &peers, spool.clone(), &counts, &stop);
         let control = Control::new(Means {
             dialer,
@@ -219,6 +219,7 @@ impl Daemon {
             news,
             relay: settings.relay,
             tls,
+            client_tls,
             reload,
             rest: counts.rest.clone(),
             since: Instant::now(),

@@ -265,6 +265,9 @@ impl Peers {
                 return Life::Unwelcome(unwelcome);
             }
         };
+        if wire.is_encrypted() {
+            place.link.runs_over_tls();
+        }
         let span = info_span!("link", peer = place.link.peer());
         Life::Ended(self.live(wire, place, before).instrument(span).await)
     }

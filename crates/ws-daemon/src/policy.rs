@@ -89,13 +89,13 @@ pub enum Caller {
 /// Whether `caller` may give `command`. The match is on every pair on purpose: a new command must be decided on.
 #[must_use]
 pub fn may_command(caller: Caller, place: Place, command: &Command) -> bool {
-    use Command::{Cancel, Pause, Peers, Ping, Reload, Run, Runs, Scripts, Stats, Status, Subscribe};
+    use Command::{Cancel, Keys, Pause, Peers, Ping, Reload, Run, Runs, Scripts, Stats, Status, Subscribe};
     match (caller, place, command) {
         (Caller::Socket, _, _) | (Caller::Tcp, Place::Here | Place::There, Pause(_) | Status(_)) => true,
         (
             Caller::Tcp,
             Place::Here | Place::There,
-            Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload,
+            Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Keys(_),
         ) => false,
     }
 }

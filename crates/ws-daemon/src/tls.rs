@@ -6,6 +6,7 @@ mod certificate;
 mod client;
 mod client_fault;
 mod folder;
+mod rotation;
 mod server;
 
 use std::path::PathBuf;
@@ -39,6 +40,9 @@ pub enum KeysFault {
     /// The certificate is the operator's: nothing is signed here.
     #[error("the certificate is that of \"tls\" in config.json: it is renewed by whoever has signed it")]
     NotOurs,
+    /// There is no next root.
+    #[error("there is no next root to go over to; ws-daemon keys rotate makes one")]
+    NoNext,
     /// Something else.
     #[error("TLS cannot be set up: {0}")]
     Other(String),

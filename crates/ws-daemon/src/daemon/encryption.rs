@@ -41,6 +41,14 @@ impl Encryption {
         }
     }
 
+    /// A client's.
+    pub fn client(&self) -> Option<&ClientTls> {
+        match self {
+            Self::Server(_) => None,
+            Self::Client(tls) => Some(tls),
+        }
+    }
+
     /// A server's.
     pub fn server(&self) -> Option<&ServerTls> {
         match self {

@@ -222,6 +222,7 @@ impl Session {
             Ok(v2::Frame::Credit(run, bytes)) => self.hand_up(Inbound::Credit { link, run, bytes }),
             Ok(v2::Frame::Cancel(run, attempt)) => self.hand_up(Inbound::Cancel { link, run, attempt }),
             Ok(v2::Frame::Ack(run, attempt)) => self.hand_up(Inbound::Ack { link, run, attempt }),
+            Ok(v2::Frame::Roots(roots)) => self.hand_up(Inbound::Roots { link, roots }),
             Ok(v2::Frame::Drain) => link.0.draining.store(true, Ordering::Release),
             Ok(v2::Frame::Ping(id)) => link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into())),
             Ok(v2::Frame::Command(message)) => self.command(message),

@@ -18,15 +18,16 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tracing::debug;
+use tracing::{debug, info, warn};
 use url::Host;
 
 use super::certificate::{self, Facts, Pin};
 use super::client_fault::{ClientFault, Dialled, tls_error};
+use super::folder::{Folder, Readers};
 use super::{KeysFault, provider};
 
 /// The file with the roots that `join` has pinned, in `keys/`.
-pub(super) const PINNED: &str = "server-roots.pem";
+const PINNED: &str = "server-roots.pem";
 
 /// What a client is told.
 #[derive(Debug, Clone)]
@@ -125,6 +126,53 @@ impl ClientTls {
     pub fn lacks_certificate(&self) -> bool {
         let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.as_ref().is_some_and(|kept| !kept.identity.has_certs() && kept.identity.was_asked.load(Ordering::Relaxed))
+    }
+
+    /// The server, known by TLS, says which roots it has: who has pinned them pins these instead. Which of them are on disk when
+    /// this returns.
+    ///
+    /// # Errors
+    /// Why those from before are kept.
+    pub async fn take_roots(&self, announced: Vec<String>) -> Result<Vec<Pin>, KeysFault> {
+        let tls = self.clone();
+        let taken = tokio::task::spawn_blocking(move || tls.pin_anew(&announced)).await;
+        taken.unwrap_or_else(|error| Err(KeysFault::other(error)))
+    }
+
+    fn pin_anew(&self, announced: &[String]) -> Result<Vec<Pin>, KeysFault> {
+        let plan = &self.0.plan;
+        let folder = Folder::new(plan.folder.clone());
+        let file = plan.roots.clone().unwrap_or_else(|| folder.path(PINNED));
+        if plan.roots.is_none() && !file.exists() {
+            // The roots of the system are nobody's to change.
+            return Ok(Vec::new());
+        }
+        let mut wanted = Vec::new();
+        for root in announced {
+            wanted.extend(certificate::certificates(root.as_bytes()).map_err(KeysFault::Other)?);
+        }
+        anchors(&wanted).map_err(KeysFault::other)?;
+        let pins = |roots: &[CertificateDer<'_>]| {
+            roots.iter().filter_map(|root| Facts::of(root).ok()).map(|facts| facts.pin).collect()
+        };
+        let (present, pins): (Vec<Pin>, Vec<Pin>) = (pins(&pinned(&file)?), pins(&wanted));
+        let both: Vec<Pin> = pins.iter().copied().filter(|pin| present.contains(pin)).collect();
+        if both.is_empty() {
+            return Err(KeysFault::file(file, "none of its roots is among those that the server announces"));
+        }
+        if both.len() == pins.len() && (present.len() == pins.len() || plan.roots.is_some()) {
+            return Ok(both);
+        }
+        if plan.roots.is_some() {
+            let missing = pins.iter().find(|pin| !both.contains(pin)).map(ToString::to_string).unwrap_or_default();
+            let file = file.display();
+            warn!(%file, pin = missing, "the server has a next root, which this file lacks: add the server's keys/next-root.pem to it");
+            return Ok(both);
+        }
+        let text: String = wanted.iter().map(|root| certificate::to_pem(root)).collect();
+        folder.write(PINNED, &text, Readers::All)?;
+        info!(file = %file.display(), roots = pins.len(), "the server has announced its roots: these are believed from here on");
+        Ok(pins)
     }
 
     fn dialled(&self, host: &Host) -> Dialled {
@@ -260,9 +308,14 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, ClientFault> {
 /// The roots of a file, each good for a root.
 fn pinned(path: &Path) -> Result<Vec<CertificateDer<'static>>, KeysFault> {
     let roots = certificate::read_certificates(path)?;
-    let mut store = RootCertStore::empty();
-    roots.iter().try_for_each(|root| store.add(root.clone())).map_err(|error| KeysFault::file(path, error))?;
+    anchors(&roots).map_err(|error| KeysFault::file(path, error))?;
     Ok(roots)
+}
+
+/// Whether all of them can be roots.
+fn anchors(roots: &[CertificateDer<'static>]) -> Result<(), Error> {
+    let mut store = RootCertStore::empty();
+    roots.iter().try_for_each(|root| store.add(root.clone()))
 }
 
 fn of_the_system() -> Result<Vec<CertificateDer<'static>>, ClientFault> {

@@ -26,6 +26,7 @@ use tracing::{debug, error, info, warn};
 use super::authority::{self, Pair};
 use super::certificate::{self, Facts, Pin};
 use super::folder::{Folder, Readers};
+use super::rotation::{self, Holders};
 use super::{KeysFault, provider, wall_seconds};
 
 /// Names of one leaf; more are refused.
@@ -36,6 +37,9 @@ const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 
 /// The wait after a renewal that failed.
 const RENEW_AGAIN: Duration = Duration::from_mins(1);
+
+/// How long it is waited for more to be kept.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// How long a refused client may take to read why: a connection that is closed over unread bytes takes the alert with it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -66,18 +70,21 @@ pub struct ServerPlan {
 
 /// A server's TLS. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct ServerTls(Arc<Inner>);
+pub struct ServerTls(pub(super) Arc<Inner>);
 
-struct Inner {
-    plan: ServerPlan,
-    folder: Folder,
+pub(super) struct Inner {
+    pub(super) plan: ServerPlan,
+    pub(super) folder: Folder,
     /// What handshakes go by; `None` without TLS.
-    live: ArcSwapOption<Live>,
+    pub(super) live: ArcSwapOption<Live>,
     /// Whoever changes files, one after the other.
-    work: Mutex<()>,
+    pub(super) work: Mutex<()>,
+    /// Who has which root.
+    pub(super) holders: Mutex<Holders>,
     /// Shared by all configurations: a renewed leaf ends no session.
     tickets: Option<Arc<dyn ProducesTickets>>,
-    changed: watch::Sender<()>,
+    /// Something is to be renewed at another time, or to be kept.
+    pub(super) changed: watch::Sender<()>,
 }
 
 impl fmt::Debug for Inner {
@@ -86,13 +93,16 @@ impl fmt::Debug for Inner {
     }
 }
 
-struct Live {
+pub(super) struct Live {
     config: Arc<ServerConfig>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
-    chain: Vec<CertificateDer<'static>>,
+    /// What is shown: the leaf first, its root last.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    /// The roots of this server's own, that of the leaf first; none if the certificate is the operator's.
+    pub(super) roots: Vec<CertificateDer<'static>>,
     leaf: Facts,
     /// When it is renewed, in seconds since 1970; `None` if others do that.
-    renewal: Option<i64>,
+    pub(super) renewal: Option<i64>,
 }
 
 /// A handshake that went well.
@@ -116,7 +126,8 @@ impl ServerTls {
             warn!(%error, "TLS sessions are not resumed");
         }
         let (live, work, changed) = (ArcSwapOption::empty(), Mutex::default(), watch::Sender::default());
-        let tls = Self(Arc::new(Inner { plan, folder, live, work, tickets: tickets.ok(), changed }));
+        let holders = Mutex::new(Holders::read(folder.read(rotation::FILE)?.as_deref()));
+        let tls = Self(Arc::new(Inner { plan, folder, live, work, holders, tickets: tickets.ok(), changed }));
         tls.load()?;
         Ok(tls)
     }
@@ -177,15 +188,19 @@ impl ServerTls {
         Ok(self.is_on())
     }
 
-    async fn blocking(&self, work: impl FnOnce(&Self) -> Result<(), KeysFault> + Send + 'static) -> Result<(), KeysFault> {
+    pub(super) async fn blocking(
+        &self,
+        work: impl FnOnce(&Self) -> Result<(), KeysFault> + Send + 'static,
+    ) -> Result<(), KeysFault> {
         let tls = self.clone();
         tokio::task::spawn_blocking(move || work(&tls)).await.unwrap_or_else(|error| Err(KeysFault::other(error)))
     }
 
-    /// Renews the leaf in time, until the daemon closes.
+    /// Renews the leaf in time, and keeps who has which root, until the daemon closes.
     pub async fn keep_fresh(self, close: CancellationToken) {
         let mut changed = self.0.changed.subscribe();
         loop {
+            self.save_holders().await;
             let renewal = self.0.live.load().as_ref().and_then(|live| live.renewal);
             let left = renewal.map_or(i64::MAX, |renewal| renewal.saturating_sub(wall_seconds()));
             let wait = if left > 0 {
@@ -200,11 +215,17 @@ impl ServerTls {
                 }
             };
             tokio::select! {
-                () = close.cancelled() => return,
-                () = sleep(wait) => {}
+                () = close.cancelled() => break,
+                () = sleep(wait) => continue,
                 _ = changed.changed() => {}
             }
+            // What changes together is kept together.
+            tokio::select! {
+                () = close.cancelled() => break,
+                () = sleep(SETTLE) => {}
+            }
         }
+        self.save_holders().await;
     }
 
     /// The handshake, under the caller's deadline.
@@ -246,7 +267,7 @@ impl ServerTls {
         let plan = &self.0.plan;
         match (plan.on, &plan.own) {
             (Some(false), _) => Ok(()),
-            (_, Some(own)) => self.show(certificate::read_pair(own)?, false),
+            (_, Some(own)) => self.show(certificate::read_pair(own)?, Vec::new()),
             (Some(true), None) => self.issue(&[], false),
             (None, None) if self.0.folder.has("root.pem") || self.0.folder.has("leaf.pem") => self.issue(&[], false),
             (None, None) => Ok(()),
@@ -255,7 +276,7 @@ impl ServerTls {
 
     /// Shows the leaf that there is, if it is good for long enough and for all names, `more` among them; else a new one. `anew`: a
     /// new one in any case.
-    fn issue(&self, more: &[String], anew: bool) -> Result<(), KeysFault> {
+    pub(super) fn issue(&self, more: &[String], anew: bool) -> Result<(), KeysFault> {
         let plan = &self.0.plan;
         match (plan.on, &plan.own) {
             (Some(false), _) => return Err(KeysFault::Off),
@@ -264,7 +285,11 @@ impl ServerTls {
         }
         let _one_at_a_time = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
         let (folder, now) = (&self.0.folder, wall_seconds());
+        self.complete_going_over()?;
         let root = self.root(now)?;
+        let mut roots = certificate::certificates(root.certificate.as_bytes()).map_err(KeysFault::Other)?;
+        roots.truncate(1);
+        roots.extend(self.next_root()?);
         let present = self.present_leaf(&root);
         let mut names: Vec<String> = present.as_ref().map(|(_, facts)| facts.names.clone()).unwrap_or_default();
         let always = [&plan.host, "localhost", "127.0.0.1", "::1"].map(str::to_owned);
@@ -285,12 +310,12 @@ impl ServerTls {
             ends && facts.is_current(now) && now < authority::renewal(facts.not_after, plan.life) && facts.names == names
         };
         if let Some((pair, _)) = present.filter(|(_, facts)| good(facts) && !anew) {
-            return self.show(certified(&pair)?, true);
+            return self.show(certified(&pair)?, roots);
         }
         let leaf = authority::make_leaf(&root, &names, plan.life, now)?;
         let chain = format!("{}{}", leaf.certificate, root.certificate);
         let leaf = Pair { certificate: chain, key: leaf.key };
-        self.show(certified(&leaf)?, true)?;
+        self.show(certified(&leaf)?, roots)?;
         folder.write("leaf.key", &leaf.key, Readers::Owner)?;
         folder.write("leaf.pem", &leaf.certificate, Readers::All)?;
         info!(names = names.join(" "), "the server's certificate is new");
@@ -325,8 +350,8 @@ impl ServerTls {
         is_whole.then_some((leaf, facts))
     }
 
-    /// Has handshakes from here on show a certificate.
-    fn show(&self, pair: CertifiedKey, is_ours: bool) -> Result<(), KeysFault> {
+    /// Has handshakes from here on show a certificate, which is under the first of `roots` if it was made here.
+    fn show(&self, pair: CertifiedKey, roots: Vec<CertificateDer<'static>>) -> Result<(), KeysFault> {
         let plan = &self.0.plan;
         let leaf = Facts::of(&pair.cert[0]).map_err(KeysFault::Other)?;
         if !leaf.is_current(wall_seconds()) {
@@ -345,8 +370,8 @@ impl ServerTls {
         if let Some(tickets) = &self.0.tickets {
             config.ticketer = Arc::clone(tickets);
         }
-        let renewal = is_ours.then(|| authority::renewal(leaf.not_after, plan.life));
-        self.0.live.store(Some(Arc::new(Live { config: Arc::new(config), clients, chain, leaf, renewal })));
+        let renewal = (!roots.is_empty()).then(|| authority::renewal(leaf.not_after, plan.life));
+        self.0.live.store(Some(Arc::new(Live { config: Arc::new(config), clients, chain, roots, leaf, renewal })));
         self.0.changed.send_replace(());
         Ok(())
     }

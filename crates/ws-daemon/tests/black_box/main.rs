@@ -27,6 +27,7 @@ mod settings;
 mod shutdown;
 mod support;
 mod targets;
+mod tls;
 mod tools;
 mod tools_local;
 mod version2;

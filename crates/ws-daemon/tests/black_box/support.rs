@@ -4,6 +4,7 @@
 
 mod book;
 mod cable;
+mod certificates;
 mod command;
 mod config;
 mod daemon;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 pub use book::{Book, Counts, WRITES_DOWN, tag};
 pub use cable::Cable;
+pub use certificates::{CertificateAuthority, CertificateFiles};
 pub use command::{Ran, command, ran};
 pub use daemon::{Daemon, DaemonPlan, pair};
 pub use dice::{dice, number, pass};
