@@ -10,6 +10,7 @@ mod crashes;
 mod execution;
 mod files;
 mod forgery;
+mod frames;
 mod interop;
 mod links;
 mod load;
