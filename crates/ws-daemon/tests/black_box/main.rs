@@ -3,6 +3,7 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
+mod abuse;
 mod command_line;
 mod container;
 mod conversation;

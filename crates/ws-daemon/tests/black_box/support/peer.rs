@@ -167,6 +167,11 @@ impl Peer {
         self.socket.send(message).unwrap_or_else(|error| panic!("cannot send: {error}\n{}", self.log));
     }
 
+    /// Sends to a daemon that may close the link meanwhile.
+    pub fn try_send(&mut self, message: Message) {
+        drop(self.socket.send(message));
+    }
+
     /// Closes the link with a code and words.
     #[track_caller]
     pub fn send_close(&mut self, code: u16, words: &str) {
