@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -125,7 +126,11 @@ impl Session {
             tokio::select! {
                 // While something is stalled, nothing more is read.
                 event = wire.event(self.stalled.is_none()) => match event {
-                    Event::Frame(frame) => self.hear(&frame),
+                    Event::Frame(frame) => {
+                        self.hear(&frame);
+                        // A peer that never stops talking gives others their turn.
+                        consume_budget().await;
+                    }
                     Event::Control | Event::Flushed => {}
                     Event::Gone(gone) => return gone.into(),
                 },
