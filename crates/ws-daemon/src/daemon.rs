@@ -292,9 +292,8 @@ fn start_role(
     match (&settings.role, encryption) {
         (Role::Server { open, .. }, Encryption::Server(tls)) => {
             counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
-            let connections = settings.limits.connections;
             let links = counts.links.clone();
-            let http = Http::new(peers, open.clone(), tls, settings.times.handshake, connections, links, stop.clone());
+            let http = Http::new(peers, open.clone(), tls, settings.times.handshake, &settings.limits, links, stop.clone());
             if let Some(listener) = port {
                 counts.links.spawn(http.accept(listener));
             }

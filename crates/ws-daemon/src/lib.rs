@@ -12,11 +12,12 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `tls` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls` |
 
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod counters;
 pub mod daemon;
 pub mod exec;
 pub mod http;
@@ -26,6 +27,7 @@ pub mod news;
 pub mod origin;
 pub mod peers;
 pub mod policy;
+pub mod rate;
 pub mod route;
 pub mod spool;
 pub mod standing;

@@ -22,7 +22,7 @@ pub use session::{Ended, serve};
 pub use stream::Stream;
 pub use tokio_tungstenite::tungstenite::protocol::Role;
 pub use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-pub use wire::{Gone, Wire};
+pub use wire::{Event, Gone, Wire};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -20,8 +20,10 @@ use tracing::{Instrument, info, info_span, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::target::Target;
 
+use crate::counters::{Count, Counters};
 use crate::link::{
-    self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link, Terms, Wire,
+    self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CloseCode, Dialect, Ended, Gone, GreetingFault, Inbound, Link,
+    Terms, Wire,
 };
 use crate::standing::Standing;
 use registry::{Registry, be_proven, name_for};
@@ -39,6 +41,7 @@ struct Inner {
     terms: Terms,
     /// Cancelled when all links are to be closed.
     closing: CancellationToken,
+    counters: Counters,
     changes: Box<dyn Fn(PeerChange) + Send + Sync>,
 }
 
@@ -90,8 +93,8 @@ impl Peers {
         changes: impl Fn(PeerChange) + Send + Sync + 'static,
     ) -> Self {
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
-        let (arrivals, changes) = (watch::Sender::default(), Box::new(changes));
-        Self(Arc::new(Inner { table, arrivals, inbound, terms, closing, changes }))
+        let (arrivals, counters, changes) = (watch::Sender::default(), Counters::default(), Box::new(changes));
+        Self(Arc::new(Inner { table, arrivals, inbound, terms, closing, counters, changes }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -116,6 +119,12 @@ impl Peers {
     #[must_use]
     pub fn terms(&self) -> Terms {
         self.0.terms
+    }
+
+    /// What became of connections and links, in numbers.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
     }
 
     /// The peer that gets the next request.
@@ -203,6 +212,7 @@ impl Peers {
             Dialect::Version2 => match wire.hear_hello(self.0.terms.nesting).await {
                 Ok(hello) => Some(Box::new(hello)),
                 Err(error) => {
+                    self.counters().count(Count::NoHello);
                     warn!(address, %error, "a link was not made");
                     wire.part(CloseCode::Protocol, &error.to_string()).await;
                     return None;
@@ -249,6 +259,7 @@ impl Peers {
         let (place, before) = match self.join(hello, me, &address, standing, closing) {
             Ok(joined) => joined,
             Err(unwelcome) => {
+                self.counters().count(Count::Unwelcome);
                 warn!(address, error = %unwelcome, "a link was refused");
                 wire.part(unwelcome.close_code(), &unwelcome.close_words()).await;
                 return Life::Unwelcome(unwelcome);
@@ -275,6 +286,7 @@ impl Peers {
             self.hand_up(Inbound::Down, before).await;
         }
         self.hand_up(Inbound::Up, link.clone()).await;
+        self.counters().count(Count::Linked);
         info!(address = link.address(), version = link.version(), "link up");
         let session = link::serve(wire, link.clone(), self.0.inbound.clone(), self.0.terms);
         let mut session = std::pin::pin!(session);
@@ -286,6 +298,7 @@ impl Peers {
             }
         };
         drop(place);
+        self.counters().count(cause(&ended));
         if link.replace() {
             self.hand_up(Inbound::Down, link).await;
         }
@@ -399,6 +412,22 @@ impl Unwelcome {
                 format!("give one of the two another \"name\" in config.json; taken by a connected peer: {name}")
             }
         }
+    }
+}
+
+/// Under which count a link's end goes.
+fn cause(ended: &Ended) -> Count {
+    match ended {
+        Ended::Gone(Gone::Closed) => Count::ByPeer,
+        Ended::Gone(Gone::Lost) => Count::Lost,
+        Ended::Gone(Gone::TooLarge(_)) => Count::TooLarge,
+        Ended::Gone(Gone::NotUtf8) => Count::NotUtf8,
+        Ended::Gone(Gone::Protocol(_)) => Count::AgainstProtocol,
+        Ended::Gone(Gone::Broken(_)) => Count::Broken,
+        Ended::Dead(_) => Count::Silent,
+        Ended::DoesNotRead => Count::DoesNotRead,
+        Ended::Replaced => Count::Replaced,
+        Ended::ClosedHere => Count::Here,
     }
 }
 

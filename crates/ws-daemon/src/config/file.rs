@@ -140,6 +140,9 @@ pub struct WrittenLimits {
     pub message: Option<usize>,
     pub nesting: Option<usize>,
     pub connections: Option<usize>,
+    pub half_open: Option<usize>,
+    pub address_connections: Option<usize>,
+    pub address_failures: Option<usize>,
     pub local_connections: Option<usize>,
     #[serde(default, deserialize_with = "size::deserialize")]
     pub held_bytes: Option<usize>,

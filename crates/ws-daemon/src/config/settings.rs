@@ -161,6 +161,12 @@ pub struct Limits {
     pub nesting: usize,
     /// Links and half-open handshakes; one more drops the oldest half-open one, or is refused.
     pub connections: usize,
+    /// Half-open handshakes among these; one more drops the oldest.
+    pub half_open: usize,
+    /// Connections of one address a second; more are closed at once.
+    pub address_connections: usize,
+    /// Connections of one address a second of which no link comes; beyond that, what comes from there is closed at once.
+    pub address_failures: usize,
     /// Local connections; one more is closed.
     pub local_connections: usize,
     /// Bytes of requests held while the server is away; more are answered `queue_full`.
@@ -488,6 +494,9 @@ fn limits(resolver: &mut Resolver) -> Result<Limits, SettingsFault> {
         message: resolver.bound("limits.message", 1024, 16 << 20, |limits| limits.message)?,
         nesting: resolver.bound("limits.nesting", 4, 128, |limits| limits.nesting)?,
         connections: resolver.bound("limits.connections", 1, 16_384, |limits| limits.connections)?,
+        half_open: resolver.bound("limits.half_open", 1, 1024, |limits| limits.half_open)?,
+        address_connections: resolver.bound("limits.address_connections", 1, 1024, |limits| limits.address_connections)?,
+        address_failures: resolver.bound("limits.address_failures", 1, 256, |limits| limits.address_failures)?,
         local_connections: resolver.bound("limits.local_connections", 1, 4096, |limits| limits.local_connections)?,
         held_bytes: resolver.bound("limits.held_bytes", 0, 64 << 20, |limits| limits.held_bytes)?,
         spool_bytes: resolver.bound("limits.spool_bytes", 128 << 10, 1 << 30, |limits| limits.spool_bytes)?,

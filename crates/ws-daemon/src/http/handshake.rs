@@ -19,6 +19,7 @@ use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2;
 
 use crate::config::Open;
+use crate::counters::{Count, Counters};
 use crate::link::{Dialect, Stream};
 use crate::policy::{self, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
 use crate::standing::Standing;
@@ -59,6 +60,7 @@ pub async fn handshake(
     standing: &Standing,
     open: &Open,
     tls: &ServerTls,
+    counters: &Counters,
 ) -> Option<Upgraded> {
     let address = entrance.address;
     let needs_tls = !stream.is_encrypted() && !tls.takes_plain() && !address.ip().is_loopback();
@@ -77,6 +79,11 @@ pub async fn handshake(
                 switch
             }
             Err(refusal) => {
+                counters.count(match refusal.status() {
+                    StatusCode::UNAUTHORIZED => Count::Unauthorized,
+                    StatusCode::FORBIDDEN => Count::Forbidden,
+                    _ => Count::BadHandshake,
+                });
                 info!(%address, status = refusal.status().as_u16(), "no link for this connection");
                 *refusal
             }
@@ -90,6 +97,8 @@ pub async fn handshake(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     if let Err(error) = connection.await {
+        // Too long a head, and what is no HTTP, is answered by hyper.
+        counters.count(Count::BadHandshake);
         debug!(%address, %error, "a connection ended without a link");
     }
     let (upgrade, dialect) = upgrade.into_inner().ok()??;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -125,7 +126,11 @@ impl Session {
             tokio::select! {
                 // While something is stalled, nothing more is read.
                 event = wire.event(self.stalled.is_none()) => match event {
-                    Event::Frame(frame) => self.hear(&frame),
+                    Event::Frame(frame) => {
+                        self.hear(&frame);
+                        // A peer that never stops talking gives others their turn.
+                        consume_budget().await;
+                    }
                     Event::Control | Event::Flushed => {}
                     Event::Gone(gone) => return gone.into(),
                 },
@@ -296,14 +301,14 @@ impl Session {
 
 /// The closing handshake (RFC 6455, section 7), if there is still someone to part from.
 async fn part(wire: &mut Wire, ended: &Ended) {
-    let (code, reason) = match ended {
-        Ended::Gone(Gone::TooLarge(_)) => (CloseCode::Size, "the frame is too large"),
-        Ended::Gone(Gone::NotUtf8) => (CloseCode::Invalid, "text is not UTF-8"),
-        Ended::Gone(Gone::Protocol(_)) => (CloseCode::Protocol, "against the protocol"),
-        Ended::Gone(_) | Ended::Dead(_) => return,
-        Ended::DoesNotRead => (CloseCode::Policy, "outcomes are not read"),
-        Ended::Replaced => (CloseCode::Away, "replaced by a newer link of the same instance"),
-        Ended::ClosedHere => (CloseCode::Away, "going away"),
+    let closing = match ended {
+        Ended::Gone(gone) => gone.close_code(),
+        Ended::Dead(_) => None,
+        Ended::DoesNotRead => Some((CloseCode::Policy, "outcomes are not read")),
+        Ended::Replaced => Some((CloseCode::Away, "replaced by a newer link of the same instance")),
+        Ended::ClosedHere => Some((CloseCode::Away, "going away")),
     };
-    wire.part(code, reason).await;
+    if let Some((code, reason)) = closing {
+        wire.part(code, reason).await;
+    }
 }

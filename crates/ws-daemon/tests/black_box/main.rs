@@ -3,6 +3,7 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
+mod abuse;
 mod command_line;
 mod container;
 mod conversation;
@@ -10,6 +11,7 @@ mod crashes;
 mod execution;
 mod files;
 mod forgery;
+mod frames;
 mod interop;
 mod links;
 mod load;
@@ -21,6 +23,7 @@ mod pages;
 mod queue;
 mod recordings;
 mod script_names;
+mod secrets;
 mod service_manager;
 mod settings;
 mod shutdown;
