@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use url::Host;
 
 use super::certificate::{self, Facts, Pin};
-use super::client_fault::{ClientFault, Dialled, tls_error};
+use super::client_fault::{ClientFault, Dialled};
 use super::folder::{Folder, Readers};
 use super::{KeysFault, provider};
 
@@ -114,11 +114,13 @@ impl ClientTls {
         Ok(stream)
     }
 
-    /// What TLS said, if it was TLS that ended a connection behind its handshake: a server of version 1.3 refuses a client's
-    /// certificate only then.
+    /// Why a connection ended right behind its handshake, before a word was heard: a server refuses a client's certificate only
+    /// then. The next handshake is a whole one, since a server may do so with every resumed session and tell why in a whole one.
     #[must_use]
-    pub fn explain(&self, host: &Host, error: &io::Error) -> Option<ClientFault> {
-        tls_error(error).map(|_| self.dialled(host).fault(error))
+    pub fn explain(&self, host: &Host, error: &io::Error) -> ClientFault {
+        let fault = self.dialled(host).fault(error);
+        *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        fault
     }
 
     /// Whether a server has asked for a certificate, which this client does not have.

@@ -72,7 +72,7 @@ pub enum ClientFault {
     NoTls,
     /// The connection was closed in the handshake.
     #[error(
-        "the connection was closed in the TLS handshake; if a ws-daemon answers there, its log says why: without TLS of its own, \
+        "the connection was closed in the TLS handshake, or right behind it; if a ws-daemon answers there, its log says why: without TLS of its own, \
          \"tls\": true in its config.json switches it on"
     )]
     Closed,
@@ -180,7 +180,7 @@ fn plain(name: &str) -> String {
 }
 
 /// What TLS said, if it was TLS.
-pub fn tls_error(error: &io::Error) -> Option<&Error> {
+fn tls_error(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
 
