@@ -98,6 +98,7 @@ impl ServerTls {
     /// # Errors
     /// Why there is none.
     pub async fn rotate(&self) -> Result<bool, KeysFault> {
+        self.must_be_on()?;
         self.blocking(Self::make_next).await?;
         self.go_over_if_all_have_it().await
     }
@@ -124,6 +125,7 @@ impl ServerTls {
     /// # Errors
     /// Why the present one is kept.
     pub async fn finish(&self) -> Result<(), KeysFault> {
+        self.must_be_on()?;
         self.blocking(Self::go_over).await
     }
 
