@@ -59,6 +59,8 @@ pub enum Command {
     Subscribe(Vec<Topic>),
     /// Read the settings again.
     Reload,
+    /// Who may ask for a script, and who would get it.
+    Explain(ExplainQuery),
 }
 
 /// What a subscriber may be told of.
@@ -139,6 +141,21 @@ pub struct OutputQuery {
     pub follow: bool,
 }
 
+/// Whose request for which script is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ExplainQuery {
+    /// A peer by name, `anonymous`, `server`, `user:NAME` or `user:UID`, or `tcp`.
+    #[serde(rename = "as")]
+    pub actor: Box<str>,
+    /// The script.
+    pub name: Box<str>,
+    /// Who is to run it; of a peer: whom it is to be passed on to.
+    #[serde(default)]
+    pub to: Option<Target>,
+}
+
 /// One of a script's two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -173,11 +190,30 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 11] =
-        ["PAUSE", "STATUS", "PEERS", "PING", "RUNS", "RUN", "CANCEL", "SCRIPTS", "STATS", "SUBSCRIBE", "RELOAD"];
+    pub const CODES: [&'static str; 12] =
+        ["PAUSE", "STATUS", "PEERS", "PING", "RUNS", "RUN", "CANCEL", "SCRIPTS", "STATS", "SUBSCRIBE", "RELOAD", "EXPLAIN"];
 
     /// The codes that only daemons use among themselves.
     pub const DAEMON_CODES: [&'static str; 7] = ["HELLO", "ACK", "OUTPUT", "CREDIT", "CANCEL", "DRAIN", "EVENT"];
+
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Pause(_) => "PAUSE",
+            Self::Status(_) => "STATUS",
+            Self::Peers => "PEERS",
+            Self::Ping(_) => "PING",
+            Self::Runs(_) => "RUNS",
+            Self::Run(_) => "RUN",
+            Self::Cancel(_) => "CANCEL",
+            Self::Scripts => "SCRIPTS",
+            Self::Stats => "STATS",
+            Self::Subscribe(_) => "SUBSCRIBE",
+            Self::Reload => "RELOAD",
+            Self::Explain(_) => "EXPLAIN",
+        }
+    }
 
     /// Reads the `params` of a local process's command message.
     ///
@@ -191,7 +227,7 @@ impl Command {
                 let hint = if code == "CANCEL" { "; to stop a run, say +cmd CANCEL" } else { "" };
                 Err(Outcome::failed(ErrorCode::Denied, format!("&cmd {code} comes from daemons only{hint}")))
             }
-            (Place::There, code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS")) => {
+            (Place::There, code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS" | "EXPLAIN")) => {
                 Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd")))
             }
             (_, code) => Self::of_code(code, written.data()),
@@ -235,6 +271,7 @@ impl Command {
                 Ok(Self::Subscribe(topics.unwrap_or_else(|| Topic::ALL.into())))
             }
             "RELOAD" => Ok(Self::Reload),
+            "EXPLAIN" => Ok(Self::Explain(serde_json::from_str(data).map_err(wrong)?)),
             code => Err(unknown(code)),
         }
     }
@@ -352,6 +389,7 @@ mod tests {
             (r#"{"code":"RUN","data":{"run":"r","id":1}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"SUBSCRIBE","data":["runs"]}"#, Ok(Command::Subscribe(vec![Topic::Runs]))),
             (r#"{"code":"SUBSCRIBE","data":["sun"]}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"EXPLAIN","data":{"as":"x"}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"HELLO"}"#, Err(ErrorCode::UnknownCommand)),
             (r#"{"code":"PUASE"}"#, Err(ErrorCode::UnknownCommand)),
         ];
@@ -366,7 +404,7 @@ mod tests {
 
     #[test]
     fn what_daemons_say_among_themselves_is_refused_from_a_local_process() {
-        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD"]) {
+        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD", "EXPLAIN"]) {
             let found = Command::parse(Place::There, &format!("{{\"code\":\"{code}\"}}"));
             assert!(matches!(found, Err(Outcome::Failed(ErrorCode::Denied, _))), "{code}: {found:?}");
         }

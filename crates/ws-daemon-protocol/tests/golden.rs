@@ -12,7 +12,9 @@ use std::{env, fs};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, RunFrame, StatusFrame, Verdict};
-use ws_daemon_protocol::command::{Command, OutputQuery, Place, RunQuery, RunState, RunsQuery, StreamName, Topic, Which};
+use ws_daemon_protocol::command::{
+    Command, ExplainQuery, OutputQuery, Place, RunQuery, RunState, RunsQuery, StreamName, Topic, Which,
+};
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{CommandMessage, Message, Params, Request};
@@ -322,6 +324,15 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
         ("command-subscribe", r#"{"code":"SUBSCRIBE"}"#, Command::Subscribe(Topic::ALL.into())),
         ("command-subscribe-some", r#"{"code":"SUBSCRIBE","data":["runs"]}"#, Command::Subscribe(vec![Topic::Runs])),
         ("command-reload", r#"{"code":"RELOAD"}"#, Command::Reload),
+        (
+            "command-explain",
+            r#"{"code":"EXPLAIN","data":{"as":"user:deploy","name":"sms/send","to":"tag:till"}}"#,
+            Command::Explain(ExplainQuery {
+                actor: "user:deploy".into(),
+                name: "sms/send".into(),
+                to: Some(Target::parse("tag:till").expect("a target")),
+            }),
+        ),
     ]
 }
 

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::audit::Audit;
 use crate::config::Open;
 use crate::link::{Stream, Wire};
 use crate::peers::{Newcomer, Peers};
@@ -32,6 +33,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub struct Http {
     peers: Peers,
     open: Arc<Open>,
+    audit: Audit,
     handshake: Duration,
     connections: Connections,
     tasks: Tasks,
@@ -39,10 +41,19 @@ pub struct Http {
 }
 
 impl Http {
-    /// A port that makes links for `peers`, at most `connections` of them, each within `handshake`.
+    /// A port that makes links for `peers`, at most `connections` of them, each within `handshake`. Who is refused is written down
+    /// in `audit`.
     #[must_use]
-    pub fn new(peers: Peers, open: Open, handshake: Duration, connections: usize, tasks: Tasks, stop: Stop) -> Self {
-        Self { peers, open: Arc::new(open), handshake, connections: Connections::new(connections), tasks, stop }
+    pub fn new(
+        peers: Peers,
+        open: Open,
+        audit: Audit,
+        handshake: Duration,
+        connections: usize,
+        tasks: Tasks,
+        stop: Stop,
+    ) -> Self {
+        Self { peers, open: Arc::new(open), audit, handshake, connections: Connections::new(connections), tasks, stop }
     }
 
     /// Accepts until the daemon stops.
@@ -90,7 +101,7 @@ impl Http {
 
     /// From the first byte to a link whose peer is known; `None` if it does not become one.
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<Newcomer> {
-        let Upgraded { stream, behind, dialect } = handshake(stream, address, &self.open).await?;
+        let Upgraded { stream, behind, dialect } = handshake(stream, address, &self.open, &self.audit).await?;
         let wire = Wire::accepted(Stream::from(stream), behind, self.peers.terms().message).await;
         self.peers.welcome(wire, dialect, Standing::Anonymous, address.to_string()).await
     }

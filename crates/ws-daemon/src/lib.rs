@@ -12,8 +12,9 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing` |
+//! | 0 | `audit`, `config`, `news`, `rate`, `tasks`, `system`, `standing` |
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -26,6 +27,7 @@ pub mod news;
 pub mod origin;
 pub mod peers;
 pub mod policy;
+pub mod rate;
 pub mod route;
 pub mod spool;
 pub mod standing;

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2;
 
+use crate::audit::{Audit, Entry};
 use crate::config::Open;
 use crate::link::Dialect;
 use crate::policy::{self, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
@@ -42,12 +43,16 @@ pub struct Upgraded {
 }
 
 /// Reads one request from `address` and answers it; `None` if it did not become a link. The deadline is the caller's.
-pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> Option<Upgraded> {
+pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open, audit: &Audit) -> Option<Upgraded> {
     let own = super::canonical(stream.local_addr().ok()?);
     let upgrade: Mutex<Option<(OnUpgrade, Dialect)>> = Mutex::new(None);
     let slot = &upgrade;
     let service = service_fn(|mut request: Request<Incoming>| async move {
         let verdict = admit(request.headers(), own, address, open).await;
+        if let Err(refusal) = &verdict {
+            let entry = || Entry::new("link").with("address", address.to_string()).with("allowed", false);
+            audit.record(|| entry().with("why", refusal.to_string())).await;
+        }
         let response = match answer(&request, verdict) {
             Ok((switch, dialect)) => {
                 if let Ok(mut upgrade) = slot.lock() {
