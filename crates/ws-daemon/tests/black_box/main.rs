@@ -3,6 +3,7 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
+mod audit;
 mod command_line;
 mod container;
 mod conversation;
@@ -20,6 +21,7 @@ mod packaging;
 mod pages;
 mod queue;
 mod recordings;
+mod rules;
 mod script_names;
 mod service_manager;
 mod settings;
