@@ -232,10 +232,7 @@ impl Session {
             Ok(v2::Frame::Ping(id)) => link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into())),
             Ok(v2::Frame::Command(message)) => self.command(message),
             Ok(v2::Frame::LocalStatus(id, data)) => {
-                if let Some(id) = id {
-                    link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into()));
-                }
-                self.hand_up(Inbound::UnclaimedStatus(data));
+                self.hand_up(Inbound::UnclaimedStatus { data, replier: Replier::new(&link, id, None) });
             }
             Ok(v2::Frame::Hello(_)) => self.bad_frame(&"HELLO was said before"),
             Err(refused) => self.refuse(&refused),
@@ -276,7 +273,8 @@ impl Session {
             _ => false,
         };
         if !claimed {
-            self.hand_up(Inbound::UnclaimedStatus(data));
+            let replier = Replier::new(&self.link, None, None);
+            self.hand_up(Inbound::UnclaimedStatus { data, replier });
         }
     }
 
