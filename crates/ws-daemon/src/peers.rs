@@ -341,7 +341,9 @@ impl Peers {
         let mut table = self.table();
         let Some(mut hello) = hello else {
             let before = standing.proven().map(|proven| table.in_the_way(proven, None)).transpose()?.flatten();
-            before.iter().for_each(|before| table.remove(before));
+            if let Some(before) = &before {
+                table.remove(before);
+            }
             let place = self.settle_in(&mut table, Link::seed(address, standing, me, message, closing));
             drop(table);
             self.announce();
@@ -364,7 +366,9 @@ impl Peers {
             be_proven(&mut hello, proven)?;
             before.extend(table.in_the_way(proven, Some(&hello.instance))?);
         }
-        before.iter().for_each(|before| table.remove(before));
+        for before in &before {
+            table.remove(before);
+        }
         let name = name_for(&hello, |name| table.holder(name, &hello.instance))?;
         let me = self.for_peer(me, &standing);
         if let Some(link) = table.by_instance.get(&hello.instance).cloned() {

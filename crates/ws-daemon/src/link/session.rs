@@ -42,7 +42,7 @@ pub enum Ended {
     #[error("the peer does not read its outcomes: more than {} bytes wait", super::mux::REPLY_QUEUE_BYTES)]
     DoesNotRead,
     /// The same instance came by another link.
-    #[error("replaced by a newer link of the same instance")]
+    #[error("replaced by a newer link of the same instance, or of who has proved its name")]
     Replaced,
     /// This daemon closed it.
     #[error("closed here")]
@@ -303,7 +303,9 @@ async fn part(wire: &mut Wire, ended: &Ended) {
         Ended::Gone(gone) => gone.close_code(),
         Ended::Dead(_) => None,
         Ended::DoesNotRead => Some((CloseCode::Policy, "outcomes are not read")),
-        Ended::Replaced => Some((CloseCode::Away, "replaced by a newer link of the same instance")),
+        Ended::Replaced => {
+            Some((CloseCode::Away, "replaced by a newer link of the same instance, or of who has proved its name"))
+        }
         Ended::ClosedHere => Some((CloseCode::Away, "going away")),
     };
     if let Some((code, reason)) = closing {
