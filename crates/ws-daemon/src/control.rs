@@ -23,7 +23,7 @@ use crate::news::{News, Subscription};
 use crate::origin::{Origin, Said};
 use crate::peers::{DialerHandle, Peers};
 use crate::spool::Spool;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, Turn};
 use crate::worker::Worker;
 use hooks::Hooks;
 use relay::Relays;
@@ -154,7 +154,9 @@ impl Control {
     pub async fn sort(self, mut inbound: mpsc::Receiver<Inbound>, unclaimed: mpsc::Sender<Box<str>>, close: CancellationToken) {
         let hooks = Hooks::new(self.0.executor.clone(), self.0.rest.clone());
         let relays = Relays::default();
+        let mut turn = Turn::default();
         loop {
+            turn.done(0).await;
             let inbound = tokio::select! {
                 biased;
                 inbound = inbound.recv() => inbound,
