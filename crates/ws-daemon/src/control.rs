@@ -30,7 +30,7 @@ use crate::origin::{Origin, Said};
 use crate::peers::{DialerHandle, Peers};
 use crate::policy::Rules;
 use crate::spool::Spool;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, Turn};
 use crate::tls::{ClientTls, KeysFault, ServerTls};
 use crate::worker::Worker;
 use gate::{Gate, Shut};
@@ -187,7 +187,9 @@ impl Control {
         let hooks = Hooks::new(self.0.executor.clone(), self.0.rest.clone());
         let relays = Relays::default();
         let mut gate = Gate::new(self.0.rules.clone(), self.0.audit.clone(), self.0.peer_runs);
+        let mut turn = Turn::default();
         loop {
+            turn.done(0).await;
             let inbound = tokio::select! {
                 biased;
                 inbound = inbound.recv() => inbound,

@@ -25,7 +25,7 @@ use crate::link::{Dialect, Stream, Wire};
 use crate::peers::{Life, Newcomer, Peers};
 use crate::rate::Seldom;
 use crate::standing::{Proof, Proven, Standing};
-use crate::tasks::{Stop, Tasks};
+use crate::tasks::{Stop, Tasks, Turn};
 use crate::tls::{self, ServerTls};
 use addresses::{Addresses, TurnedAway};
 use connections::{Connections, Seat};
@@ -78,7 +78,7 @@ impl Http {
 
     /// Accepts until the daemon stops.
     pub async fn accept(self, listener: TcpListener) {
-        let mut floods = Floods::default();
+        let (mut floods, mut turn) = (Floods::default(), Turn::default());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -86,7 +86,11 @@ impl Http {
             };
             match accepted {
                 // A listener for both protocols shows IPv4 addresses as mapped ones.
-                Ok((stream, address)) => self.take(stream, canonical(address), &mut floods),
+                Ok((stream, address)) => {
+                    self.take(stream, canonical(address), &mut floods);
+                    // Handshakes go on while others come, or each would be the oldest half-open one before it is looked at.
+                    turn.done(0).await;
+                }
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_AGAIN).await;

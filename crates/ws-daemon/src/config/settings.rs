@@ -370,7 +370,7 @@ impl Settings {
         let audit = audit(&mut resolver, &prefix);
         let any_writer = sources.any_writer;
         let settings =
-            Self { prefix, any_writer, role, local, socket_group, name, tags, relay, rules, audit, tls, limits, times };
+            Self { prefix, any_writer, role, local, socket_group, name, tags, relay, tls, rules, audit, limits, times };
         Ok((settings, resolver.rows))
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
-use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -23,6 +22,7 @@ use crate::control::{Answer, Control};
 use crate::origin::Said;
 use crate::policy::{Action, Actor, At, By, Caller, Scope, Verdict};
 use crate::system::hung_up;
+use crate::tasks::Turn;
 
 /// One read from a connection, in bytes.
 const READ_BYTES: usize = 16 * 1024;
@@ -114,10 +114,15 @@ impl Session {
     async fn read<S: AsyncRead>(&self, mut reader: ReadHalf<S>) {
         let mut framer = Framer::new(self.local.message, self.local.nesting);
         let mut buffer = vec![0; READ_BYTES];
+        // What was read at once may hold hundreds of messages.
+        let mut turn = Turn::default();
         loop {
             match reader.read(&mut buffer).await {
                 Ok(0) => break,
-                Ok(length) => framer.push(&buffer[..length]),
+                Ok(length) => {
+                    turn.done(length).await;
+                    framer.push(&buffer[..length]);
+                }
                 Err(error) => {
                     debug!(%error, "reading from a local connection failed");
                     return;
@@ -133,8 +138,7 @@ impl Session {
                     self.answers.asked_all();
                     return throw_away(reader).await;
                 }
-                // What was read at once may hold a thousand messages: others have their turn in between.
-                consume_budget().await;
+                turn.done(0).await;
             }
         }
         if let Some(bad) = framer.finish() {
