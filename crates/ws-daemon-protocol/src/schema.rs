@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::codec::v2::{Have, Hello, Hop, ID_BYTES, Roots};
-use crate::command::{KeysTask, LONGEST_PAUSE, RunsQuery, StreamName, Topic};
+use crate::command::{ExplainQuery, KeysTask, LONGEST_PAUSE, RunsQuery, StreamName, Topic};
 use crate::options::{OutputMode, Queue, RETRIES, Route, TEXT_BYTES};
 use crate::target::Target;
 use crate::time;
@@ -485,6 +485,7 @@ fn command() -> Value {
         said("SUBSCRIBE", &nullable(schema::<Vec<Topic>>()), false),
         said("RELOAD", &any(), false),
         said("KEYS", &keys, true),
+        said("EXPLAIN", &schema::<ExplainQuery>(), true),
     ];
     document(
         "a command of a local process; code may be in any letter case",

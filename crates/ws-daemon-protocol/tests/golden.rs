@@ -13,7 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, Roots, RunFrame, StatusFrame, Verdict};
 use ws_daemon_protocol::command::{
-    Command, KeysTask, OutputQuery, Place, RunQuery, RunState, RunsQuery, StreamName, Topic, Which,
+    Command, ExplainQuery, KeysTask, OutputQuery, Place, RunQuery, RunState, RunsQuery, StreamName, Topic, Which,
 };
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -342,6 +342,15 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
         ("command-subscribe-some", r#"{"code":"SUBSCRIBE","data":["runs"]}"#, Command::Subscribe(vec![Topic::Runs])),
         ("command-reload", r#"{"code":"RELOAD"}"#, Command::Reload),
         ("command-keys", r#"{"code":"KEYS","data":{"do":"show"}}"#, Command::Keys(KeysTask::Show)),
+        (
+            "command-explain",
+            r#"{"code":"EXPLAIN","data":{"as":"user:deploy","name":"sms/send","to":"tag:till"}}"#,
+            Command::Explain(ExplainQuery {
+                actor: "user:deploy".into(),
+                name: "sms/send".into(),
+                to: Some(Target::parse("tag:till").expect("a target")),
+            }),
+        ),
     ]
 }
 

@@ -16,10 +16,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
+use crate::audit::{Audit, AuditFault};
 use crate::config::{LocalTcp, Role, Settings};
 use crate::control::{Control, Means, Reload};
 use crate::exec::{Executor, Surroundings, Writers};
-use crate::http::Http;
+use crate::http::{Door, Http};
 use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
 use crate::news::News;
@@ -43,6 +44,9 @@ const BACKLOG: u32 = 1024;
 
 /// From KILL to the end: the time to reap, to settle and to part.
 const LAST_STEPS: Duration = Duration::from_secs(5);
+
+/// What is left of the audit log is written for so long; then the daemon ends, and says that it was not.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
@@ -89,6 +93,9 @@ pub enum StartFault {
     /// Keys or certificates are broken.
     #[error("TLS: {0}")]
     Keys(#[from] KeysFault),
+    /// No audit log, where one is asked for.
+    #[error(transparent)]
+    Audit(#[from] AuditFault),
     /// Nothing can be executed.
     #[error("no script can be run: {0}")]
     Executor(#[source] io::Error),
@@ -104,6 +111,7 @@ pub struct Daemon {
     socket: SocketFile,
     executor: Executor,
     spool: Option<Spool>,
+    audit: Audit,
     reload: Reload,
     stop: Stop,
     counts: Counts,
@@ -166,17 +174,22 @@ impl Daemon {
         };
         let local_tcp = bind_local_tcp(settings.local)?;
         let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
+        let audit = match &settings.audit {
+            Some(file) => Audit::open(&file.path, file.params)?,
+            None => Audit::off(),
+        };
         let spool = identity::open_spool(&settings).map_err(StartFault::Spool)?;
         let (stop, counts) = (Stop::default(), Counts::default());
         let executor = surroundings(&settings, &socket)
             .and_then(|around| Executor::new(around, &settings.limits, counts.rest.clone(), stop.clone()))
             .map_err(StartFault::Executor)?;
-        Ok(Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, encryption, signals })
+        Ok(Self { settings, socket, executor, spool, audit, reload, stop, counts, local_tcp, port, encryption, signals })
     }
 
     /// Runs until a signal says stop, and returns when everything has been settled.
     pub async fn run(self) {
-        let Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, encryption, mut signals } = self;
+        let Self { settings, socket, executor, spool, audit, reload, stop, counts, local_tcp, port, encryption, mut signals } =
+            self;
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
@@ -186,13 +199,14 @@ impl Daemon {
         let known = identity::known_peers(spool.as_ref()).await;
         let (changes, remembering) = identity::remember(spool.clone(), stop.close_local.clone());
         counts.rest.spawn(remembering);
-        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
+        let rules = identity::rules(&settings);
+        let peers = Peers::new(inbound, terms, rules.clone(), stop.close_links.clone(), me, known, changes);
         if let (Some(spool), Some(damaged)) = (spool.clone(), damaged) {
             let (settings, close) = (settings.clone(), stop.close_links.clone());
             counts.rest.spawn(identity::keep_true(settings, spool, damaged, peers.clone(), close));
         }
         let (runs, rest) = (counts.runs.clone(), counts.rest.clone());
-        let worker = Worker::new(executor.clone(), peers.clone(), spool.clone(), runs, rest, stop.clone());
+        let worker = Worker::new(executor.clone(), peers.clone(), spool.clone(), audit.clone(), runs, rest, stop.clone());
         let news = News::default();
         let means = origin::Means {
             peers: peers.clone(),
@@ -208,7 +222,7 @@ impl Daemon {
         worker.recover().await;
         origin.recover().await;
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
-        let dialer = start_role(&settings, port, encryption, &peers, spool.clone(), &counts, &stop);
+        let dialer = start_role(&settings, port, encryption, &peers, spool.clone(), &audit, &counts, &stop);
         let control = Control::new(Means {
             dialer,
             peers: peers.clone(),
@@ -217,16 +231,25 @@ impl Daemon {
             executor: executor.clone(),
             spool: spool.clone(),
             news,
-            relay: settings.relay,
             tls,
             client_tls,
+            rules: rules.clone(),
+            audit: audit.clone(),
+            peer_runs: settings.limits.peer_runs,
             reload,
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
         let lobby = Lobby::default();
-        let local =
-            Local::new(origin, control.clone(), lobby.clone(), &settings.limits, counts.connections.clone(), stop.clone());
+        let local = Local::new(
+            origin,
+            control.clone(),
+            lobby.clone(),
+            (rules, audit.clone()),
+            &settings.limits,
+            counts.connections.clone(),
+            stop.clone(),
+        );
 
         counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
@@ -244,6 +267,7 @@ impl Daemon {
         if let Some(spool) = spool {
             spool.close().await;
         }
+        audit.close(LAST_LINES).await;
     }
 }
 
@@ -285,6 +309,7 @@ fn start_role(
     encryption: Encryption,
     peers: &Peers,
     spool: Option<Spool>,
+    audit: &Audit,
     counts: &Counts,
     stop: &Stop,
 ) -> Option<DialerHandle> {
@@ -293,7 +318,8 @@ fn start_role(
         (Role::Server { open, .. }, Encryption::Server(tls)) => {
             counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
             let links = counts.links.clone();
-            let http = Http::new(peers, open.clone(), tls, settings.times.handshake, &settings.limits, links, stop.clone());
+            let door = Door { open: open.clone(), tls, audit: audit.clone() };
+            let http = Http::new(peers, door, settings.times.handshake, &settings.limits, links, stop.clone());
             if let Some(listener) = port {
                 counts.links.spawn(http.accept(listener));
             }

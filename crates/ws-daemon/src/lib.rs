@@ -12,8 +12,9 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `audit` |
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod control;

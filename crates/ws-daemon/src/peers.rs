@@ -25,9 +25,13 @@ use crate::link::{
     self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CloseCode, Dialect, Ended, Gone, GreetingFault, Inbound, Link,
     Terms, Wire,
 };
+use crate::policy::Rules;
 use crate::standing::Standing;
 use registry::{Registry, be_proven, name_for};
 use table::Table;
+
+/// The feature of a server that passes runs on.
+const RELAY: &str = "relay";
 
 /// The table. Clones are the same table.
 #[derive(Debug, Clone)]
@@ -39,6 +43,7 @@ struct Inner {
     arrivals: watch::Sender<u64>,
     inbound: mpsc::Sender<Inbound>,
     terms: Terms,
+    rules: Rules,
     /// Cancelled when all links are to be closed.
     closing: CancellationToken,
     counters: Counters,
@@ -81,12 +86,14 @@ pub enum Life {
 }
 
 impl Peers {
-    /// An empty table whose links hand up to `inbound`. This daemon is `me`; `records` are the peers that it knows from before;
-    /// `changes` is told, in order and without waiting, what is to be remembered.
+    /// An empty table whose links hand up to `inbound`; each hears of relaying only if the `rules` let it have it. This daemon is
+    /// `me`; `records` are the peers that it knows from before; `changes` is told, in order and without waiting, what is to be
+    /// remembered.
     #[must_use]
     pub fn new(
         inbound: mpsc::Sender<Inbound>,
         terms: Terms,
+        rules: Rules,
         closing: CancellationToken,
         me: Hello,
         records: Vec<PeerRecord>,
@@ -94,7 +101,7 @@ impl Peers {
     ) -> Self {
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
         let (arrivals, counters, changes) = (watch::Sender::default(), Counters::default(), Box::new(changes));
-        Self(Arc::new(Inner { table, arrivals, inbound, terms, closing, counters, changes }))
+        Self(Arc::new(Inner { table, arrivals, inbound, terms, rules, closing, counters, changes }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -131,6 +138,12 @@ impl Peers {
     #[must_use]
     pub fn pick(&self, choice: &Choice<'_>) -> Pick {
         self.table().pick(choice)
+    }
+
+    /// The peer that would get the next request, which it does not.
+    #[must_use]
+    pub fn peek(&self, choice: &Choice<'_>) -> Option<Link> {
+        self.table().peek(choice)
     }
 
     /// The link to an instance, if it is connected.
@@ -357,6 +370,7 @@ impl Peers {
             table.remove(before);
         }
         let name = name_for(&hello, |name| table.holder(name, &hello.instance))?;
+        let me = self.for_peer(me, &standing);
         if let Some(link) = table.by_instance.get(&hello.instance).cloned() {
             table.remove(&link);
             before.push(link);
@@ -368,6 +382,16 @@ impl Peers {
         changes.into_iter().for_each(&self.0.changes);
         self.announce();
         Ok((place, before))
+    }
+
+    /// Who this daemon is to a peer: one that passes runs on only for those whose runs it would.
+    fn for_peer(&self, me: Arc<Hello>, standing: &Standing) -> Arc<Hello> {
+        if !me.features.iter().any(|feature| feature == RELAY) || self.0.rules.relays_for(standing) {
+            return me;
+        }
+        let mut me = (*me).clone();
+        me.features.retain(|feature| feature != RELAY);
+        me.into()
     }
 
     fn settle_in(&self, table: &mut Table, link: Link) -> Place<'_> {
@@ -480,7 +504,7 @@ mod tests {
         let (sender, inbound) = mpsc::channel(64);
         let terms = Terms { message: 1 << 20, nesting: 128, ping: Duration::from_secs(20) };
         let closing = CancellationToken::new();
-        let peers = Peers::new(sender, terms, closing.clone(), me, records, |_| {});
+        let peers = Peers::new(sender, terms, Rules::default(), closing.clone(), me, records, |_| {});
         End { peers, inbound, closing }
     }
 
@@ -699,12 +723,15 @@ mod tests {
         let two = join(Some(Box::new(hello("web-2", "w2"))));
         let _seed = join(None);
         let target = |text: &str| Target::parse(text).expect("a target");
-        let pick =
-            |target: Option<&Target>, route: &Route, not: Option<&str>| match server.peers.pick(&Choice { target, route, not })
-            {
-                Pick::Link(link) => link.peer().to_owned(),
-                other => format!("{other:?}"),
-            };
+        let pick = |target: Option<&Target>, route: &Route, not: Option<&str>| match server.peers.pick(&Choice {
+            target,
+            route,
+            not,
+            within: None,
+        }) {
+            Pick::Link(link) => link.peer().to_owned(),
+            other => format!("{other:?}"),
+        };
         let turn = Route::RoundRobin;
         let turns: Vec<String> = (0..4).map(|_| pick(None, &turn, None)).collect();
         assert_eq!(turns, ["web-1", "web-2", "a", "web-1"]);

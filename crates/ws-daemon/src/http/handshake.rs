@@ -18,13 +18,14 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2;
 
+use super::Door;
+use crate::audit::Entry;
 use crate::config::Open;
 use crate::counters::{Count, Counters};
 use crate::link::{Dialect, Stream};
 use crate::policy::{self, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
 use crate::standing::Standing;
 use crate::system;
-use crate::tls::ServerTls;
 
 /// What the head of a request may have, in bytes; a longer one is answered 431. The least that hyper can be told.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -58,16 +59,20 @@ pub async fn handshake(
     stream: Stream,
     entrance: Entrance,
     standing: &Standing,
-    open: &Open,
-    tls: &ServerTls,
+    door: &Door,
     counters: &Counters,
 ) -> Option<Upgraded> {
     let address = entrance.address;
-    let needs_tls = !stream.is_encrypted() && !tls.takes_plain() && !address.ip().is_loopback();
+    let needs_tls = !stream.is_encrypted() && !door.tls.takes_plain() && !address.ip().is_loopback();
     let upgrade: Mutex<Option<(OnUpgrade, Dialect)>> = Mutex::new(None);
     let slot = &upgrade;
     let service = service_fn(|mut request: Request<Incoming>| async move {
-        let answer = match admit(request.headers(), entrance, standing, open).await {
+        let verdict = admit(request.headers(), entrance, standing, &door.open).await;
+        if let Err(refusal) = &verdict {
+            let entry = || Entry::new("link").with("address", address.to_string()).with("allowed", false);
+            door.audit.record(|| entry().with("why", refusal.to_string())).await;
+        }
+        let answer = match verdict {
             _ if needs_tls => Err(Box::new(wants_tls())),
             verdict => answer(&request, verdict),
         };
