@@ -11,8 +11,8 @@
 //! | 4 | `control` |
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
-//! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing` |
+//! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `secret`, `invitation` |
 
 pub mod cli;
 pub mod config;
@@ -20,13 +20,16 @@ pub mod control;
 pub mod daemon;
 pub mod exec;
 pub mod http;
+pub mod invitation;
 pub mod link;
 pub mod local;
 pub mod news;
 pub mod origin;
 pub mod peers;
 pub mod policy;
+pub mod register;
 pub mod route;
+pub mod secret;
 pub mod spool;
 pub mod standing;
 pub mod system;
