@@ -1,11 +1,13 @@
 //! The built-in commands, and the desk where what links hand up is sorted: runs to the worker, what is said of runs to whoever
 //! has them, commands carried out here, statuses that nobody waits for passed on. It never waits for anything slow.
 
+mod entry;
 mod hooks;
 mod ping;
 mod relay;
 mod shown;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -49,6 +51,8 @@ pub struct Means {
     pub spool: Option<Spool>,
     /// Where it is told what happens.
     pub news: News,
+    /// On a server: where it listens.
+    pub reached: Option<SocketAddr>,
     /// Whether a client may ask for a run on another one.
     pub relay: bool,
     /// Reads the settings again; what it says is the answer to RELOAD.
@@ -139,6 +143,9 @@ impl Control {
                 Ok(found) => Answer::Result(found),
                 Err(outcome) => Answer::Outcome(outcome),
             },
+            Command::Invite(invite) => self.invite(invite).await,
+            Command::Revoke(revoke) => self.revoke(revoke).await,
+            Command::Rotate(rotate) => self.rotate(rotate).await,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::local::{Lobby, Local, SocketFault, SocketFile};
 use crate::news::News;
 use crate::origin::{self, Origin};
 use crate::peers::{Dialer, DialerHandle, Peers};
+use crate::register::{BrokenRegister, Register};
 use crate::spool::{Spool, SpoolFault};
 use crate::system;
 use crate::tasks::{Stop, Tasks};
@@ -35,6 +36,9 @@ const INBOUND: usize = 1024;
 /// Statuses that nobody waits for, before they are passed on; when full, they are dropped.
 const UNCLAIMED: usize = 1024;
 
+/// Where a server keeps who its peers are, in its prefix.
+const REGISTER: &str = "keys/peers.json";
+
 /// Connections that wait to be accepted on TCP.
 const BACKLOG: u32 = 1024;
 
@@ -43,8 +47,10 @@ const LAST_STEPS: Duration = Duration::from_secs(5);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
-const OWN_VARIABLES: [&str; 12] = [
+const OWN_VARIABLES: [&str; 14] = [
     "WSDAEMON_PROXY",
+    "WSDAEMON_TOKEN",
+    "CREDENTIALS_DIRECTORY",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
@@ -83,6 +89,9 @@ pub enum StartFault {
     /// The spool is of a later version.
     #[error(transparent)]
     Spool(SpoolFault),
+    /// The register of peers cannot be read.
+    #[error(transparent)]
+    Register(#[from] BrokenRegister),
     /// Nothing can be executed.
     #[error("no script can be run: {0}")]
     Executor(#[source] io::Error),
@@ -98,6 +107,7 @@ pub struct Daemon {
     socket: SocketFile,
     executor: Executor,
     spool: Option<Spool>,
+    register: Register,
     reload: Reload,
     stop: Stop,
     counts: Counts,
@@ -152,9 +162,9 @@ impl Daemon {
                 .then(|| signal(SignalKind::hangup()).map_err(StartFault::Signals))
                 .transpose()?,
         };
-        let port = match &settings.role {
-            Role::Server { listen, .. } => Some(bind_port(*listen)?),
-            Role::Client { .. } => None,
+        let (port, register) = match &settings.role {
+            Role::Server { listen, .. } => (Some(bind_port(*listen)?), Register::open(&prefix.join(REGISTER))?),
+            Role::Client { .. } => (None, Register::default()),
         };
         let local_tcp = bind_local_tcp(settings.local)?;
         let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
@@ -163,12 +173,12 @@ impl Daemon {
         let executor = surroundings(&settings, &socket)
             .and_then(|around| Executor::new(around, &settings.limits, counts.rest.clone(), stop.clone()))
             .map_err(StartFault::Executor)?;
-        Ok(Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, signals })
+        Ok(Self { settings, socket, executor, spool, register, reload, stop, counts, local_tcp, port, signals })
     }
 
     /// Runs until a signal says stop, and returns when everything has been settled.
     pub async fn run(self) {
-        let Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, mut signals } = self;
+        let Self { settings, socket, executor, spool, register, reload, stop, counts, local_tcp, port, mut signals } = self;
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
@@ -178,7 +188,7 @@ impl Daemon {
         let known = identity::known_peers(spool.as_ref()).await;
         let (changes, remembering) = identity::remember(spool.clone(), stop.close_local.clone());
         counts.rest.spawn(remembering);
-        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
+        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, register, changes);
         if let (Some(spool), Some(damaged)) = (spool.clone(), damaged) {
             let (settings, close) = (settings.clone(), stop.close_links.clone());
             counts.rest.spawn(identity::keep_true(settings, spool, damaged, peers.clone(), close));
@@ -199,6 +209,7 @@ impl Daemon {
         // What was claimed is settled before its asker can ask again.
         worker.recover().await;
         origin.recover().await;
+        let reached = port.as_ref().and_then(|listener| listener.local_addr().ok());
         let dialer = start_role(&settings, port, &peers, spool.clone(), &counts, &stop);
         let control = Control::new(Means {
             dialer,
@@ -208,6 +219,7 @@ impl Daemon {
             executor: executor.clone(),
             spool: spool.clone(),
             news,
+            reached,
             relay: settings.relay,
             reload,
             rest: counts.rest.clone(),

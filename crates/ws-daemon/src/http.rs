@@ -5,7 +5,9 @@
 //! and when there are too many, those that have not become links go first.
 
 mod connections;
+mod credential;
 mod handshake;
+mod join;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +21,6 @@ use tracing::{info, warn};
 use crate::config::Open;
 use crate::link::{Stream, Wire};
 use crate::peers::{Newcomer, Peers};
-use crate::standing::Standing;
 use crate::tasks::{Stop, Tasks};
 use connections::{Connections, Seat};
 use handshake::{Upgraded, handshake};
@@ -90,9 +91,9 @@ impl Http {
 
     /// From the first byte to a link whose peer is known; `None` if it does not become one.
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<Newcomer> {
-        let Upgraded { stream, behind, dialect } = handshake(stream, address, &self.open).await?;
+        let Upgraded { stream, behind, dialect, standing } = handshake(stream, address, &self.open, &self.peers).await?;
         let wire = Wire::accepted(Stream::from(stream), behind, self.peers.terms().message).await;
-        self.peers.welcome(wire, dialect, Standing::Anonymous, address.to_string()).await
+        self.peers.welcome(wire, dialect, standing, address.to_string()).await
     }
 }
 

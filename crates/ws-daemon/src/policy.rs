@@ -18,6 +18,19 @@ pub struct Visitor {
     /// Whether the other end of the connection was seen to belong to root or to the daemon's user. Decides only where
     /// [`Refusal::OtherUser`] is the verdict without it.
     pub is_ours: bool,
+    /// What it has shown of itself.
+    pub credential: Credential,
+}
+
+/// What came of a name and a token, or of a client certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// There was none, or nobody here to whom one was given.
+    None,
+    /// It is a peer's.
+    Right,
+    /// It is nobody's: which part is wrong is not told.
+    Wrong,
 }
 
 /// The headers by which a proxy shows itself.
@@ -32,6 +45,12 @@ pub enum Refusal {
     /// A web page.
     #[error("a web page may not open a link: the handshake carries an Origin header")]
     Origin,
+    /// A name and a token that do not belong together here. The same words whichever is wrong.
+    #[error(
+        "no peer of this server has this name and this token, or it was revoked. On the server: ws-daemon peers list; then \
+         ws-daemon invite NAME, or ws-daemon peers rotate NAME, and join here with the line that it prints"
+    )]
+    Credential,
     /// Someone on this machine whom the daemon's user need not trust.
     #[error(
         "protected mode: from its own machine this server takes links of root and of the user it runs as only. Run what dials here \
@@ -56,6 +75,11 @@ pub enum Refusal {
 pub fn admit(visitor: Visitor, open: &Open) -> Result<(), Refusal> {
     if visitor.has_origin {
         return Err(Refusal::Origin);
+    }
+    match visitor.credential {
+        Credential::Right => return Ok(()),
+        Credential::Wrong => return Err(Refusal::Credential),
+        Credential::None => {}
     }
     let address = visitor.address.to_canonical();
     let is_here = address.is_loopback() && !visitor.was_forwarded;
@@ -84,13 +108,16 @@ pub enum Caller {
 /// Whether `caller` may give `command`. The match is on every pair on purpose: a new command must be decided on.
 #[must_use]
 pub fn may_command(caller: Caller, place: Place, command: &Command) -> bool {
-    use Command::{Cancel, Pause, Peers, Ping, Reload, Run, Runs, Scripts, Stats, Status, Subscribe};
+    use Command::{
+        Cancel, Invite, Pause, Peers, Ping, Reload, Revoke, Rotate, Run, Runs, Scripts, Stats, Status, Subscribe,
+    };
     match (caller, place, command) {
         (Caller::Socket, _, _) | (Caller::Tcp, Place::Here | Place::There, Pause(_) | Status(_)) => true,
         (
             Caller::Tcp,
             Place::Here | Place::There,
-            Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload,
+            Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Invite(_)
+            | Revoke(_) | Rotate(_),
         ) => false,
     }
 }
@@ -110,7 +137,10 @@ mod tests {
             has_origin,
             was_forwarded,
             is_ours,
+            credential: Credential::None,
         };
+        let shows = |credential, visitor| Visitor { credential, ..visitor };
+        let (right, wrong) = (|visitor| shows(Credential::Right, visitor), |visitor| shows(Credential::Wrong, visitor));
         let local = |address: &str| visitor(address, false, false, true);
         let another_users = |address: &str| visitor(address, false, false, false);
         let forwarded = |address: &str| visitor(address, false, true, true);
@@ -133,7 +163,7 @@ mod tests {
             (local("192.0.2.1"), nobody.clone(), Err(Refusal::Protected)),
             (local("::ffff:192.0.2.1"), nobody.clone(), Err(Refusal::Protected)),
             (forwarded("127.0.0.1"), nobody.clone(), Err(Refusal::Protected)),
-            (page("127.0.0.1"), nobody, Err(Refusal::Origin)),
+            (page("127.0.0.1"), nobody.clone(), Err(Refusal::Origin)),
             (local("10.1.2.3"), networks(), Ok(())),
             (local("::ffff:10.1.2.3"), networks(), Ok(())),
             (local("fd00::1"), networks(), Ok(())),
@@ -143,7 +173,18 @@ mod tests {
             (forwarded("10.1.2.3"), networks(), Err(Refusal::NotListed)),
             (local("192.0.2.1"), all.clone(), Ok(())),
             (forwarded("192.0.2.1"), all.clone(), Ok(())),
-            (page("192.0.2.1"), all, Err(Refusal::Origin)),
+            (page("192.0.2.1"), all.clone(), Err(Refusal::Origin)),
+            // With a credential nothing else counts, but that it is no web page.
+            (right(local("192.0.2.1")), nobody.clone(), Ok(())),
+            (right(forwarded("127.0.0.1")), nobody.clone(), Ok(())),
+            (right(forwarded("192.0.2.1")), networks(), Ok(())),
+            (right(another_users("127.0.0.1")), nobody.clone(), Ok(())),
+            (right(page("127.0.0.1")), all.clone(), Err(Refusal::Origin)),
+            (wrong(local("127.0.0.1")), nobody.clone(), Err(Refusal::Credential)),
+            (wrong(local("10.1.2.3")), networks(), Err(Refusal::Credential)),
+            (wrong(local("192.0.2.1")), all.clone(), Err(Refusal::Credential)),
+            (wrong(page("192.0.2.1")), all, Err(Refusal::Origin)),
+            (wrong(forwarded("192.0.2.1")), nobody, Err(Refusal::Credential)),
         ];
         for (visitor, open, expected) in table {
             assert_eq!(admit(visitor, &open), expected, "{visitor:?} {open:?}");

@@ -157,6 +157,10 @@ impl Register {
     /// # Errors
     /// Why not.
     pub async fn trade(&self, trade: Trade) -> Result<Traded, TradeFault> {
+        // A guess costs nobody a turn.
+        if !self.0.table.load().knows(&trade.secret) {
+            return Err(TradeFault::Unknown);
+        }
         self.change(|table| table.trade(&trade, now_ms())).await
     }
 

@@ -15,13 +15,18 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use rustix::process::geteuid;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2;
 
+use super::credential::Shown;
+use super::join;
 use crate::config::Open;
 use crate::link::Dialect;
-use crate::policy::{self, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
+use crate::peers::Peers;
+use crate::policy::{self, Credential, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
+use crate::standing::Standing;
 use crate::system;
 
 /// What the head of a request may have, in bytes; a longer one is answered 431. The least that hyper can be told.
@@ -39,21 +44,32 @@ pub struct Upgraded {
     pub behind: Vec<u8>,
     /// What is spoken on it.
     pub dialect: Dialect,
+    /// What the other end has proved.
+    pub standing: Standing,
 }
 
 /// Reads one request from `address` and answers it; `None` if it did not become a link. The deadline is the caller's.
-pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> Option<Upgraded> {
+pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open, peers: &Peers) -> Option<Upgraded> {
     let own = super::canonical(stream.local_addr().ok()?);
-    let upgrade: Mutex<Option<(OnUpgrade, Dialect)>> = Mutex::new(None);
+    let upgrade: Mutex<Option<(OnUpgrade, Dialect, Standing)>> = Mutex::new(None);
     let slot = &upgrade;
     let service = service_fn(|mut request: Request<Incoming>| async move {
-        let verdict = admit(request.headers(), own, address, open).await;
+        let since = Instant::now();
+        if join::is_asked(&request) {
+            return Ok(join::answer(request, address, peers, "", since).await);
+        }
+        let shown = Shown::of(request.headers(), peers.register());
+        let verdict = admit(request.headers(), own, address, open, shown.credential).await;
         let response = match answer(&request, verdict) {
             Ok((switch, dialect)) => {
                 if let Ok(mut upgrade) = slot.lock() {
-                    *upgrade = Some((hyper::upgrade::on(&mut request), dialect));
+                    *upgrade = Some((hyper::upgrade::on(&mut request), dialect, shown.standing));
                 }
                 switch
+            }
+            Err(refusal) if refusal.status() == StatusCode::UNAUTHORIZED => {
+                shown.refused(address, since).await;
+                *refusal
             }
             Err(refusal) => {
                 info!(%address, status = refusal.status().as_u16(), "no link for this connection");
@@ -71,13 +87,19 @@ pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open) -> O
     if let Err(error) = connection.await {
         debug!(%address, %error, "a connection ended without a link");
     }
-    let (upgrade, dialect) = upgrade.into_inner().ok()??;
+    let (upgrade, dialect, standing) = upgrade.into_inner().ok()??;
     let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some(Upgraded { stream: parts.io.into_inner(), behind: parts.read_buf.to_vec(), dialect })
+    Some(Upgraded { stream: parts.io.into_inner(), behind: parts.read_buf.to_vec(), dialect, standing })
 }
 
 /// Whether whoever is at `address` and sends these headers may enter. Whose process that is is looked up only where it decides.
-async fn admit(headers: &HeaderMap, own: SocketAddr, address: SocketAddr, open: &Open) -> Result<(), Refusal> {
+async fn admit(
+    headers: &HeaderMap,
+    own: SocketAddr,
+    address: SocketAddr,
+    open: &Open,
+    credential: Credential,
+) -> Result<(), Refusal> {
     let visitor = Visitor {
         address: address.ip(),
         has_origin: headers.contains_key(header::ORIGIN),
@@ -85,6 +107,7 @@ async fn admit(headers: &HeaderMap, own: SocketAddr, address: SocketAddr, open: 
             .keys()
             .any(|name| FORWARDED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(FORWARDED_PREFIX)),
         is_ours: false,
+        credential,
     };
     match policy::admit(visitor, open) {
         Err(Refusal::OtherUser) => policy::admit(Visitor { is_ours: is_ours(own, address).await, ..visitor }, open),
@@ -115,6 +138,9 @@ fn answer<B>(request: &Request<B>, verdict: Result<(), Refusal>) -> Result<(Answ
     if !has_token(headers, header::UPGRADE, "websocket") {
         let body = "this port of ws-daemon takes WebSocket links; point a client's \"proxy\" here";
         return Err(Box::new(with(words(StatusCode::UPGRADE_REQUIRED, body), header::UPGRADE, "websocket")));
+    }
+    if verdict == Err(Refusal::Credential) {
+        return Err(Box::new(unauthorized()));
     }
     if let Err(refusal) = verdict {
         return refuse(StatusCode::FORBIDDEN, &refusal.to_string());
@@ -174,7 +200,14 @@ fn dialect(headers: &HeaderMap) -> Result<Dialect, String> {
     }
 }
 
-fn words(status: StatusCode, body: &str) -> Answer {
+/// The one answer to whoever shows a secret that nobody has.
+pub fn unauthorized() -> Answer {
+    let refusal = words(StatusCode::UNAUTHORIZED, &Refusal::Credential.to_string());
+    with(refusal, header::WWW_AUTHENTICATE, "Basic realm=\"ws-daemon\"")
+}
+
+/// An answer that is no link.
+pub fn words(status: StatusCode, body: &str) -> Answer {
     let newline = if body.is_empty() { "" } else { "\n" };
     let mut response = Response::new(Full::new(Bytes::from(format!("{body}{newline}"))));
     *response.status_mut() = status;
@@ -214,7 +247,7 @@ mod tests {
         // There is no connection whose owner could be looked up, so the address is listed.
         let open = Open::Networks(vec!["127.0.0.1/32".parse().expect("a network")]);
         let end = SocketAddr::from(([127, 0, 0, 1], 1));
-        match answer(&request, admit(request.headers(), end, end, &open).await) {
+        match answer(&request, admit(request.headers(), end, end, &open, Credential::None).await) {
             Ok((response, dialect)) => {
                 let version = response.headers().get("ws-daemon").map(HeaderValue::as_bytes);
                 assert_eq!(version, (dialect == Dialect::Version2).then_some(b"2".as_slice()));

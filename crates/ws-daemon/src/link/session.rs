@@ -43,6 +43,9 @@ pub enum Ended {
     /// The same instance came by another link.
     #[error("replaced by a newer link of the same instance")]
     Replaced,
+    /// The peer may be here no more.
+    #[error("{1}")]
+    Expelled(u16, &'static str),
     /// This daemon closed it.
     #[error("closed here")]
     ClosedHere,
@@ -130,7 +133,7 @@ impl Session {
                     Event::Gone(gone) => return gone.into(),
                 },
                 permit = inbound.reserve(), if self.stalled.is_some() => match (permit, self.stalled.take()) {
-                    (Ok(_), Some(_)) if link.is_replaced() => {}
+                    (Ok(_), Some(_)) if link.is_over() => {}
                     (Ok(permit), Some(stalled)) => permit.send(stalled),
                     _ => return Ended::ClosedHere,
                 },
@@ -147,7 +150,11 @@ impl Session {
                     }
                 }
                 // The peer has left this link for another one: nothing that waits here is for it.
-                () = link.0.closing.cancelled() => return if link.is_replaced() { Ended::Replaced } else { self.drain(wire).await },
+                () = link.0.closing.cancelled() => return match link.0.farewell.get() {
+                    Some((code, words)) => Ended::Expelled(*code, words),
+                    None if link.is_replaced() => Ended::Replaced,
+                    None => self.drain(wire).await,
+                },
             }
         }
     }
@@ -188,7 +195,7 @@ impl Session {
             _ => return,
         };
         // What an old link still reads is no longer this peer's word.
-        if self.link.is_replaced() {
+        if self.link.is_over() {
             return;
         }
         match self.link.mux().dialect() {
@@ -302,6 +309,7 @@ async fn part(wire: &mut Wire, ended: &Ended) {
         Ended::Gone(_) | Ended::Dead(_) => return,
         Ended::DoesNotRead => (CloseCode::Policy, "outcomes are not read"),
         Ended::Replaced => (CloseCode::Away, "replaced by a newer link of the same instance"),
+        Ended::Expelled(code, words) => (CloseCode::Library(*code), *words),
         Ended::ClosedHere => (CloseCode::Away, "going away"),
     };
     wire.part(code, reason).await;

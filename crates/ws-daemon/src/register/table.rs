@@ -374,10 +374,19 @@ impl Table {
         Ok(until_ms)
     }
 
+    /// Whether an invitation has this secret.
+    pub fn knows(&self, secret: &Digest) -> bool {
+        self.position(secret).is_some()
+    }
+
+    /// All are compared, so that it takes as long for a secret that is none.
+    fn position(&self, secret: &Digest) -> Option<usize> {
+        let found = self.invitations.iter().enumerate().filter(|(_, invitation)| invitation.secret.is(secret));
+        found.map(|(at, _)| at).last()
+    }
+
     pub fn trade(&mut self, trade: &Trade, now_ms: u64) -> Result<Traded, TradeFault> {
-        // All are compared, so that it takes as long for a secret that is none.
-        let found = self.invitations.iter().enumerate().filter(|(_, invitation)| invitation.secret.is(&trade.secret));
-        let at = found.map(|(at, _)| at).next_back().ok_or(TradeFault::Unknown)?;
+        let at = self.position(&trade.secret).ok_or(TradeFault::Unknown)?;
         let invitation = self.invitations[at].clone();
         let is_again = |(name, peer): &(&Box<str>, &Peer)| {
             let is_same = peer.token.is_some_and(|token| token.is(&trade.token)) && peer.instance == trade.instance;

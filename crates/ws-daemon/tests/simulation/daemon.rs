@@ -17,6 +17,7 @@ use ws_daemon::link::Terms;
 use ws_daemon::news::News;
 use ws_daemon::origin::{self, Origin};
 use ws_daemon::peers::Peers;
+use ws_daemon::register::Register;
 use ws_daemon::spool::{Bounds, Durability, Spool, WallClock};
 use ws_daemon::tasks::{Stop, Tasks};
 use ws_daemon::worker::Worker;
@@ -109,7 +110,7 @@ impl Site {
         let (inbound, inbound_receiver) = mpsc::channel(1024);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(1024);
         let terms = Terms { message: LIMITS.message, nesting: LIMITS.nesting, ping: Duration::from_secs(20) };
-        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
+        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, Register::default(), changes);
         let around = Surroundings::new(&self.prefix, &self.prefix.join("socket"), std::iter::empty()).expect("no NUL");
         let around = around.with_doer(self.counts.doer(self.index));
         let executor = Executor::new(around, &LIMITS, tasks.clone(), stop.clone()).expect("threads");
@@ -142,6 +143,7 @@ impl Site {
             executor,
             spool: Some(spool),
             news: news.clone(),
+            reached: None,
             relay: false,
             reload: Reload(Box::new(|| Err(Outcome::Exited(1)))),
             rest: tasks.clone(),
