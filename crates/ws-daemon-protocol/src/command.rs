@@ -240,8 +240,20 @@ struct Written<'a> {
 impl Command {
     /// The codes that local processes may use.
     pub const CODES: [&'static str; 14] = [
-        "PAUSE", "STATUS", "PEERS", "PING", "RUNS", "RUN", "CANCEL", "SCRIPTS", "STATS", "SUBSCRIBE", "RELOAD", "INVITE",
-        "REVOKE", "ROTATE",
+        "PAUSE",
+        "STATUS",
+        "PEERS",
+        "PING",
+        "RUNS",
+        "RUN",
+        "CANCEL",
+        "SCRIPTS",
+        "STATS",
+        "SUBSCRIBE",
+        "RELOAD",
+        "INVITE",
+        "REVOKE",
+        "ROTATE",
     ];
 
     /// The codes that only daemons use among themselves.
@@ -261,10 +273,9 @@ impl Command {
             }
             (
                 Place::There,
-                code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS" | "INVITE" | "REVOKE" | "ROTATE"),
-            ) => {
-                Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd")))
-            }
+                code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS" | "INVITE" | "REVOKE"
+                | "ROTATE"),
+            ) => Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd"))),
             (_, code) => Self::of_code(code, written.data()),
         }
     }

@@ -12,7 +12,9 @@ use std::{env, fs};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, RunFrame, StatusFrame, Verdict};
-use ws_daemon_protocol::command::{Command, Invite, OutputQuery, Place, Revoke, Rotate, RunQuery, RunState, RunsQuery, StreamName, Topic, Which};
+use ws_daemon_protocol::command::{
+    Command, Invite, OutputQuery, Place, Revoke, Rotate, RunQuery, RunState, RunsQuery, StreamName, Topic, Which,
+};
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{CommandMessage, Message, Params, Request};

@@ -189,6 +189,8 @@ impl Daemon {
         let (changes, remembering) = identity::remember(spool.clone(), stop.close_local.clone());
         counts.rest.spawn(remembering);
         let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, register, changes);
+        // A crash may have come between a revocation and this.
+        peers.forget_gone();
         if let (Some(spool), Some(damaged)) = (spool.clone(), damaged) {
             let (settings, close) = (settings.clone(), stop.close_links.clone());
             counts.rest.spawn(identity::keep_true(settings, spool, damaged, peers.clone(), close));

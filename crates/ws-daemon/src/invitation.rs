@@ -79,7 +79,8 @@ impl Invitation {
         let code: String = text.split_whitespace().collect();
         let Some(body) = code.strip_prefix(PREFIX) else {
             let version = code.strip_prefix("wsd").and_then(|rest| rest.split_once('.')).map(|(version, _)| version);
-            let is_later = version.is_some_and(|version| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()));
+            let is_later =
+                version.is_some_and(|version| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()));
             return Err(if is_later { BadCode::Later } else { BadCode::NoCode });
         };
         if code.len() > CODE_BYTES {

@@ -10,6 +10,7 @@ mod mux;
 mod run_stream;
 mod session;
 mod stream;
+mod trade;
 mod wire;
 
 pub use backoff::Backoff;
@@ -22,6 +23,7 @@ pub use session::{Ended, serve};
 pub use stream::Stream;
 pub use tokio_tungstenite::tungstenite::protocol::Role;
 pub use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+pub use trade::{Answer, trade};
 pub use wire::{Gone, Wire};
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -502,7 +504,7 @@ impl Link {
     /// when this returns, and nothing that it says from now on is handed up.
     pub fn expel(&self, code: u16, words: &'static str) {
         // The first reason is the one.
-        drop(self.0.farewell.set((code, words)));
+        let _ = self.0.farewell.set((code, words));
         self.mux().close();
         self.0.closing.cancel();
     }

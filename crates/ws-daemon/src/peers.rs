@@ -21,8 +21,8 @@ use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::target::Target;
 
 use crate::link::{
-    self, CLOSE_BOUND, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_REVOKED, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link, Terms,
-    Wire,
+    self, CLOSE_BOUND, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_REVOKED, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link,
+    Terms, Wire,
 };
 use crate::register::{Register, Unbound};
 use crate::standing::{Proof, Proven, Standing};

@@ -108,16 +108,14 @@ pub enum Caller {
 /// Whether `caller` may give `command`. The match is on every pair on purpose: a new command must be decided on.
 #[must_use]
 pub fn may_command(caller: Caller, place: Place, command: &Command) -> bool {
-    use Command::{
-        Cancel, Invite, Pause, Peers, Ping, Reload, Revoke, Rotate, Run, Runs, Scripts, Stats, Status, Subscribe,
-    };
+    use Command::{Cancel, Invite, Pause, Peers, Ping, Reload, Revoke, Rotate, Run, Runs, Scripts, Stats, Status, Subscribe};
     match (caller, place, command) {
         (Caller::Socket, _, _) | (Caller::Tcp, Place::Here | Place::There, Pause(_) | Status(_)) => true,
         (
             Caller::Tcp,
             Place::Here | Place::There,
-            Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Invite(_)
-            | Revoke(_) | Rotate(_),
+            Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Invite(_) | Revoke(_)
+            | Rotate(_),
         ) => false,
     }
 }

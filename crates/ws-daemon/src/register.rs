@@ -3,7 +3,7 @@
 
 mod table;
 
-pub use table::{Invite, NAME_BYTES, PEERS, Registered, RegisterFault, Trade, TradeFault, Traded, Unbound, is_name};
+pub use table::{Invite, NAME_BYTES, PEERS, RegisterFault, Registered, Trade, TradeFault, Traded, Unbound, is_name};
 
 use std::fs;
 use std::io::{self, ErrorKind, Read};
@@ -76,7 +76,11 @@ impl Register {
             Ok(None) => Table::default(),
             Err(error) => return Err(broken(format!("cannot be read: {error}"))),
         };
-        Ok(Self(Arc::new(Inner { path: Some(path.to_owned()), table: ArcSwap::from_pointee(table), changing: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            path: Some(path.to_owned()),
+            table: ArcSwap::from_pointee(table),
+            changing: Mutex::default(),
+        })))
     }
 
     /// Whether no peer is in it.
@@ -245,8 +249,7 @@ mod tests {
         let register = Register::open(&path).expect("no file is an empty register");
         let (secret, _) = register.invite(invite("web")).await.expect("a name");
         let token = Secret::random().expect("random bits");
-        let trade =
-            Trade { name: "web".into(), secret: secret.digest(), instance: Some("i".into()), token: token.digest() };
+        let trade = Trade { name: "web".into(), secret: secret.digest(), instance: Some("i".into()), token: token.digest() };
         let again = Register::open(&path).expect("written whole");
         let traded = again.trade(trade.clone()).await.expect("invited");
         assert_eq!(&*traded.name, "web");
@@ -270,13 +273,20 @@ mod tests {
         fs::write(&path, good).expect("written");
         assert!(!Register::open(&path).expect("good").is_empty());
         let digest = "0".repeat(64);
-        let twice = format!(r#"{{"format":1,"register":{{"peers":{{"a":{{"instance":"i","token":"{digest}"}},"b":{{"instance":"i"}}}}}}}}"#);
+        let twice = format!(
+            r#"{{"format":1,"register":{{"peers":{{"a":{{"instance":"i","token":"{digest}"}},"b":{{"instance":"i"}}}}}}}}"#
+        );
         let cut = &good[..good.len() - 1];
         let wrong = good.replace("\"a\"", "\"a b\"");
         let later = good.replace(":1,", ":2,");
         let unknown = good.replace("\"gone\"", "\"went\"");
         for (text, words) in [
-            ("", "is damaged"), (cut, "is damaged"), (&wrong, "name"), (&later, "format 2"), (&unknown, "went"), (&twice, "two peers"),
+            ("", "is damaged"),
+            (cut, "is damaged"),
+            (&wrong, "name"),
+            (&later, "format 2"),
+            (&unknown, "went"),
+            (&twice, "two peers"),
         ] {
             fs::write(&path, text).expect("written");
             let said = Register::open(&path).expect_err(text).to_string();

@@ -78,6 +78,8 @@ pub struct Settings {
     pub name: Option<String>,
     /// More names.
     pub tags: Vec<String>,
+    /// Where a client's token stands, if someone said so; a relative path is in the prefix.
+    pub token_file: Option<PathBuf>,
     /// Whether a client may ask for a run on another one.
     pub relay: bool,
     /// Bounds.
@@ -309,8 +311,15 @@ impl Settings {
         let (name, tags) = names(&mut resolver)?;
         let (relay, source) = resolver.or_default(false, |written| written.relay);
         resolver.row("relay", relay, source);
-        let any_writer = sources.any_writer;
-        Ok((Self { prefix, any_writer, role, local, socket_group, name, tags, relay, limits, times }, resolver.rows))
+        let token_file = resolver.written(|written| written.token_file.clone());
+        if let Some((path, source)) = &token_file {
+            resolver.row("token_file", path.display().to_string(), *source);
+        }
+        let (token_file, any_writer) = (token_file.map(|(path, _)| path), sources.any_writer);
+        Ok((
+            Self { prefix, any_writer, role, local, socket_group, name, tags, token_file, relay, limits, times },
+            resolver.rows,
+        ))
     }
 }
 

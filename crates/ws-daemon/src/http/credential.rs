@@ -108,8 +108,16 @@ mod tests {
         }
         assert_eq!(shown(&register, &[]).0, Credential::None);
         let wrong = [
-            basic("web:x"), basic("web:"), basic("web"), basic(":"), basic(&format!("wab:{}", token.text())), basic("\u{7}\n:x"),
-            good.replace("Basic", "Bearer"), "Basic".into(), "Basic ?".into(), String::new(),
+            basic("web:x"),
+            basic("web:"),
+            basic("web"),
+            basic(":"),
+            basic(&format!("wab:{}", token.text())),
+            basic("\u{7}\n:x"),
+            good.replace("Basic", "Bearer"),
+            "Basic".into(),
+            "Basic ?".into(),
+            String::new(),
         ];
         for written in wrong {
             let (credential, name, _) = shown(&register, &[&written]);

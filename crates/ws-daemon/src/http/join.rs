@@ -19,7 +19,7 @@ use crate::policy::Refusal;
 use crate::register::{RegisterFault, Trade, TradeFault, Traded};
 use crate::secret::{Digest, Secret};
 
-/// The path that is traded at.
+/// The end of the path that is traded at: before it stands what the server's URL has, as that of a link may.
 const PATH: &str = "/join";
 
 /// The body of a trade; a longer one is answered 413.
@@ -47,11 +47,17 @@ struct Given<'a> {
 
 /// Whether a request is a trade.
 pub fn is_asked<B>(request: &Request<B>) -> bool {
-    request.method() == Method::POST && request.uri().path() == PATH
+    request.method() == Method::POST && request.uri().path().ends_with(PATH)
 }
 
 /// The answer to a trade. `roots` is what the peer is to trust from then on.
-pub async fn answer<B>(request: Request<B>, address: SocketAddr, peers: &Peers, roots: &str, since: Instant) -> Response<Full<Bytes>>
+pub async fn answer<B>(
+    request: Request<B>,
+    address: SocketAddr,
+    peers: &Peers,
+    roots: &str,
+    since: Instant,
+) -> Response<Full<Bytes>>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -50,6 +50,9 @@ pub enum DialFault {
     /// Something else answered.
     #[error("no WebSocket there: {0}")]
     Handshake(Box<Error>),
+    /// The connection ended before an answer came.
+    #[error("no answer: {0}")]
+    NoAnswer(io::Error),
     /// It took too long.
     #[error("no link within {0:?}")]
     TooSlow(Duration),
@@ -92,7 +95,7 @@ fn chosen<B>(response: &Response<B>) -> Result<Dialect, DialFault> {
 }
 
 /// Each address in turn, each with its share of the time, so that one that swallows packets does not hide the next.
-async fn connect(server: &ServerUrl, within: Duration) -> Result<TcpStream, DialFault> {
+pub(super) async fn connect(server: &ServerUrl, within: Duration) -> Result<TcpStream, DialFault> {
     let name = match &server.host {
         Host::Domain(name) => name.clone(),
         Host::Ipv4(address) => address.to_string(),
@@ -112,7 +115,7 @@ async fn connect(server: &ServerUrl, within: Duration) -> Result<TcpStream, Dial
     Err(fault)
 }
 
-async fn encrypt(server: &ServerUrl, socket: TcpStream) -> Result<Stream, DialFault> {
+pub(super) async fn encrypt(server: &ServerUrl, socket: TcpStream) -> Result<Stream, DialFault> {
     let tls = |error| DialFault::Tls(io::Error::other(error));
     let mut roots = RootCertStore::empty();
     // Read anew for each attempt: an updated certificate store needs no restart.

@@ -241,7 +241,9 @@ impl Queued {
                 Err(NoWay::Yet(_) | NoWay::Unknown(_)) => {}
             }
             if let Some(instance) = self.bound.as_deref().filter(|instance| self.origin.is_lost(instance)) {
-                let why = format!("the instance {instance} that had it is gone for good: revoked, or its spool was lost; it may have run");
+                let why = format!(
+                    "the instance {instance} that had it is gone for good: revoked, or its spool was lost; it may have run"
+                );
                 return Err(Outcome::Failed(ErrorCode::Interrupted, why).into());
             }
             let meant = self.whom.instance.as_deref().filter(|_| self.bound.is_none());

@@ -152,7 +152,9 @@ pub struct Registered {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterFault {
     /// No good name.
-    #[error("{0:?} is no name for a peer: it has 1 to {NAME_BYTES} letters, digits, \".\", \"-\" or \"_\", and begins with a letter or a digit")]
+    #[error(
+        "{0:?} is no name for a peer: it has 1 to {NAME_BYTES} letters, digits, \".\", \"-\" or \"_\", and begins with a letter or a digit"
+    )]
     Name(Box<str>),
     /// Too much is given.
     #[error("a peer has at most {GIVEN} tags and {GIVEN} globs, each of 1 to {WORD_BYTES} bytes without control characters")]
@@ -202,7 +204,9 @@ pub enum TradeFault {
     #[error("this invitation is for the name {0:?}")]
     Name(Box<str>),
     /// The instance is another peer's.
-    #[error("this machine's daemon is the peer {0:?} already: have that revoked first (ws-daemon peers revoke {0}, on the server), or join with another --prefix")]
+    #[error(
+        "this machine's daemon is the peer {0:?} already: have that revoked first (ws-daemon peers revoke {0}, on the server), or join with another --prefix"
+    )]
     Instance(Box<str>),
     /// The register does not take it.
     #[error(transparent)]
@@ -235,7 +239,9 @@ pub enum Unbound {
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-    name.len() <= NAME_BYTES && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric()) && name.bytes().all(is_inner)
+    name.len() <= NAME_BYTES
+        && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && name.bytes().all(is_inner)
 }
 
 fn are_words(words: &[Box<str>]) -> bool {
@@ -337,7 +343,10 @@ impl Table {
         if uses == 1 && self.entering(&name).is_some() {
             return Err(RegisterFault::Taken(name));
         }
-        self.open(Invitation { secret, name, tags, allow, until_ms: until(now_ms, ttl)?, uses, used: 0, rotates: false }, now_ms)
+        self.open(
+            Invitation { secret, name, tags, allow, until_ms: until(now_ms, ttl)?, uses, used: 0, rotates: false },
+            now_ms,
+        )
     }
 
     pub fn rotate(
@@ -405,7 +414,9 @@ impl Table {
             return Err(RegisterFault::Words.into());
         }
         let name = self.name_for(&invitation, &trade.name)?;
-        if let Some(owner) = trade.instance.as_deref().and_then(|instance| self.owner_of(instance)).filter(|owner| **owner != *name) {
+        if let Some(owner) =
+            trade.instance.as_deref().and_then(|instance| self.owner_of(instance)).filter(|owner| **owner != *name)
+        {
             return Err(TradeFault::Instance(owner.into()));
         }
         self.make_room(&name)?;
@@ -675,7 +686,9 @@ mod tests {
         }
         let none = Invite { ttl: Duration::ZERO, ..invite("a", 1) };
         assert_eq!(table.invite(none, digest("s"), 5), Err(RegisterFault::Ttl));
-        for words in [vec!["x".repeat(WORD_BYTES + 1).into()], vec!["".into()], vec!["\u{1b}".into()], vec!["x".into(); GIVEN + 1]] {
+        for words in
+            [vec!["x".repeat(WORD_BYTES + 1).into()], vec!["".into()], vec!["\u{1b}".into()], vec!["x".into(); GIVEN + 1]]
+        {
             let tags = Invite { tags: words.clone(), ..invite("a", 1) };
             assert_eq!(table.invite(tags, digest("s"), 5), Err(RegisterFault::Words));
             let globs = Invite { allow: Some(words), ..invite("a", 1) };
