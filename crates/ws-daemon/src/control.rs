@@ -99,13 +99,16 @@ impl Control {
     /// # Errors
     /// The outcome that says why not.
     pub fn check(&self, command: &Command) -> Result<(), Outcome> {
-        match (command, &self.0.dialer) {
-            (Command::Pause(_), None) => {
-                let why = "PAUSE works on a client; this daemon is a server and dials nobody";
-                Err(Outcome::failed(ErrorCode::Unsupported, why))
+        let why = match (command, self.0.reached) {
+            (Command::Pause(_), _) if self.0.dialer.is_none() => {
+                "PAUSE works on a client; this daemon is a server and dials nobody"
             }
-            _ => Ok(()),
-        }
+            (Command::Invite(_) | Command::Revoke(_) | Command::Rotate(_), None) => {
+                "this daemon is a client: who may enter is for its server to say"
+            }
+            _ => return Ok(()),
+        };
+        Err(Outcome::failed(ErrorCode::Unsupported, why))
     }
 
     /// Carries out a command that [`check`](Self::check) let pass, for `user`.

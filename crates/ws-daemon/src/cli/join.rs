@@ -27,8 +27,8 @@ use crate::secret::{Digest, Secret, write_private};
 use crate::spool::{Spool, SpoolFault};
 use first_link::{Found, link_once};
 
-/// The token before the server has it, in the prefix: a line that is used again after a lost answer brings the same one.
-const DRAFT: &str = "keys/token.joining";
+/// Which line was used, in the prefix: used again, after a lost answer too, it brings the same token.
+const DRAFT: &str = "keys/joining.json";
 
 /// The roots that the server's certificate is under, in the prefix.
 const ROOTS: &str = "keys/server-roots.pem";
@@ -72,7 +72,9 @@ struct Given {
 #[derive(Serialize, Deserialize)]
 struct Draft {
     line_sha256: Digest,
-    token: String,
+    /// `None` once it stands in its own file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
 }
 
 /// Trades the line, writes what came of it, and links once.
@@ -227,19 +229,22 @@ impl<'a> Joining<'a> {
         config
     }
 
-    /// The token that this line brought before, if its answer was lost; else a new one. On disk before the server knows its digest.
+    /// The token that this line brought before, if it did; else a new one, on disk before the server knows its digest.
     fn token(&self) -> Result<Secret, Trouble> {
-        let path = self.prefix.join(DRAFT);
-        let line_sha256 = Digest::of(&self.invitation.secret);
-        let before = std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<Draft>(&text).ok());
-        if let Some(draft) = before.filter(|draft| draft.line_sha256 == line_sha256) {
-            return Ok(Secret::from(&*draft.token));
+        let read = |name| std::fs::read_to_string(self.prefix.join(name)).ok();
+        let draft = read(DRAFT).and_then(|text| serde_json::from_str::<Draft>(&text).ok());
+        let draft = draft.filter(|draft| draft.line_sha256 == Digest::of(&self.invitation.secret));
+        if let Some(token) = draft.and_then(|draft| draft.token.or_else(|| read(TOKEN))) {
+            return Ok(Secret::from(token.trim()));
         }
         let token = Secret::random().map_err(|error| Trouble::new(Exit::Failed, error))?;
-        let draft = Draft { line_sha256, token: token.text().into() };
-        let text = serde_json::to_string(&draft).map_err(|error| Trouble::new(Exit::Failed, error))?;
-        self.write_file(DRAFT, &text)?;
+        self.write_draft(Some(token.text().into()))?;
         Ok(token)
+    }
+
+    fn write_draft(&self, token: Option<String>) -> Result<(), Trouble> {
+        let draft = Draft { line_sha256: Digest::of(&self.invitation.secret), token };
+        self.write_file(DRAFT, &serde_json::to_string(&draft).map_err(|error| Trouble::new(Exit::Failed, error))?)
     }
 
     fn write_file(&self, name: &str, text: &str) -> Result<(), Trouble> {
@@ -252,9 +257,10 @@ impl<'a> Joining<'a> {
     fn write(&mut self, server: &ServerUrl, given: &Given, token: &Secret) -> Result<Vec<String>, Trouble> {
         let shown = |name: &str| self.prefix.join(name).display().to_string();
         let mut lines = Vec::new();
-        let had_token = self.prefix.join(TOKEN).exists();
+        let before = std::fs::read_to_string(self.prefix.join(TOKEN)).ok();
+        let replaces = before.is_some_and(|before| before.trim() != token.text());
         self.write_file(TOKEN, &format!("{}\n", token.text()))?;
-        let instead = if had_token { ", in place of the one that was there" } else { "" };
+        let instead = if replaces { ", in place of the one that was there" } else { "" };
         lines.push(format!("{}: this machine's own token{instead}", shown(TOKEN)));
         if given.roots.is_empty() {
             match std::fs::remove_file(self.prefix.join(ROOTS)) {
@@ -286,8 +292,7 @@ impl<'a> Joining<'a> {
         let changes = if changes.is_empty() { "as it was".to_owned() } else { changes.join(", ") };
         lines.push(format!("{}: {changes}", shown("config.json")));
         self.config = config;
-        // What is left is as good as the token.
-        drop(std::fs::remove_file(self.prefix.join(DRAFT)));
+        self.write_draft(None)?;
         Ok(lines)
     }
 

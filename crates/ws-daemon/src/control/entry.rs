@@ -33,7 +33,7 @@ impl Control {
         match self.0.peers.register().invite(invited).await {
             Ok((secret, until_ms)) => {
                 info!(peer = name, url, "somebody was invited");
-                line(&name, url, &secret, until_ms)
+                line(&name, &url, &secret, until_ms)
             }
             Err(fault) => Answer::Outcome(outcome(&fault)),
         }
@@ -53,7 +53,7 @@ impl Control {
                 if at_once {
                     self.0.peers.expel(&name);
                 }
-                line(&name, url, &secret, until_ms)
+                line(&name, &url, &secret, until_ms)
             }
             Err(fault) => Answer::Outcome(outcome(&fault)),
         }
@@ -97,8 +97,8 @@ fn authority(address: SocketAddr) -> String {
     }
 }
 
-fn line(name: &str, url: String, secret: &Secret, until_ms: u64) -> Answer {
-    let invitation = Invitation { urls: vec![url.clone()], name: name.into(), secret: secret.text().into(), pin: None };
+fn line(name: &str, url: &str, secret: &Secret, until_ms: u64) -> Answer {
+    let invitation = Invitation { urls: vec![url.into()], name: name.into(), secret: secret.text().into(), pin: None };
     match invitation.encode() {
         Ok(code) => Answer::Result(json!({ "code": code, "name": name, "url": url, "expires": until_ms })),
         Err(bad) => Answer::Outcome(Outcome::Failed(ErrorCode::BadMessage, format!("with this url it is too long: {bad}"))),

@@ -18,6 +18,7 @@ use ws_daemon_protocol::id::CallerId;
 use ws_daemon_protocol::message::CommandMessage;
 use ws_daemon_protocol::outcome::{Outcome, Report};
 
+use super::greeting::CLOSE_CLONE;
 use super::mux::Dialect;
 use super::wire::{Event, Gone, Wire};
 use super::{Inbound, IncomingCommand, IncomingRun, Link, Replier, Terms};
@@ -34,6 +35,9 @@ pub enum Ended {
     /// The socket did.
     #[error(transparent)]
     Gone(#[from] Gone),
+    /// The peer closed it and said why, in a code of ours.
+    #[error("closed by the peer, which says: {0:?}")]
+    Told(String),
     /// Nothing was heard for two pings.
     #[error("nothing was heard of the peer for {0:?}")]
     Dead(Duration),
@@ -55,7 +59,10 @@ pub enum Ended {
 pub async fn serve(mut wire: Wire, link: Link, inbound: mpsc::Sender<Inbound>, terms: Terms) -> Ended {
     let settled = SettleOnDrop(&link);
     let mut session = Session { link: link.clone(), inbound, terms, stalled: None, bad_frames: 0 };
-    let ended = session.run(&mut wire).await;
+    let ended = match (session.run(&mut wire).await, wire.last_words()) {
+        (Ended::Gone(Gone::Closed), Some((CLOSE_CLONE.., words))) => Ended::Told(words),
+        (ended, _) => ended,
+    };
     // Settled before the closing handshake: callers do not wait for a peer's manners.
     drop(settled);
     part(&mut wire, &ended).await;
@@ -306,7 +313,7 @@ async fn part(wire: &mut Wire, ended: &Ended) {
         Ended::Gone(Gone::TooLarge(_)) => (CloseCode::Size, "the frame is too large"),
         Ended::Gone(Gone::NotUtf8) => (CloseCode::Invalid, "text is not UTF-8"),
         Ended::Gone(Gone::Protocol(_)) => (CloseCode::Protocol, "against the protocol"),
-        Ended::Gone(_) | Ended::Dead(_) => return,
+        Ended::Gone(_) | Ended::Told(_) | Ended::Dead(_) => return,
         Ended::DoesNotRead => (CloseCode::Policy, "outcomes are not read"),
         Ended::Replaced => (CloseCode::Away, "replaced by a newer link of the same instance"),
         Ended::Expelled(code, words) => (CloseCode::Library(*code), *words),

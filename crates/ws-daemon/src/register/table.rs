@@ -319,13 +319,14 @@ impl Table {
     }
 
     pub fn registered(&self) -> Vec<Registered> {
-        let show = |(name, peer): (&Box<str>, &Peer)| Registered {
-            name: name.clone(),
+        let names = self.peers.keys().cloned();
+        let show = |(name, peer): (Box<str>, &Peer)| Registered {
+            name,
             tags: peer.tags.clone(),
             instance: peer.instance.clone(),
             revoked: peer.revoked,
         };
-        self.peers.iter().map(show).collect()
+        names.zip(self.peers.values()).map(show).collect()
     }
 
     /// Until when it may be traded.
@@ -390,18 +391,18 @@ impl Table {
 
     /// All are compared, so that it takes as long for a secret that is none.
     fn position(&self, secret: &Digest) -> Option<usize> {
-        let found = self.invitations.iter().enumerate().filter(|(_, invitation)| invitation.secret.is(secret));
-        found.map(|(at, _)| at).last()
+        let pick = |found, (at, invitation): (usize, &Invitation)| if invitation.secret.is(secret) { Some(at) } else { found };
+        self.invitations.iter().enumerate().fold(None, pick)
     }
 
     pub fn trade(&mut self, trade: &Trade, now_ms: u64) -> Result<Traded, TradeFault> {
         let at = self.position(&trade.secret).ok_or(TradeFault::Unknown)?;
         let invitation = self.invitations[at].clone();
-        let is_again = |(name, peer): &(&Box<str>, &Peer)| {
+        let is_again = |peer: &Peer| {
             let is_same = peer.token.is_some_and(|token| token.is(&trade.token)) && peer.instance == trade.instance;
-            is_same && !peer.revoked && invitation.makes(name)
+            is_same && !peer.revoked
         };
-        if let Some((name, peer)) = self.peers.iter().find(is_again) {
+        if let Some((name, peer)) = self.peers.iter().find(|(name, peer)| is_again(peer) && invitation.makes(name)) {
             return Ok(Traded { name: name.clone(), tags: peer.tags.clone() });
         }
         if invitation.is_used() {
@@ -706,8 +707,8 @@ mod tests {
         table.invite(invite("late", 1), digest("s3"), 6 + HOUR_MS + REMEMBERED_MS).expect("room");
         assert!(table.invitations.len() <= 2, "what is long over is forgotten");
 
-        let mut full = Table::default();
-        full.peers = (0..PEERS).map(|number| (format!("p{number}").into(), Peer::default())).collect();
+        let peers = (0..PEERS).map(|number| (format!("p{number}").into(), Peer::default())).collect();
+        let mut full = Table { peers, ..Table::default() };
         full.invite(invite("new", 1), digest("s"), 5).expect("invited");
         assert_eq!(full.trade(&trade("new", "s", "i", "t"), 6), Err(RegisterFault::Full.into()));
         full.revoke("p5").expect("there");

@@ -209,6 +209,15 @@ impl DaemonPlan {
         self
     }
 
+    /// Goes by the config.json that stands in its prefix, but for the times, which are a test's.
+    pub fn config_as_written(mut self) -> Self {
+        let text = fs::read_to_string(self.prefix().join("config.json")).expect("there is one");
+        let written = serde_json::from_str(&text).expect("it is JSON");
+        let times = std::mem::replace(&mut self.config, written)["times"].take();
+        merge(&mut self.config, json!({ "times": times }));
+        self
+    }
+
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.env.push((key.into(), value.into()));
         self
