@@ -65,6 +65,8 @@ pub enum Command {
     Revoke(Revoke),
     /// Have a peer trade for another token.
     Rotate(Rotate),
+    /// Something about the server's keys.
+    Keys(KeysTask),
 }
 
 /// How long an invitation may be traded unless it is said.
@@ -125,6 +127,28 @@ pub struct Rotate {
 
 fn ttl<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     crate::time::deserialize(deserializer).map(Some)
+}
+
+/// What is to be done with a server's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum KeysTask {
+    /// Say what there is.
+    Show,
+    /// Make a new leaf.
+    Renew,
+    /// Make the next root, and announce it.
+    Rotate,
+    /// Go over to the next root, whoever has it.
+    Finish,
+}
+
+/// The data of KEYS.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenKeys {
+    r#do: KeysTask,
 }
 
 /// What a subscriber may be told of.
@@ -239,7 +263,7 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 14] = [
+    pub const CODES: [&'static str; 15] = [
         "PAUSE",
         "STATUS",
         "PEERS",
@@ -254,10 +278,11 @@ impl Command {
         "INVITE",
         "REVOKE",
         "ROTATE",
+        "KEYS",
     ];
 
     /// The codes that only daemons use among themselves.
-    pub const DAEMON_CODES: [&'static str; 7] = ["HELLO", "ACK", "OUTPUT", "CREDIT", "CANCEL", "DRAIN", "EVENT"];
+    pub const DAEMON_CODES: [&'static str; 8] = ["HELLO", "ACK", "OUTPUT", "CREDIT", "CANCEL", "DRAIN", "EVENT", "ROOTS"];
 
     /// Reads the `params` of a local process's command message.
     ///
@@ -274,7 +299,7 @@ impl Command {
             (
                 Place::There,
                 code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS" | "INVITE" | "REVOKE"
-                | "ROTATE"),
+                | "ROTATE" | "KEYS"),
             ) => Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd"))),
             (_, code) => Self::of_code(code, written.data()),
         }
@@ -320,6 +345,7 @@ impl Command {
             "INVITE" => Ok(Self::Invite(serde_json::from_str(data).map_err(wrong)?)),
             "REVOKE" => Ok(Self::Revoke(serde_json::from_str(data).map_err(wrong)?)),
             "ROTATE" => Ok(Self::Rotate(serde_json::from_str(data).map_err(wrong)?)),
+            "KEYS" => Ok(Self::Keys(serde_json::from_str::<WrittenKeys>(data).map_err(wrong)?.r#do)),
             code => Err(unknown(code)),
         }
     }
@@ -442,6 +468,9 @@ mod tests {
             (r#"{"code":"INVITE","data":{"name":"web","ttl":"soon"}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"INVITE","data":{"nmae":"web"}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"ROTATE","data":"web"}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"KEYS","data":{"do":"rotate"}}"#, Ok(Command::Keys(KeysTask::Rotate))),
+            (r#"{"code":"KEYS","data":{"do":"eat"}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"KEYS"}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"HELLO"}"#, Err(ErrorCode::UnknownCommand)),
             (r#"{"code":"PUASE"}"#, Err(ErrorCode::UnknownCommand)),
         ];
@@ -456,7 +485,7 @@ mod tests {
 
     #[test]
     fn what_daemons_say_among_themselves_is_refused_from_a_local_process() {
-        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD", "INVITE", "REVOKE", "ROTATE"]) {
+        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD", "INVITE", "REVOKE", "ROTATE", "KEYS"]) {
             let found = Command::parse(Place::There, &format!("{{\"code\":\"{code}\"}}"));
             assert!(matches!(found, Err(Outcome::Failed(ErrorCode::Denied, _))), "{code}: {found:?}");
         }

@@ -17,6 +17,7 @@ mod health;
 mod init;
 mod invite;
 mod join;
+mod keys;
 mod log;
 mod logs;
 mod pause;
@@ -95,6 +96,8 @@ enum Command {
     Pause(pause::Arguments),
     /// Print the daemon's counters.
     Stats(stats::Arguments),
+    /// Show a server's certificates, renew them, or change their root.
+    Keys(keys::Arguments),
     /// Have the daemon read its settings again.
     Reload(reload::Arguments),
     /// Show the settings as they are understood, and where each came from.
@@ -148,6 +151,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Events(arguments) => events::run(&flags, &arguments),
         Command::Pause(arguments) => pause::run(&flags, &arguments),
         Command::Stats(arguments) => stats::run(&flags, &arguments),
+        Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Health(arguments) => health::run(&flags, &arguments),

@@ -3,9 +3,12 @@
 
 mod entry;
 mod hooks;
+mod keys;
 mod ping;
 mod relay;
 mod shown;
+
+pub use keys::ROOTS;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +29,7 @@ use crate::origin::{Origin, Said};
 use crate::peers::{DialerHandle, Peers};
 use crate::spool::Spool;
 use crate::tasks::Tasks;
+use crate::tls::{ClientTls, KeysFault, ServerTls};
 use crate::worker::Worker;
 use hooks::Hooks;
 use relay::Relays;
@@ -55,6 +59,10 @@ pub struct Means {
     pub reached: Option<SocketAddr>,
     /// Whether a client may ask for a run on another one.
     pub relay: bool,
+    /// On a server: its keys.
+    pub tls: Option<ServerTls>,
+    /// On a client: the roots that it believes.
+    pub client_tls: Option<ClientTls>,
     /// Reads the settings again; what it says is the answer to RELOAD.
     pub reload: Reload,
     /// Counts what nobody waits for.
@@ -142,14 +150,25 @@ impl Control {
             Command::Scripts => Answer::Result(self.scripts().await),
             Command::Stats => Answer::Result(self.stats()),
             Command::Subscribe(topics) => Answer::News(self.0.news.subscribe(topics)),
-            Command::Reload => match (self.0.reload.0)() {
-                Ok(found) => Answer::Result(found),
-                Err(outcome) => Answer::Outcome(outcome),
-            },
+            Command::Reload => of(self.reload().await),
+            Command::Keys(task) => of(self.keys(task).await),
             Command::Invite(invite) => self.invite(invite).await,
             Command::Revoke(revoke) => self.revoke(revoke).await,
             Command::Rotate(rotate) => self.rotate(rotate).await,
         }
+    }
+
+    /// Settings are looked at; the files of keys that they name are taken up at once.
+    async fn reload(&self) -> Result<Value, Outcome> {
+        let found = (self.0.reload.0)()?;
+        if let Some(tls) = &self.0.tls {
+            let nothing_new = |fault: KeysFault| {
+                let why = format!("the certificates in use were kept: {fault}");
+                Outcome::failed(ErrorCode::BadMessage, why)
+            };
+            tls.reload().await.map_err(nothing_new)?;
+        }
+        Ok(found)
     }
 
     async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Answer {
@@ -197,10 +216,12 @@ impl Control {
                         self.0.worker.cancel(&link, &run, attempt);
                     }
                 }
+                Inbound::Roots { link, roots } => self.hear_roots(link, roots),
                 Inbound::Ack { link, run, attempt } => self.0.worker.acknowledged(&link, &run, attempt),
                 Inbound::Up(link) => {
                     self.0.origin.is_there(&link);
                     self.0.worker.is_there(&link);
+                    self.tell_roots(&link);
                     self.tell_of(&hooks, "peer-online", &link);
                 }
                 Inbound::Down(link) => {
@@ -246,6 +267,10 @@ impl Control {
             dialer.pause(*pause);
         }
     }
+}
+
+fn of(done: Result<Value, Outcome>) -> Answer {
+    done.map_or_else(Answer::Outcome, Answer::Result)
 }
 
 /// What a client is told that wants something passed on where the settings do not let it.

@@ -1,6 +1,7 @@
 //! The composition root: builds every part, binds what it listens on, wires the parts together, runs them and stops them in
 //! order. The only file that knows them all; it does none of their work.
 
+mod encryption;
 pub mod identity;
 mod service_manager;
 
@@ -28,7 +29,9 @@ use crate::register::{BrokenRegister, Register};
 use crate::spool::{Spool, SpoolFault};
 use crate::system;
 use crate::tasks::{Stop, Tasks};
+use crate::tls::KeysFault;
 use crate::worker::Worker;
+pub use encryption::Encryption;
 
 /// Requests and commands from links, between being read and being sorted; when full, links are not read.
 const INBOUND: usize = 1024;
@@ -92,6 +95,9 @@ pub enum StartFault {
     /// The register of peers cannot be read.
     #[error(transparent)]
     Register(#[from] BrokenRegister),
+    /// Keys or certificates are broken.
+    #[error("TLS: {0}")]
+    Keys(#[from] KeysFault),
     /// Nothing can be executed.
     #[error("no script can be run: {0}")]
     Executor(#[source] io::Error),
@@ -113,6 +119,7 @@ pub struct Daemon {
     counts: Counts,
     local_tcp: Option<TcpListener>,
     port: Option<TcpListener>,
+    encryption: Encryption,
     signals: Signals,
 }
 
@@ -162,6 +169,7 @@ impl Daemon {
                 .then(|| signal(SignalKind::hangup()).map_err(StartFault::Signals))
                 .transpose()?,
         };
+        let encryption = Encryption::of(&settings)?;
         let (port, register) = match &settings.role {
             Role::Server { listen, .. } => (Some(bind_port(*listen)?), Register::open(&prefix.join(REGISTER))?),
             Role::Client { .. } => (None, Register::default()),
@@ -173,12 +181,25 @@ impl Daemon {
         let executor = surroundings(&settings, &socket)
             .and_then(|around| Executor::new(around, &settings.limits, counts.rest.clone(), stop.clone()))
             .map_err(StartFault::Executor)?;
-        Ok(Self { settings, socket, executor, spool, register, reload, stop, counts, local_tcp, port, signals })
+        Ok(Self { settings, socket, executor, spool, register, reload, stop, counts, local_tcp, port, encryption, signals })
     }
 
     /// Runs until a signal says stop, and returns when everything has been settled.
     pub async fn run(self) {
-        let Self { settings, socket, executor, spool, register, reload, stop, counts, local_tcp, port, mut signals } = self;
+        let Self {
+            settings,
+            socket,
+            executor,
+            spool,
+            register,
+            reload,
+            stop,
+            counts,
+            local_tcp,
+            port,
+            encryption,
+            mut signals,
+        } = self;
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
@@ -212,7 +233,8 @@ impl Daemon {
         worker.recover().await;
         origin.recover().await;
         let reached = port.as_ref().and_then(|listener| listener.local_addr().ok());
-        let dialer = start_role(&settings, port, &peers, spool.clone(), &counts, &stop);
+        let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
+        let dialer = start_role(&settings, port, encryption, &peers, spool.clone(), &counts, &stop);
         let control = Control::new(Means {
             dialer,
             peers: peers.clone(),
@@ -223,6 +245,8 @@ impl Daemon {
             news,
             reached,
             relay: settings.relay,
+            tls,
+            client_tls,
             reload,
             rest: counts.rest.clone(),
             since: Instant::now(),
@@ -285,28 +309,31 @@ fn ask_in_role(settings: &Settings, means: origin::Means, counts: &Counts) -> Or
 fn start_role(
     settings: &Settings,
     port: Option<TcpListener>,
+    encryption: Encryption,
     peers: &Peers,
     spool: Option<Spool>,
     counts: &Counts,
     stop: &Stop,
 ) -> Option<DialerHandle> {
     let peers = peers.clone();
-    match &settings.role {
-        Role::Server { open, .. } => {
-            let connections = settings.limits.connections;
+    match (&settings.role, encryption) {
+        (Role::Server { open, .. }, Encryption::Server(tls)) => {
+            counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
             let links = counts.links.clone();
-            let http = Http::new(peers, open.clone(), settings.times.handshake, connections, links, stop.clone());
+            let http = Http::new(peers, open.clone(), tls, settings.times.handshake, &settings.limits, links, stop.clone());
             if let Some(listener) = port {
                 counts.links.spawn(http.accept(listener));
             }
             None
         }
-        Role::Client { server } => {
+        (Role::Client { server }, Encryption::Client(tls)) => {
             let epochs = identity::epochs(spool);
-            let (handle, dialer) = Dialer::new(peers, server.clone(), settings.times, epochs, stop.drain.clone());
+            let (handle, dialer) = Dialer::new(peers, server.clone(), tls, settings.times, epochs, stop.drain.clone());
             counts.links.spawn(dialer.run());
             Some(handle)
         }
+        // It is made of the same role.
+        _ => None,
     }
 }
 

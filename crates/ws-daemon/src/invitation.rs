@@ -25,7 +25,7 @@ pub struct Invitation {
     /// What is traded for a token.
     #[serde(rename = "s")]
     pub secret: String,
-    /// The SHA-256 of the public key of the server's root, in base 64 for URLs, if the server encrypts.
+    /// The pin of the server's root: the SHA-256 of its public key, if it is not one of those that every system knows.
     #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<String>,
 }

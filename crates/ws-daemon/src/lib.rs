@@ -12,11 +12,12 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `secret`, `invitation` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `secret`, `invitation` |
 
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod counters;
 pub mod daemon;
 pub mod exec;
 pub mod http;
@@ -27,6 +28,7 @@ pub mod news;
 pub mod origin;
 pub mod peers;
 pub mod policy;
+pub mod rate;
 pub mod register;
 pub mod route;
 pub mod secret;
@@ -34,4 +36,5 @@ pub mod spool;
 pub mod standing;
 pub mod system;
 pub mod tasks;
+pub mod tls;
 pub mod worker;

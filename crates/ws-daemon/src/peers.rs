@@ -20,13 +20,14 @@ use tracing::{Instrument, info, info_span, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::target::Target;
 
+use crate::counters::{Count, Counters};
 use crate::link::{
-    self, CLOSE_BOUND, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_REVOKED, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link,
-    Terms, Wire,
+    self, CLOSE_BOUND, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CLOSE_REVOKED, CloseCode, Dialect, Ended, Gone,
+    GreetingFault, Inbound, Link, Terms, Wire,
 };
 use crate::register::{Register, Unbound};
-use crate::standing::{Proof, Proven, Standing};
-use registry::{Registry, name_for};
+use crate::standing::{Proof, Standing};
+use registry::{Registry, be_proven, name_for};
 use table::Table;
 
 /// The table. Clones are the same table.
@@ -42,6 +43,7 @@ struct Inner {
     terms: Terms,
     /// Cancelled when all links are to be closed.
     closing: CancellationToken,
+    counters: Counters,
     changes: Box<dyn Fn(PeerChange) + Send + Sync>,
 }
 
@@ -94,8 +96,8 @@ impl Peers {
         changes: impl Fn(PeerChange) + Send + Sync + 'static,
     ) -> Self {
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
-        let (arrivals, changes) = (watch::Sender::default(), Box::new(changes));
-        Self(Arc::new(Inner { table, register, arrivals, inbound, terms, closing, changes }))
+        let (arrivals, counters, changes) = (watch::Sender::default(), Counters::default(), Box::new(changes));
+        Self(Arc::new(Inner { table, register, arrivals, inbound, terms, closing, counters, changes }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -109,12 +111,13 @@ impl Peers {
         &self.0.register
     }
 
-    /// Closes the links of a registered peer at once, with words for it.
+    /// Closes the links of a registered peer at once, with words for it: they are in the table no more when this returns.
     pub fn expel(&self, name: &str) {
         const WORDS: &str = "this peer's token is good no more: it was revoked, or another was traded for it";
         let is_its = |link: &&Link| link.standing().proven().is_some_and(|proven| *proven.name == *name);
         for link in self.links().iter().filter(is_its) {
             info!(peer = name, address = link.address(), "a link is closed: its peer was revoked, or has another token");
+            self.table().remove(link);
             link.expel(CLOSE_REVOKED, WORDS);
         }
     }
@@ -147,6 +150,12 @@ impl Peers {
     #[must_use]
     pub fn terms(&self) -> Terms {
         self.0.terms
+    }
+
+    /// What became of connections and links, in numbers.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
     }
 
     /// The peer that gets the next request.
@@ -234,6 +243,7 @@ impl Peers {
             Dialect::Version2 => match wire.hear_hello(self.0.terms.nesting).await {
                 Ok(hello) => Some(Box::new(hello)),
                 Err(error) => {
+                    self.counters().count(Count::NoHello);
                     warn!(address, %error, "a link was not made");
                     wire.part(CloseCode::Protocol, &error.to_string()).await;
                     return None;
@@ -284,26 +294,34 @@ impl Peers {
         let (place, before) = match proved.and_then(|()| self.join(hello, me, &address, standing, closing)) {
             Ok(joined) => joined,
             Err(unwelcome) => {
+                self.counters().count(Count::Unwelcome);
                 warn!(address, error = %unwelcome, "a link was refused");
                 wire.part(unwelcome.close_code(), &unwelcome.close_words()).await;
                 return Life::Unwelcome(unwelcome);
             }
         };
+        if wire.is_encrypted() {
+            place.link.runs_over_tls();
+        }
         let span = info_span!("link", peer = place.link.peer());
         Life::Ended(self.live(wire, place, before).instrument(span).await)
     }
 
-    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Option<Link>) -> Ended {
+    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Vec<Link>) -> Ended {
         let link = place.link.clone();
         if *link.standing() != Standing::Server && link.is_v2() {
             // It hears by this that it was taken in. If that fails, the session sees it at once.
             drop(wire.say_hello(link.me()));
         }
-        if let Some(before) = before.filter(Link::replace) {
-            info!("a newer link of the same instance replaces the one that was there");
+        for before in before.into_iter().filter(Link::replace) {
+            info!(
+                address = before.address(),
+                "this link replaces the one of the same instance, or of who only claimed its name"
+            );
             self.hand_up(Inbound::Down, before).await;
         }
         self.hand_up(Inbound::Up, link.clone()).await;
+        self.counters().count(Count::Linked);
         info!(address = link.address(), version = link.version(), "link up");
         let session = link::serve(wire, link.clone(), self.0.inbound.clone(), self.0.terms);
         let mut session = std::pin::pin!(session);
@@ -315,6 +333,7 @@ impl Peers {
             }
         };
         drop(place);
+        self.counters().count(cause(&ended));
         if link.replace() {
             self.hand_up(Inbound::Down, link).await;
         }
@@ -331,10 +350,10 @@ impl Peers {
         }
         let own: &[Box<str>] = match standing.proven() {
             Some(proven) => {
+                be_proven(hello, proven)?;
                 if proven.by == Proof::Token {
                     register.bind(&proven.name, &hello.instance, &hello.former).await.map_err(Unwelcome::Bound)?;
                 }
-                (hello.name, hello.configured) = (proven.name.to_string(), true);
                 &proven.tags
             }
             None => {
@@ -375,16 +394,6 @@ impl Peers {
         }
     }
 
-    /// Whoever has a proven peer's name has not proved it, or is the same peer of the seed's version: it gives way.
-    fn give_way(table: &mut Table, proven: &Proven, instance: Option<&str>) -> Option<Link> {
-        let holder = table.by_name.get(&*proven.name).cloned()?;
-        if instance.is_some() && holder.instance() == instance {
-            return None;
-        }
-        table.remove(&holder);
-        Some(holder)
-    }
-
     /// When nobody sorts any more, the daemon is stopping.
     async fn hand_up(&self, what: fn(Link) -> Inbound, link: Link) {
         // Made when there is a place for it: while it waits, each link of ten thousand would keep room for the largest of all.
@@ -393,7 +402,8 @@ impl Peers {
         }
     }
 
-    /// Takes a newcomer in, in place of the link that its instance had, which is given back.
+    /// Takes a newcomer in, in place of the links that its instance had, and that went by a name which it alone has proved; they are
+    /// given back.
     fn join(
         &self,
         hello: Option<Box<Hello>>,
@@ -401,16 +411,17 @@ impl Peers {
         address: &str,
         standing: Standing,
         closing: CancellationToken,
-    ) -> Result<(Place<'_>, Option<Link>), Unwelcome> {
+    ) -> Result<(Place<'_>, Vec<Link>), Unwelcome> {
         let message = self.0.terms.message;
         let mut table = self.table();
         self.check_standing(&standing, hello.as_deref())?;
         let Some(hello) = hello else {
-            let before = standing.proven().and_then(|proven| Self::give_way(&mut table, proven, None));
+            let before = standing.proven().map(|proven| table.in_the_way(proven, None)).transpose()?.flatten();
+            before.iter().for_each(|before| table.remove(before));
             let place = self.settle_in(&mut table, Link::seed(address, standing, me, message, closing));
             drop(table);
             self.announce();
-            return Ok((place, before));
+            return Ok((place, before.into_iter().collect()));
         };
         if !Arc::ptr_eq(&me, &table.me) {
             // This daemon has become another since they met.
@@ -428,14 +439,15 @@ impl Peers {
         if let Some(owner) = here.filter(|owner| standing.proven().is_none_or(|proven| proven.name != owner.name)) {
             return Err(Unwelcome::Unproven { name: owner.name.to_string() });
         }
-        let way = standing.proven().and_then(|proven| Self::give_way(&mut table, proven, Some(&hello.instance)));
-        if let Some(way) = &way {
-            way.expel(CLOSE_NAME_TAKEN, "the name is a registered peer's, which has come and proved it");
+        let mut before = Vec::new();
+        if let Some(proven) = standing.proven() {
+            before.extend(table.in_the_way(proven, Some(&hello.instance))?);
         }
+        before.iter().for_each(|before| table.remove(before));
         let name = name_for(&hello, |name| table.holder(name, &hello.instance).or_else(|| self.registered_name(name, &hello)))?;
-        let before = table.by_instance.get(&hello.instance).cloned();
-        if let Some(before) = &before {
-            table.remove(before);
+        if let Some(link) = table.by_instance.get(&hello.instance).cloned() {
+            table.remove(&link);
+            before.push(link);
         }
         let (now, Table { registry, by_instance, .. }) = (wall_ms(), &mut *table);
         let changes = registry.see(&hello, &name, address, now, |instance| by_instance.contains_key(instance));
@@ -481,6 +493,7 @@ impl Unwelcome {
             Self::Bound(Unbound::Revoked(_)) | Self::Revoked { .. } => CloseCode::Library(CLOSE_REVOKED),
             Self::Bound(Unbound::Register(_)) => CloseCode::Again,
             Self::Bound(_) => CloseCode::Library(CLOSE_BOUND),
+            Self::OtherName { .. } => CloseCode::Library(CLOSE_OTHER_NAME),
         }
     }
 
@@ -490,6 +503,7 @@ impl Unwelcome {
             Self::Clone { seen, .. } => {
                 format!("a clone: this instance was here with epoch {seen}; stop one of the two and delete its spool-*.db")
             }
+            Self::OtherName { proven, claimed } => format!("proved to be {proven}, claims to be {claimed}"),
             Self::NameTaken { name, .. } => {
                 format!("give one of the two another \"name\" in config.json; taken by a connected peer: {name}")
             }
@@ -500,6 +514,22 @@ impl Unwelcome {
             Self::Bound(Unbound::Register(_)) => "the register cannot be written just now".into(),
             Self::Revoked { .. } => "this instance was revoked".into(),
         }
+    }
+}
+
+/// Under which count a link's end goes.
+fn cause(ended: &Ended) -> Count {
+    match ended {
+        Ended::Gone(Gone::Closed) | Ended::Told(_) => Count::ByPeer,
+        Ended::Gone(Gone::Lost) => Count::Lost,
+        Ended::Gone(Gone::TooLarge(_)) => Count::TooLarge,
+        Ended::Gone(Gone::NotUtf8) => Count::NotUtf8,
+        Ended::Gone(Gone::Protocol(_)) => Count::AgainstProtocol,
+        Ended::Gone(Gone::Broken(_)) => Count::Broken,
+        Ended::Dead(_) => Count::Silent,
+        Ended::DoesNotRead => Count::DoesNotRead,
+        Ended::Replaced => Count::Replaced,
+        Ended::ClosedHere | Ended::Expelled(..) => Count::Here,
     }
 }
 

@@ -33,6 +33,27 @@ pub enum Credential {
     Wrong,
 }
 
+/// Who somebody claims to be in one way, by a certificate or by name and token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim<'a> {
+    /// It has claimed nothing.
+    None,
+    /// It is that peer.
+    Right(&'a str),
+    /// It is not who it claims to be.
+    Wrong,
+}
+
+/// What two claims come to: whoever makes both must be the same by both.
+#[must_use]
+pub fn agree<'a>(one: Claim<'a>, other: Claim<'a>) -> Claim<'a> {
+    match (one, other) {
+        (Claim::None, only) | (only, Claim::None) => only,
+        (Claim::Right(one), Claim::Right(other)) if one == other => Claim::Right(one),
+        _ => Claim::Wrong,
+    }
+}
+
 /// The headers by which a proxy shows itself.
 pub const FORWARDED_HEADERS: [&str; 3] = ["forwarded", "x-real-ip", "via"];
 
@@ -108,14 +129,16 @@ pub enum Caller {
 /// Whether `caller` may give `command`. The match is on every pair on purpose: a new command must be decided on.
 #[must_use]
 pub fn may_command(caller: Caller, place: Place, command: &Command) -> bool {
-    use Command::{Cancel, Invite, Pause, Peers, Ping, Reload, Revoke, Rotate, Run, Runs, Scripts, Stats, Status, Subscribe};
+    use Command::{
+        Cancel, Invite, Keys, Pause, Peers, Ping, Reload, Revoke, Rotate, Run, Runs, Scripts, Stats, Status, Subscribe,
+    };
     match (caller, place, command) {
         (Caller::Socket, _, _) | (Caller::Tcp, Place::Here | Place::There, Pause(_) | Status(_)) => true,
         (
             Caller::Tcp,
             Place::Here | Place::There,
             Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Invite(_) | Revoke(_)
-            | Rotate(_),
+            | Rotate(_) | Keys(_),
         ) => false,
     }
 }
@@ -123,6 +146,23 @@ pub fn may_command(caller: Caller, place: Place, command: &Command) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_claims_to_be_somebody_in_two_ways_must_be_the_same_by_both() {
+        let (none, wrong, web, mail) = (Claim::None, Claim::Wrong, Claim::Right("web"), Claim::Right("mail"));
+        let table = [
+            (none, none, none),
+            (none, web, web),
+            (web, web, web),
+            (web, mail, wrong),
+            (none, wrong, wrong),
+            (web, wrong, wrong),
+            (wrong, wrong, wrong),
+        ];
+        for (one, other, expected) in table {
+            assert_eq!((agree(one, other), agree(other, one)), (expected, expected), "{one:?} {other:?}");
+        }
+    }
 
     #[test]
     fn who_may_enter() {

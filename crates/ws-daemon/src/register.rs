@@ -140,6 +140,14 @@ impl Register {
         self.0.table.load().registered()
     }
 
+    /// Whether somebody can be invited so.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, invite: &Invite) -> Result<(), RegisterFault> {
+        Table::clone(&self.0.table.load()).invite(invite.clone(), Digest::OF_NOTHING, now_ms()).map(drop)
+    }
+
     /// Invites somebody; the secret that is to be traded, and until when, in milliseconds since 1970.
     ///
     /// # Errors

@@ -21,10 +21,11 @@ use super::token::TOKEN;
 use super::when::took;
 use crate::config::{Credentials, Role, ServerUrl, Settings};
 use crate::daemon::identity;
-use crate::invitation::{CODE_BYTES, Invitation};
+use crate::invitation::{BadCode, CODE_BYTES, Invitation};
 use crate::link::{Answer, DialFault, trade};
 use crate::secret::{Digest, Secret, write_private};
 use crate::spool::{Spool, SpoolFault};
+use crate::tls::{ClientPlan, ClientTls, Pin};
 use first_link::{Found, link_once};
 
 /// Which line was used, in the prefix: used again, after a lost answer too, it brings the same token.
@@ -58,6 +59,15 @@ pub struct Arguments {
     seed: bool,
 }
 
+/// What the line says.
+struct Offer {
+    invitation: Invitation,
+    /// Where it may be traded.
+    servers: Vec<ServerUrl>,
+    /// By what the server is believed.
+    pin: Option<Pin>,
+}
+
 /// What the server gave.
 #[derive(Debug, Deserialize)]
 struct Given {
@@ -83,13 +93,16 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let invitation = Invitation::decode(&code).map_err(|bad| Trouble::new(Exit::BadMessage, bad))?;
     let servers: Result<Vec<ServerUrl>, _> = invitation.urls.iter().map(|url| ServerUrl::parse(url, None)).collect();
     let servers = servers.map_err(|fault| Trouble::new(Exit::BadMessage, format_args!("the line names no server: {fault}")))?;
+    let pin: Option<Pin> =
+        invitation.pin.as_deref().map(str::parse).transpose().map_err(|_| Trouble::new(Exit::BadMessage, BadCode::Mistyped))?;
+    let offer = Offer { invitation, servers, pin };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Trouble::new(Exit::Failed, format_args!("no runtime: {error}")))?;
     runtime.block_on(async {
         if arguments.seed {
-            return for_seed(arguments, &invitation, &servers).await;
+            return for_seed(arguments, &offer).await;
         }
-        Joining::new(flags, arguments, invitation)?.join(&servers).await
+        Joining::new(flags, arguments, offer)?.join().await
     })
 }
 
@@ -101,9 +114,9 @@ fn from_stdin() -> Result<String, Trouble> {
 }
 
 /// The seed's clients have no instance and no files of ours: their token is in their `proxy`.
-async fn for_seed(arguments: &Arguments, invitation: &Invitation, servers: &[ServerUrl]) -> Result<Exit, Trouble> {
+async fn for_seed(arguments: &Arguments, offer: &Offer) -> Result<Exit, Trouble> {
     let token = Secret::random().map_err(|error| Trouble::new(Exit::Failed, error))?;
-    let (server, given) = trade_at(servers, invitation, arguments.name.as_deref(), None, &token).await?;
+    let (server, given) = offer.trade(arguments.name.as_deref(), None, &token).await?;
     let mut printer = Printer::new(Some(Exit::Ok));
     printer.note("the \"proxy\" of that client's config.json; it holds its token:");
     let (scheme, rest) = if server.tls { ("wss", server.to_string()) } else { ("ws", server.to_string()) };
@@ -115,7 +128,7 @@ async fn for_seed(arguments: &Arguments, invitation: &Invitation, servers: &[Ser
 /// A join on its way.
 struct Joining<'a> {
     flags: &'a Flags,
-    invitation: Invitation,
+    offer: Offer,
     wish: Option<&'a str>,
     prefix: PathBuf,
     /// config.json as it is; empty if it is not there.
@@ -123,7 +136,7 @@ struct Joining<'a> {
 }
 
 impl<'a> Joining<'a> {
-    fn new(flags: &'a Flags, arguments: &'a Arguments, invitation: Invitation) -> Result<Self, Trouble> {
+    fn new(flags: &'a Flags, arguments: &'a Arguments, offer: Offer) -> Result<Self, Trouble> {
         let (prefix, _) = flags.prefix();
         let prefix = std::path::absolute(&prefix).unwrap_or(prefix);
         let path = prefix.join("config.json");
@@ -144,19 +157,19 @@ impl<'a> Joining<'a> {
             );
             return Err(Trouble::new(Exit::Config, said));
         }
-        Ok(Self { flags, invitation, wish: arguments.name.as_deref(), prefix, config })
+        Ok(Self { flags, offer, wish: arguments.name.as_deref(), prefix, config })
     }
 
-    async fn join(mut self, servers: &[ServerUrl]) -> Result<Exit, Trouble> {
+    async fn join(mut self) -> Result<Exit, Trouble> {
         let failed = |error: io::Error| Trouble::new(Exit::Failed, format_args!("{}: {error}", self.prefix.display()));
         // Whatever the umask: scripts in a folder that others may write would not be run.
         DirBuilder::new().recursive(true).mode(0o755).create(self.prefix.join("scripts")).map_err(failed)?;
-        let first = servers.first().ok_or_else(|| Trouble::new(Exit::BadMessage, "the line names no server"))?;
+        let first = self.offer.servers.first().ok_or_else(|| Trouble::new(Exit::BadMessage, "the line names no server"))?;
         let spool = self.spool(first)?;
         let instance = spool.identity().instance.to_string();
         spool.close().await;
         let token = self.token()?;
-        let (server, given) = trade_at(servers, &self.invitation, self.wish, Some(&instance), &token).await?;
+        let (server, given) = self.offer.trade(self.wish, Some(&instance), &token).await?;
         let changed = self.write(&server, &given, &token)?;
         let mut printer = Printer::new(Some(Exit::Ok));
         printer.line(format_args!("joined {} as {}", server.authority(), clean(&given.name)))?;
@@ -233,7 +246,7 @@ impl<'a> Joining<'a> {
     fn token(&self) -> Result<Secret, Trouble> {
         let read = |name| std::fs::read_to_string(self.prefix.join(name)).ok();
         let draft = read(DRAFT).and_then(|text| serde_json::from_str::<Draft>(&text).ok());
-        let draft = draft.filter(|draft| draft.line_sha256 == Digest::of(&self.invitation.secret));
+        let draft = draft.filter(|draft| draft.line_sha256 == Digest::of(&self.offer.invitation.secret));
         if let Some(token) = draft.and_then(|draft| draft.token.or_else(|| read(TOKEN))) {
             return Ok(Secret::from(token.trim()));
         }
@@ -243,7 +256,7 @@ impl<'a> Joining<'a> {
     }
 
     fn write_draft(&self, token: Option<String>) -> Result<(), Trouble> {
-        let draft = Draft { line_sha256: Digest::of(&self.invitation.secret), token };
+        let draft = Draft { line_sha256: Digest::of(&self.offer.invitation.secret), token };
         self.write_file(DRAFT, &serde_json::to_string(&draft).map_err(|error| Trouble::new(Exit::Failed, error))?)
     }
 
@@ -327,40 +340,39 @@ impl<'a> Joining<'a> {
     }
 }
 
-/// Trades at the first server that answers.
-async fn trade_at(
-    servers: &[ServerUrl],
-    invitation: &Invitation,
-    wish: Option<&str>,
-    instance: Option<&str>,
-    token: &Secret,
-) -> Result<(ServerUrl, Given), Trouble> {
-    const WITHIN: Duration = Duration::from_secs(10);
-    let body = json!({
-        "name": wish.unwrap_or(&invitation.name), "secret": invitation.secret, "instance": instance,
-        "token_sha256": token.digest(),
-    });
-    let body = body.to_string();
-    let mut last = None;
-    for server in servers {
-        for _ in 0..TRIES {
-            match trade(server, &body, Instant::now() + WITHIN, WITHIN).await {
-                Ok(answer) => return understood(server, &answer).map(|given| (server.clone(), given)),
-                Err(fault) => {
-                    // Only an answer that was lost is worth asking for again at once.
-                    let is_lost = matches!(fault, DialFault::NoAnswer(_));
-                    last = Some((server, fault));
-                    if !is_lost {
-                        break;
+impl Offer {
+    /// Trades the line at the first server that answers.
+    async fn trade(&self, wish: Option<&str>, instance: Option<&str>, token: &Secret) -> Result<(ServerUrl, Given), Trouble> {
+        const WITHIN: Duration = Duration::from_secs(10);
+        let Self { invitation, servers, pin } = self;
+        let body = json!({
+            "name": wish.unwrap_or(&invitation.name), "secret": invitation.secret, "instance": instance,
+            "token_sha256": token.digest(),
+        });
+        let body = body.to_string();
+        // Without a pin it is by the roots of the system: a proxy before the server. There is no folder with others.
+        let systems = ClientTls::new(ClientPlan { folder: PathBuf::from("/dev/null"), roots: None, identity: None });
+        let mut last = None;
+        for server in servers {
+            for _ in 0..TRIES {
+                match trade(server, *pin, &systems, &body, Instant::now() + WITHIN, WITHIN).await {
+                    Ok(answer) => return understood(server, &answer).map(|given| (server.clone(), given)),
+                    Err(fault) => {
+                        // Only an answer that was lost is worth asking for again at once.
+                        let is_lost = matches!(fault, DialFault::NoAnswer(_));
+                        last = Some((server, fault));
+                        if !is_lost {
+                            break;
+                        }
                     }
                 }
             }
         }
+        Err(match last {
+            Some((server, fault)) => unreached(server, &fault),
+            None => Trouble::new(Exit::BadMessage, "the line names no server"),
+        })
     }
-    Err(match last {
-        Some((server, fault)) => unreached(server, &fault),
-        None => Trouble::new(Exit::BadMessage, "the line names no server"),
-    })
 }
 
 fn unreached(server: &ServerUrl, fault: &DialFault) -> Trouble {
@@ -371,6 +383,10 @@ fn unreached(server: &ServerUrl, fault: &DialFault) -> Trouble {
         DialFault::Connect(..) | DialFault::TooSlow(_) => {
             "is that address right, the server running, and its port open from here? An address that is right from here is given \
              to \"ws-daemon invite\" with --url"
+        }
+        // It says itself what to do.
+        DialFault::Tls(_) => {
+            return Trouble::new(Exit::Unavailable, format_args!("{server} is not believed: {fault}"));
         }
         _ => "is that the port of a ws-daemon server?",
     };

@@ -48,6 +48,7 @@ fn exit(fault: &StartFault) -> Exit {
     match fault {
         StartFault::Prefix { .. }
         | StartFault::Register(_)
+        | StartFault::Keys(_)
         | StartFault::Socket(SocketFault::NoGroup(_) | SocketFault::TooLong { .. }) => Exit::Config,
         _ => Exit::Unavailable,
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tracing::info;
+use url::Host;
 use ws_daemon_protocol::command::{INVITATION_TTL, Invite, Revoke, Rotate};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
@@ -13,6 +14,7 @@ use crate::config::ServerUrl;
 use crate::invitation::Invitation;
 use crate::register::{self, RegisterFault};
 use crate::secret::Secret;
+use crate::tls::KeysFault;
 
 impl Control {
     /// The line that makes somebody a peer.
@@ -26,14 +28,18 @@ impl Control {
             ttl: ttl.unwrap_or(INVITATION_TTL),
             uses: uses.unwrap_or(1),
         };
-        let url = match self.url(url) {
-            Ok(url) => url,
+        // Nothing is switched on for what is refused.
+        if let Err(fault) = self.0.peers.register().check(&invited) {
+            return Answer::Outcome(outcome(&fault));
+        }
+        let place = match self.place(url).await {
+            Ok(place) => place,
             Err(outcome) => return Answer::Outcome(outcome),
         };
         match self.0.peers.register().invite(invited).await {
             Ok((secret, until_ms)) => {
-                info!(peer = name, url, "somebody was invited");
-                line(&name, &url, &secret, until_ms)
+                info!(peer = name, url = place.url, "somebody was invited");
+                line(&name, place, &secret, until_ms)
             }
             Err(fault) => Answer::Outcome(outcome(&fault)),
         }
@@ -42,8 +48,8 @@ impl Control {
     /// The line by which a peer gets another token.
     pub(super) async fn rotate(&self, rotate: Rotate) -> Answer {
         let Rotate { name, at_once, ttl, url } = rotate;
-        let url = match self.url(url) {
-            Ok(url) => url,
+        let place = match self.place(url).await {
+            Ok(place) => place,
             Err(outcome) => return Answer::Outcome(outcome),
         };
         let ttl: Duration = ttl.unwrap_or(INVITATION_TTL);
@@ -53,7 +59,7 @@ impl Control {
                 if at_once {
                     self.0.peers.expel(&name);
                 }
-                line(&name, &url, &secret, until_ms)
+                line(&name, place, &secret, until_ms)
             }
             Err(fault) => Answer::Outcome(outcome(&fault)),
         }
@@ -73,19 +79,43 @@ impl Control {
         }
     }
 
-    /// Where the server is for those who join: as it was said, or as far as it is known here.
-    fn url(&self, said: Option<String>) -> Result<String, Outcome> {
+    /// Where the server is for those who join: as it was said, or as far as it is known here. Unless it is to be without TLS, TLS is
+    /// on from here on, with a certificate for that name.
+    async fn place(&self, said: Option<String>) -> Result<Place, Outcome> {
         let wrong = |why: String| Outcome::Failed(ErrorCode::BadMessage, why);
-        let Some(address) = self.0.reached else {
+        let (Some(address), Some(tls)) = (self.0.reached, &self.0.tls) else {
             return Err(Outcome::failed(ErrorCode::Unsupported, "this daemon is a client; peers are invited on their server"));
         };
-        let url = said.unwrap_or_else(|| format!("ws://{}", authority(address)));
-        let server = ServerUrl::parse(&url, Some(address.port())).map_err(|fault| wrong(format!("url: {fault}")))?;
+        let is_said = said.is_some();
+        let url = said.unwrap_or_else(|| format!("wss://{}", authority(address)));
+        let mut server = ServerUrl::parse(&url, Some(address.port())).map_err(|fault| wrong(format!("url: {fault}")))?;
         if server.credentials.is_some() {
             return Err(wrong("url: no name and no token belong into it; the invitation holds what is needed".into()));
         }
-        Ok(server.to_string())
+        if !server.tls {
+            return Ok(Place { url: server.to_string(), pin: None });
+        }
+        let host = match &server.host {
+            Host::Ipv6(address) => address.to_string(),
+            host => host.to_string(),
+        };
+        match tls.ensure_names(&[host]).await {
+            Ok(()) => Ok(Place { url: server.to_string(), pin: tls.root_pin().map(|pin| pin.to_string()) }),
+            // The settings say that TLS is not this daemon's: it is that of a proxy before it, or there is none.
+            Err(KeysFault::Off) => {
+                server.tls = is_said;
+                Ok(Place { url: server.to_string(), pin: None })
+            }
+            Err(fault) => Err(Outcome::Failed(ErrorCode::SpoolFailed, format!("TLS cannot be switched on: {fault}"))),
+        }
     }
+}
+
+/// Where a server is joined.
+struct Place {
+    url: String,
+    /// Of its root.
+    pin: Option<String>,
 }
 
 /// The host and the port that this machine is most likely known by.
@@ -97,8 +127,9 @@ fn authority(address: SocketAddr) -> String {
     }
 }
 
-fn line(name: &str, url: &str, secret: &Secret, until_ms: u64) -> Answer {
-    let invitation = Invitation { urls: vec![url.into()], name: name.into(), secret: secret.text().into(), pin: None };
+fn line(name: &str, place: Place, secret: &Secret, until_ms: u64) -> Answer {
+    let Place { url, pin } = place;
+    let invitation = Invitation { urls: vec![url.clone()], name: name.into(), secret: secret.text().into(), pin };
     match invitation.encode() {
         Ok(code) => Answer::Result(json!({ "code": code, "name": name, "url": url, "expires": until_ms })),
         Err(bad) => Answer::Outcome(Outcome::Failed(ErrorCode::BadMessage, format!("with this url it is too long: {bad}"))),

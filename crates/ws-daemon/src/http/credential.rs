@@ -1,5 +1,5 @@
-//! What somebody shows of itself in its handshake, `Authorization: Basic name:token` (RFC 7617), held against the register. What is
-//! wrong with it is told to nobody: one answer, after one delay, whatever it is.
+//! What somebody shows of itself in its handshake, `Authorization: Basic name:token` (RFC 7617) and a client certificate, held
+//! against the register. What is wrong with it is told to nobody: one answer, after one delay, whatever it is.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use hyper::header::{self, HeaderMap};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use crate::policy::Credential;
-use crate::register::Register;
-use crate::standing::{Proven, Standing};
+use crate::policy::{Claim, Credential, agree};
+use crate::register::{Register, Revoked};
+use crate::standing::{Proof, Proven, Standing};
 
 /// From a request to the answer that it was refused for its secret. A guess takes at least so long; and what the comparison took is
 /// not to be seen.
@@ -34,17 +34,30 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// Looks at these headers. Where nobody is registered, nothing that is shown counts for anything.
-    pub fn of(headers: &HeaderMap, register: &Register) -> Self {
-        if !headers.contains_key(header::AUTHORIZATION) || register.is_empty() {
-            return Self { credential: Credential::None, standing: Standing::Anonymous, claimed: String::new() };
-        }
+    /// Looks at these headers, of somebody whose certificate, if there is one, proves `standing`. Where nobody is registered and
+    /// there is no certificate, nothing that is shown counts for anything.
+    pub fn of(headers: &HeaderMap, standing: &Standing, register: &Register) -> Self {
+        let mut standing = standing.clone();
+        let by_certificate = match standing.proven().map(|proven| register.named(&proven.name, Proof::Certificate)) {
+            None => None,
+            // It is nobody's in the register: its name is all that is known.
+            Some(Ok(None)) => standing.proven().map(|proven| Ok(proven.clone())),
+            Some(found) => found.transpose(),
+        };
+        let is_looked_at = headers.contains_key(header::AUTHORIZATION) && (by_certificate.is_some() || !register.is_empty());
         // What is no name and token is compared as well, with what nobody has.
-        let (name, token) = written(headers).unwrap_or_default();
-        let found: Option<Proven> = register.find(&name, &token);
-        let credential = if found.is_some() { Credential::Right } else { Credential::Wrong };
-        let standing = found.map_or(Standing::Anonymous, |proven| Standing::Peer(Arc::new(proven)));
-        Self { credential, standing, claimed: name }
+        let (name, token) = if is_looked_at { written(headers).unwrap_or_default() } else { Default::default() };
+        let by_token = is_looked_at.then(|| register.find(&name, &token).ok_or(Revoked));
+        let claim = agree(claim(by_certificate.as_ref()), claim(by_token.as_ref()));
+        let claimed = standing.proven().filter(|_| name.is_empty()).map_or(name, |proven| proven.name.to_string());
+        let credential = match claim {
+            Claim::None => Credential::None,
+            Claim::Right(_) => Credential::Right,
+            Claim::Wrong => Credential::Wrong,
+        };
+        let proven = by_token.or(by_certificate).and_then(Result::ok).filter(|_| credential == Credential::Right);
+        standing = proven.map_or(Standing::Anonymous, |proven| Standing::Peer(Arc::new(proven)));
+        Self { credential, standing, claimed }
     }
 
     /// Waits until it is time to say that it was refused, and says so in the log. `since` is when the request was read.
@@ -59,6 +72,14 @@ pub async fn refused(address: SocketAddr, name: &str, why: &'static str, since: 
     let name: String = name.chars().take(SHOWN_CHARS).collect();
     warn!(%address, ?name, why, "somebody was refused");
     sleep_until(since + DELAY).await;
+}
+
+fn claim(found: Option<&Result<Proven, Revoked>>) -> Claim<'_> {
+    match found {
+        None => Claim::None,
+        Some(Ok(proven)) => Claim::Right(&proven.name),
+        Some(Err(Revoked)) => Claim::Wrong,
+    }
 }
 
 /// Name and token as they are written, if they are.
@@ -84,7 +105,7 @@ mod tests {
         for value in values {
             headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).expect("a header"));
         }
-        let Shown { credential, standing, claimed } = Shown::of(&headers, register);
+        let Shown { credential, standing, claimed } = Shown::of(&headers, &Standing::Anonymous, register);
         (credential, standing.proven().map(|proven| proven.name.to_string()), claimed)
     }
 
@@ -124,6 +145,23 @@ mod tests {
             assert_eq!((credential, name), (Credential::Wrong, None), "{written}");
         }
         assert_eq!(shown(&register, &[&good, &good]).0, Credential::Wrong, "one is enough");
+
+        let with_certificate = |of: &str, values: &[&String]| {
+            let proven = Proven { name: of.into(), tags: Vec::new(), allow: None, by: Proof::Certificate };
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).expect("a header"));
+            }
+            let Shown { credential, standing, .. } = Shown::of(&headers, &Standing::Peer(Arc::new(proven)), &register);
+            (credential, standing.proven().map(|proven| proven.by))
+        };
+        assert_eq!(with_certificate("web", &[]), (Credential::Right, Some(Proof::Certificate)));
+        assert_eq!(with_certificate("not-registered", &[]), (Credential::Right, Some(Proof::Certificate)));
+        assert_eq!(with_certificate("web", &[&good]), (Credential::Right, Some(Proof::Token)));
+        assert_eq!(with_certificate("not-registered", &[&good]), (Credential::Wrong, None), "they must agree");
+        assert_eq!(with_certificate("web", &[&basic("web:x")]), (Credential::Wrong, None));
+        register.revoke("web").await.expect("it is there");
+        assert_eq!(with_certificate("web", &[]), (Credential::Wrong, None), "a certificate outlives no revocation");
     }
 
     #[tokio::test(start_paused = true)]

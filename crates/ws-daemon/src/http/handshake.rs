@@ -14,7 +14,6 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use rustix::process::geteuid;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
@@ -23,11 +22,13 @@ use ws_daemon_protocol::codec::v2;
 use super::credential::Shown;
 use super::join;
 use crate::config::Open;
-use crate::link::Dialect;
+use crate::counters::Count;
+use crate::link::{Dialect, Stream};
 use crate::peers::Peers;
 use crate::policy::{self, Credential, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
 use crate::standing::Standing;
 use crate::system;
+use crate::tls::ServerTls;
 
 /// What the head of a request may have, in bytes; a longer one is answered 431. The least that hyper can be told.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -38,8 +39,8 @@ const HEADERS: usize = 64;
 /// A connection that became a link.
 #[derive(Debug)]
 pub struct Upgraded {
-    /// Its socket.
-    pub stream: TcpStream,
+    /// Its stream.
+    pub stream: Stream,
     /// What was read behind the handshake.
     pub behind: Vec<u8>,
     /// What is spoken on it.
@@ -48,19 +49,43 @@ pub struct Upgraded {
     pub standing: Standing,
 }
 
-/// Reads one request from `address` and answers it; `None` if it did not become a link. The deadline is the caller's.
-pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open, peers: &Peers) -> Option<Upgraded> {
-    let own = super::canonical(stream.local_addr().ok()?);
+/// The two ends of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Entrance {
+    /// This daemon's.
+    pub own: SocketAddr,
+    /// The other one.
+    pub address: SocketAddr,
+}
+
+/// Reads one request of a visitor whose certificate proves that it is who `standing` says, and answers it; `None` if it did not
+/// become a link. The deadline is the caller's.
+pub async fn handshake(
+    stream: Stream,
+    entrance: Entrance,
+    standing: &Standing,
+    open: &Open,
+    tls: &ServerTls,
+    peers: &Peers,
+) -> Option<Upgraded> {
+    let (address, counters) = (entrance.address, peers.counters());
+    let is_encrypted = stream.is_encrypted();
+    let needs_tls = !is_encrypted && !tls.takes_plain() && !address.ip().is_loopback();
     let upgrade: Mutex<Option<(OnUpgrade, Dialect, Standing)>> = Mutex::new(None);
     let slot = &upgrade;
     let service = service_fn(|mut request: Request<Incoming>| async move {
         let since = Instant::now();
-        if join::is_asked(&request) {
-            return Ok(join::answer(request, address, peers, "", since).await);
+        if join::is_asked(&request) && !needs_tls {
+            // Whom to trust is told only where nobody on the way can have changed it.
+            let roots = tls.root_pem().filter(|_| is_encrypted).unwrap_or_default();
+            return Ok(join::answer(request, address, peers, &roots, since).await);
         }
-        let shown = Shown::of(request.headers(), peers.register());
-        let verdict = admit(request.headers(), own, address, open, shown.credential).await;
-        let response = match answer(&request, verdict) {
+        let shown = Shown::of(request.headers(), standing, peers.register());
+        let answer = match admit(request.headers(), entrance, shown.credential, open).await {
+            _ if needs_tls => Err(Box::new(wants_tls())),
+            verdict => answer(&request, verdict),
+        };
+        let response = match answer {
             Ok((switch, dialect)) => {
                 if let Ok(mut upgrade) = slot.lock() {
                     *upgrade = Some((hyper::upgrade::on(&mut request), dialect, shown.standing));
@@ -68,10 +93,15 @@ pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open, peer
                 switch
             }
             Err(refusal) if refusal.status() == StatusCode::UNAUTHORIZED => {
+                counters.count(Count::Unauthorized);
                 shown.refused(address, since).await;
                 *refusal
             }
             Err(refusal) => {
+                counters.count(match refusal.status() {
+                    StatusCode::FORBIDDEN => Count::Forbidden,
+                    _ => Count::BadHandshake,
+                });
                 info!(%address, status = refusal.status().as_u16(), "no link for this connection");
                 *refusal
             }
@@ -85,21 +115,18 @@ pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open, peer
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     if let Err(error) = connection.await {
+        // Too long a head, and what is no HTTP, is answered by hyper.
+        counters.count(Count::BadHandshake);
         debug!(%address, %error, "a connection ended without a link");
     }
     let (upgrade, dialect, standing) = upgrade.into_inner().ok()??;
-    let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
     Some(Upgraded { stream: parts.io.into_inner(), behind: parts.read_buf.to_vec(), dialect, standing })
 }
 
 /// Whether whoever is at `address` and sends these headers may enter. Whose process that is is looked up only where it decides.
-async fn admit(
-    headers: &HeaderMap,
-    own: SocketAddr,
-    address: SocketAddr,
-    open: &Open,
-    credential: Credential,
-) -> Result<(), Refusal> {
+async fn admit(headers: &HeaderMap, entrance: Entrance, credential: Credential, open: &Open) -> Result<(), Refusal> {
+    let Entrance { own, address } = entrance;
     let visitor = Visitor {
         address: address.ip(),
         has_origin: headers.contains_key(header::ORIGIN),
@@ -184,6 +211,12 @@ fn answer<B>(request: &Request<B>, verdict: Result<(), Refusal>) -> Result<(Answ
     Ok((response, dialect))
 }
 
+/// The answer to a request without TLS where it is asked for.
+fn wants_tls() -> Answer {
+    let body = "this server takes links from other machines over TLS only: dial it by wss://";
+    with(words(StatusCode::UPGRADE_REQUIRED, body), header::UPGRADE, "TLS/1.2, HTTP/1.1")
+}
+
 /// What is spoken on the link: of the versions that a peer offers, one that is known here; with a peer that offers none, the
 /// seed's.
 ///
@@ -247,7 +280,7 @@ mod tests {
         // There is no connection whose owner could be looked up, so the address is listed.
         let open = Open::Networks(vec!["127.0.0.1/32".parse().expect("a network")]);
         let end = SocketAddr::from(([127, 0, 0, 1], 1));
-        match answer(&request, admit(request.headers(), end, end, &open, Credential::None).await) {
+        match answer(&request, admit(request.headers(), Entrance { own: end, address: end }, Credential::None, &open).await) {
             Ok((response, dialect)) => {
                 let version = response.headers().get("ws-daemon").map(HeaderValue::as_bytes);
                 assert_eq!(version, (dialect == Dialect::Version2).then_some(b"2".as_slice()));

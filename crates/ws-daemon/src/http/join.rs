@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::credential::refused;
 use super::handshake::words;
+use crate::counters::Count;
 use crate::peers::Peers;
 use crate::policy::Refusal;
 use crate::register::{RegisterFault, Trade, TradeFault, Traded};
@@ -85,6 +86,7 @@ where
             response
         }
         Err(TradeFault::Unknown) => {
+            peers.counters().count(Count::Unauthorized);
             refused(address, &trade.name, "no invitation has the secret that it knows", since).await;
             super::handshake::unauthorized()
         }

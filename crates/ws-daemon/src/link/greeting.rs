@@ -16,11 +16,14 @@ pub const CLOSE_CLONE: u16 = 4001;
 /// The close code for a name that is taken: see [`GreetingFault::NameTaken`].
 pub const CLOSE_NAME_TAKEN: u16 = 4002;
 
+/// The close code for a name that is another than the one that was proved: see [`GreetingFault::OtherName`].
+pub const CLOSE_OTHER_NAME: u16 = 4003;
+
 /// The close code for a peer that was revoked: see [`GreetingFault::Revoked`].
-pub const CLOSE_REVOKED: u16 = 4003;
+pub const CLOSE_REVOKED: u16 = 4004;
 
 /// The close code for a token and an instance that do not belong together: see [`GreetingFault::Bound`].
-pub const CLOSE_BOUND: u16 = 4004;
+pub const CLOSE_BOUND: u16 = 4005;
 
 /// How long the closing handshake of a link that never came up may take.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -52,6 +55,12 @@ pub enum GreetingFault {
          on the server ({0})"
     )]
     Bound(String),
+    /// The other side says that this daemon claims another name than it has proved.
+    #[error(
+        "refused for its name: this daemon's certificate or token is for another name than \"name\" in its config.json; correct that, \
+         or leave it out ({0})"
+    )]
+    OtherName(String),
     /// The other side closed the link for another reason.
     #[error("the link was closed before it was up: {0} {1}")]
     Closed(u16, String),
@@ -100,6 +109,7 @@ impl Wire {
             CLOSE_NAME_TAKEN => GreetingFault::NameTaken(words),
             CLOSE_REVOKED => GreetingFault::Revoked(words),
             CLOSE_BOUND => GreetingFault::Bound(words),
+            CLOSE_OTHER_NAME => GreetingFault::OtherName(words),
             code => GreetingFault::Closed(code, words),
         })
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -60,7 +61,7 @@ pub async fn serve(mut wire: Wire, link: Link, inbound: mpsc::Sender<Inbound>, t
     let settled = SettleOnDrop(&link);
     let mut session = Session { link: link.clone(), inbound, terms, stalled: None, bad_frames: 0 };
     let ended = match (session.run(&mut wire).await, wire.last_words()) {
-        (Ended::Gone(Gone::Closed), Some((CLOSE_CLONE.., words))) => Ended::Told(words),
+        (Ended::Gone(_), Some((CLOSE_CLONE.., words))) => Ended::Told(words),
         (ended, _) => ended,
     };
     // Settled before the closing handshake: callers do not wait for a peer's manners.
@@ -135,7 +136,11 @@ impl Session {
             tokio::select! {
                 // While something is stalled, nothing more is read.
                 event = wire.event(self.stalled.is_none()) => match event {
-                    Event::Frame(frame) => self.hear(&frame),
+                    Event::Frame(frame) => {
+                        self.hear(&frame);
+                        // A peer that never stops talking gives others their turn.
+                        consume_budget().await;
+                    }
                     Event::Control | Event::Flushed => {}
                     Event::Gone(gone) => return gone.into(),
                 },
@@ -236,6 +241,7 @@ impl Session {
             Ok(v2::Frame::Credit(run, bytes)) => self.hand_up(Inbound::Credit { link, run, bytes }),
             Ok(v2::Frame::Cancel(run, attempt)) => self.hand_up(Inbound::Cancel { link, run, attempt }),
             Ok(v2::Frame::Ack(run, attempt)) => self.hand_up(Inbound::Ack { link, run, attempt }),
+            Ok(v2::Frame::Roots(roots)) => self.hand_up(Inbound::Roots { link, roots }),
             Ok(v2::Frame::Drain) => link.0.draining.store(true, Ordering::Release),
             Ok(v2::Frame::Ping(id)) => link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into())),
             Ok(v2::Frame::Command(message)) => self.command(message),
@@ -309,15 +315,15 @@ impl Session {
 
 /// The closing handshake (RFC 6455, section 7), if there is still someone to part from.
 async fn part(wire: &mut Wire, ended: &Ended) {
-    let (code, reason) = match ended {
-        Ended::Gone(Gone::TooLarge(_)) => (CloseCode::Size, "the frame is too large"),
-        Ended::Gone(Gone::NotUtf8) => (CloseCode::Invalid, "text is not UTF-8"),
-        Ended::Gone(Gone::Protocol(_)) => (CloseCode::Protocol, "against the protocol"),
-        Ended::Gone(_) | Ended::Told(_) | Ended::Dead(_) => return,
-        Ended::DoesNotRead => (CloseCode::Policy, "outcomes are not read"),
-        Ended::Replaced => (CloseCode::Away, "replaced by a newer link of the same instance"),
-        Ended::Expelled(code, words) => (CloseCode::Library(*code), *words),
-        Ended::ClosedHere => (CloseCode::Away, "going away"),
+    let closing = match ended {
+        Ended::Gone(gone) => gone.close_code(),
+        Ended::Told(_) | Ended::Dead(_) => None,
+        Ended::DoesNotRead => Some((CloseCode::Policy, "outcomes are not read")),
+        Ended::Replaced => Some((CloseCode::Away, "replaced by a newer link of the same instance")),
+        Ended::Expelled(code, words) => Some((CloseCode::Library(*code), *words)),
+        Ended::ClosedHere => Some((CloseCode::Away, "going away")),
     };
-    wire.part(code, reason).await;
+    if let Some((code, reason)) = closing {
+        wire.part(code, reason).await;
+    }
 }

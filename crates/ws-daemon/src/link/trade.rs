@@ -5,9 +5,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::dial::{DialFault, connect, encrypt};
+use super::dial::{DialFault, connect};
 use super::stream::Stream;
 use crate::config::ServerUrl;
+use crate::tls::{ClientTls, Pin, connect_pinned};
 
 /// The longest answer, with its head: what is longer is cut.
 const ANSWER_BYTES: usize = 256 << 10;
@@ -21,17 +22,29 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Sends `body` to the server's `/join`, until `deadline`, which is `within` from now.
+/// Sends `body` to the server's `/join`, until `deadline`, which is `within` from now. Over TLS the server is believed by the `pin` of
+/// its root, or without one as `tls` believes it.
 ///
 /// # Errors
 /// Why there was no answer. The server may have taken it all the same.
-pub async fn trade(server: &ServerUrl, body: &str, deadline: Instant, within: Duration) -> Result<Answer, DialFault> {
-    timeout_at(deadline, ask(server, body, within)).await.unwrap_or(Err(DialFault::TooSlow(within)))
+pub async fn trade(
+    server: &ServerUrl,
+    pin: Option<Pin>,
+    tls: &ClientTls,
+    body: &str,
+    deadline: Instant,
+    within: Duration,
+) -> Result<Answer, DialFault> {
+    timeout_at(deadline, ask(server, pin, tls, body, within)).await.unwrap_or(Err(DialFault::TooSlow(within)))
 }
 
-async fn ask(server: &ServerUrl, body: &str, within: Duration) -> Result<Answer, DialFault> {
+async fn ask(server: &ServerUrl, pin: Option<Pin>, tls: &ClientTls, body: &str, within: Duration) -> Result<Answer, DialFault> {
     let socket = connect(server, within).await?;
-    let mut stream = if server.tls { encrypt(server, socket).await? } else { Stream::from(socket) };
+    let mut stream = match pin {
+        _ if !server.tls => Stream::from(socket),
+        Some(pin) => Stream::encrypted(connect_pinned(pin, &server.host, socket).await?.0),
+        None => Stream::encrypted(tls.connect(&server.host, socket).await?),
+    };
     let path = server.path.split('?').next().unwrap_or_default().trim_end_matches('/');
     let head = format!(
         "POST {path}/join HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -131,6 +132,8 @@ impl Session {
                     self.answers.asked_all();
                     return throw_away(reader).await;
                 }
+                // What was read at once may hold a thousand messages: others have their turn in between.
+                consume_budget().await;
             }
         }
         if let Some(bad) = framer.finish() {

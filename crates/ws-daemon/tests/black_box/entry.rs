@@ -27,19 +27,20 @@ fn two_commands_make_a_peer_of_a_server_that_runs_already() {
     let pid = server.pid();
     let invited = tool(server.prefix(), &["invite", "web-1", "--tag", "sms", "--ttl", "10m"]);
     assert_eq!((invited.code, invited.out.lines().count()), (0, 1), "{invited:?}");
-    for words in ["\"web-1\" is invited to ws://127.0.0.1:", "for 10 min, until ", "ws-daemon join LINE", "does not encrypt"] {
+    for words in ["\"web-1\" is invited to wss://127.0.0.1:", "for 10 min, until ", "ws-daemon join LINE"] {
         assert!(invited.err.contains(words), "{words:?} is not in {}", invited.err);
     }
     let plan = Daemon::client(&server).script("who", WHO);
     fs::remove_dir_all(plan.prefix()).expect("join makes the folder too");
     let joined = tool(plan.prefix(), &["join", invited.out.trim()]);
     assert_eq!(joined.code, 0, "{joined:?}\n{}", server.log());
-    let url = format!("ws://127.0.0.1:{}/", server.port());
+    let url = format!("wss://127.0.0.1:{}/", server.port());
     for words in [
         &format!("joined 127.0.0.1:{} as web-1\n", server.port()),
         &format!("config.json: mode client, name web-1, proxy {url}"),
         &format!("  server          hub (ws-daemon 0.2.0) at {url}\n"),
-        "  encrypted       no: ",
+        "server-roots.pem: whom to trust as the server\n",
+        "  encrypted       yes\n",
         "  round trip      ",
         "  known there as  web-1, tags: sms\n",
         &format!(" run --prefix {}\n", plan.prefix().display()),
@@ -47,8 +48,8 @@ fn two_commands_make_a_peer_of_a_server_that_runs_already() {
         assert!(joined.out.contains(words), "{words:?} is not in {}", joined.out);
     }
     assert_eq!(joined.err, "");
-    let modes = ["config.json", "keys", "keys/token", "keys/joining.json"].map(|name| mode(&plan.prefix().join(name)));
-    assert_eq!(modes, [0o600, 0o700, 0o600, 0o600]);
+    let files = ["config.json", "keys", "keys/token", "keys/joining.json", "keys/server-roots.pem"];
+    assert_eq!(files.map(|name| mode(&plan.prefix().join(name))), [0o600, 0o700, 0o600, 0o600, 0o600]);
     assert_eq!((mode(&server.prefix().join("keys")), mode(&server.prefix().join("keys/peers.json"))), (0o700, 0o600));
 
     let client = plan.config_as_written().script("who", WHO).start();
@@ -60,7 +61,7 @@ fn two_commands_make_a_peer_of_a_server_that_runs_already() {
         assert_eq!(fs::read_to_string(who).expect("it has run"), name);
     }
     let row = peer(&server, "web-1");
-    assert_eq!((&row["proven"], &row["tags"], &row["connected"]), (&json!("token"), &json!(["sms"]), &json!(true)));
+    assert_eq!((&row["proven"], &row["tags"], &row["encrypted"]), (&json!("token"), &json!(["sms"]), &json!(true)), "{row}");
     assert_eq!(server.pid(), pid, "no restart");
 
     // No secret is anywhere but where it belongs.
@@ -118,7 +119,13 @@ fn what_join_cannot_do_it_says_with_what_to_do() {
     refused(&fresh(), &invite(&server, &["web", "--ttl", "1ms"]), 77, "is over: ask for a new one");
     refused(&fresh(), &invite(&server, &["web", "--url", "ws://127.0.0.1:1"]), 69, "port open from here");
     refused(&fresh(), &invite(&server, &["web", "--url", "ws://no-such-host.invalid:1"]), 69, "--url");
-    // Something else listens there.
+    // Another server answers there, which the line does not vouch for; and one that has no TLS.
+    let other = Daemon::server().start();
+    let elsewhere = invite(&server, &["web", "--url", &format!("wss://127.0.0.1:{}", other.port())]);
+    refused(&fresh(), &elsewhere, 69, "is not believed");
+    invite(&other, &["web"]);
+    refused(&fresh(), &elsewhere, 69, "does not show the root that the invitation names");
+    // Nobody listens there.
     let strange = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = strange.local_addr().expect("bound").port().to_string();
     drop(strange);
@@ -148,7 +155,7 @@ fn a_client_that_has_a_config_keeps_what_is_its_own_and_hears_what_changed() {
     assert!(!ran.out.contains("old-token"), "{}", ran.out);
     let text = fs::read_to_string(plan.prefix().join("config.json")).expect("there");
     let written: Value = serde_json::from_str(&text).expect("JSON");
-    let proxy = format!("ws://127.0.0.1:{}/", server.port());
+    let proxy = format!("wss://127.0.0.1:{}/", server.port());
     assert_eq!(written, json!({ "mode": "client", "proxy": proxy, "name": "web", "tags": ["mine"] }));
 }
 
@@ -254,7 +261,10 @@ fn a_token_lets_in_from_elsewhere_and_whoever_has_none_only_from_this_machine() 
 #[test]
 fn a_seed_client_with_a_token_goes_by_its_name() {
     let server = Daemon::server().start();
-    let made = tool(Path::new("/nowhere"), &["join", "--seed", &invite(&server, &["till-7", "--tag", "shop"])]);
+    let url = format!("ws://127.0.0.1:{}", server.port());
+    let invited = tool(server.prefix(), &["invite", "till-7", "--tag", "shop", "--url", &url]);
+    assert!(invited.err.contains("does not encrypt"), "{invited:?}");
+    let made = tool(Path::new("/nowhere"), &["join", "--seed", invited.out.trim()]);
     assert_eq!(made.code, 0, "{made:?}");
     let proxy = made.out.trim();
     let credential = proxy.strip_prefix("ws://").and_then(|rest| rest.split_once('@')).expect("name:token@").0;
@@ -328,7 +338,7 @@ fn a_token_is_good_for_one_daemon_and_for_what_that_becomes() {
         peer
     };
     let (code, words) = come(&who("web", "stolen", &[])).closed_in_words().expect("a close frame");
-    assert!(code == 4004 && words.contains("another daemon"), "{code} {words}");
+    assert!(code == 4005 && words.contains("another daemon"), "{code} {words}");
     server.wait_log("ws-daemon peers rotate");
     let mut hello = who("whatever", "new", &[]);
     hello["former"] = json!([bound]);
@@ -336,7 +346,7 @@ fn a_token_is_good_for_one_daemon_and_for_what_that_becomes() {
     heir.hello();
     let row = peer(&server, "web");
     assert_eq!((&row["instance"], &row["connected"]), (&json!("new"), &json!(true)));
-    assert_eq!(come(&who("web", bound.as_str().expect("a text"), &[])).closed(), Some(4004));
+    assert_eq!(come(&who("web", bound.as_str().expect("a text"), &[])).closed(), Some(4005));
 }
 
 // ---- Taken away ------------------------------------------------------------------------------------------------
@@ -378,7 +388,7 @@ fn revoking_ends_the_links_at_once_and_settles_what_was_bound_also_after_a_resta
     });
     let mut peer = Peer::try_dial(&server, "/", &[("ws-daemon", "2")]).expect("from this machine");
     peer.send_hello(&who("x", instance.as_str().expect("a text"), &[]));
-    assert_eq!(peer.closed(), Some(4003), "not without its token either");
+    assert_eq!(peer.closed(), Some(4004), "not without its token either");
     let listed = tool(server.prefix(), &["peers", "list"]);
     assert!(listed.out.contains("revoked"), "{listed:?}");
 }
@@ -409,7 +419,7 @@ fn a_rotated_token_is_good_until_the_next_was_traded_for() {
     server.wait_log_times("link up", 2);
     let joined = join(&plan, rotated.out.trim());
     assert!(joined.code == 0 && joined.out.contains("in place of the one that was there"), "{joined:?}");
-    assert_eq!(live.closed(), Some(4003));
+    assert_eq!(live.closed(), Some(4004));
     let status =
         |shown: &str| Peer::try_dial(&server, "/", &[("authorization", shown)]).map_or_else(|refusal| refusal.status, |_| 101);
     let second = basic("web", &token(plan.prefix()));

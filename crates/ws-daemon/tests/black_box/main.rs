@@ -3,6 +3,7 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
+mod abuse;
 mod command_line;
 mod container;
 mod conversation;
@@ -11,6 +12,7 @@ mod entry;
 mod execution;
 mod files;
 mod forgery;
+mod frames;
 mod interop;
 mod links;
 mod load;
@@ -22,11 +24,13 @@ mod pages;
 mod queue;
 mod recordings;
 mod script_names;
+mod secrets;
 mod service_manager;
 mod settings;
 mod shutdown;
 mod support;
 mod targets;
+mod tls;
 mod tools;
 mod tools_local;
 mod version2;

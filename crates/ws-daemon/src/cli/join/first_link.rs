@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::cli::exit::Exit;
 use crate::config::{Role, ServerUrl, Settings};
-use crate::daemon::identity;
+use crate::daemon::{Encryption, identity};
 use crate::link::{CloseCode, DialFault, Dialect, GreetingFault, Wire, dial};
 use crate::spool::Spool;
 
@@ -35,12 +35,14 @@ pub async fn link_once(settings: &Settings, server: &ServerUrl) -> Result<Found,
 async fn link(settings: &Settings, server: &ServerUrl, spool: &Spool) -> Result<Found, (Exit, String)> {
     let Role::Client { server: dialled } = &settings.role else { return Err((Exit::Config, "this is a server".into())) };
     let (within, terms) = (settings.times.handshake, &settings.limits);
+    let encryption = Encryption::of(settings).map_err(|fault| (Exit::Config, fault.to_string()))?;
+    let tls = encryption.client().ok_or((Exit::Config, String::new()))?;
     let deadline = Instant::now() + within;
     let unreached = |fault: DialFault| {
         let exit = if matches!(fault, DialFault::Refused(_)) { Exit::Denied } else { Exit::Unavailable };
         (exit, fault.to_string())
     };
-    let (mut wire, dialect) = dial(dialled, deadline, within, terms.message).await.map_err(unreached)?;
+    let (mut wire, dialect) = dial(dialled, tls, deadline, within, terms.message).await.map_err(unreached)?;
     if dialect == Dialect::Seed {
         return Err((Exit::Unavailable, format!("{server} speaks the seed's version of the link")));
     }

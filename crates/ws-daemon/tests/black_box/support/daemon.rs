@@ -16,7 +16,7 @@ use super::config::merge;
 use super::local::Local;
 use super::log::Log;
 use super::process::{Process, write_executable};
-use super::stand_in;
+use super::{sentinel, stand_in};
 
 /// A daemon that runs; dropped, it is killed with all that it started.
 pub struct Daemon {
@@ -37,6 +37,8 @@ pub struct DaemonPlan {
     /// The words of a program that starts the daemon: a shell, `unshare`.
     starter: Vec<String>,
     arguments: Vec<String>,
+    /// Whether a client has no token, even where the whole suite is searched for one.
+    without_token: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -185,12 +187,13 @@ impl Daemon {
         if let Some(port) = self.port {
             merge(&mut self.plan.config, json!({ "port": port }));
         }
-        self.plan
+        self.plan.clone()
     }
 }
 
 impl DaemonPlan {
     fn new(program: Program, title: &'static str, config: Value) -> Self {
+        let level = if sentinel::is_on() { "trace" } else { "debug" };
         let prefix = tempfile::Builder::new().prefix("ws-daemon-test-").tempdir().expect("a temporary folder can be made");
         Self {
             program,
@@ -199,7 +202,8 @@ impl DaemonPlan {
             config,
             starter: Vec::new(),
             arguments: Vec::new(),
-            env: vec![("WSDAEMON_LOCAL".into(), "off".into()), ("WSDAEMON_LOG".into(), "debug".into())],
+            without_token: false,
+            env: vec![("WSDAEMON_LOCAL".into(), "off".into()), ("WSDAEMON_LOG".into(), level.into())],
         }
     }
 
@@ -209,13 +213,18 @@ impl DaemonPlan {
         self
     }
 
-    /// Goes by the config.json that stands in its prefix, but for the times, which are a test's.
+    /// Goes by the config.json that stands in its prefix, but for the times, which are a test's, and by its own token.
     pub fn config_as_written(mut self) -> Self {
         let text = fs::read_to_string(self.prefix().join("config.json")).expect("there is one");
         let written = serde_json::from_str(&text).expect("it is JSON");
         let times = std::mem::replace(&mut self.config, written)["times"].take();
         merge(&mut self.config, json!({ "times": times }));
-        self
+        self.without_token()
+    }
+
+    /// For a test of what a client says that has no token.
+    pub fn without_token(self) -> Self {
+        Self { without_token: true, ..self }
     }
 
     pub fn env(mut self, key: &str, value: &str) -> Self {
@@ -280,7 +289,11 @@ impl DaemonPlan {
 
     /// Starts the program and waits for nothing: for daemons that are not expected to come up.
     pub fn spawn(&self) -> Process {
-        let config = serde_json::to_string_pretty(&self.config).expect("a value is always JSON");
+        let mut config = self.config.clone();
+        if self.is_searched() && !self.without_token {
+            sentinel::equip(&mut config);
+        }
+        let config = serde_json::to_string_pretty(&config).expect("a value is always JSON");
         // Whole when it appears: a daemon of the same prefix may be reading it just now.
         let draft = tempfile::NamedTempFile::new_in(&*self.prefix).expect("the prefix is ours to write");
         fs::write(&draft, config).expect("the draft is ours to write");
@@ -309,8 +322,23 @@ impl DaemonPlan {
         command
     }
 
+    /// Whether all that it leaves is searched for a secret.
+    fn is_searched(&self) -> bool {
+        sentinel::is_on() && matches!(self.program, Program::Ours)
+    }
+
     fn write_script(&self, name: &str, body: &str) {
         write_executable(&self.prefix().join("scripts").join(name), body);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.plan.is_searched() {
+            // It does nothing more while the search takes its time. Gone already is as good.
+            let _ = kill_process(self.pid(), Signal::STOP);
+            sentinel::search_all(self.plan.prefix(), self.log(), self.pid());
+        }
     }
 }
 
