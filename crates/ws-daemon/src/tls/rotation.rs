@@ -87,6 +87,13 @@ impl ServerTls {
             .map_or_else(Vec::new, |live| live.roots.iter().map(|root| certificate::to_pem(root)).collect())
     }
 
+    /// What whoever joins is to pin, as PEM: the roots, or what the operator's own chain ends in.
+    #[must_use]
+    pub fn roots_to_pin(&self) -> String {
+        let roots = self.roots();
+        if roots.is_empty() { self.root_pem().unwrap_or_default() } else { roots.concat() }
+    }
+
     fn next_pin(&self) -> Option<Pin> {
         let live = self.0.live.load();
         live.as_ref()?.roots.get(1).and_then(|next| Facts::of(next).ok()).map(|facts| facts.pin)

@@ -561,7 +561,7 @@ mod tests {
         let host = localhost();
         let (taken, accepted) = tokio::join!(connect_pinned(pin, &host, near), server.accept(far));
         let (mut near, root) = taken.expect("the pin is the root's");
-        assert_eq!(Some(root), server.root_pem());
+        assert_eq!(root, server.roots_to_pin());
         let mut far = accepted.expect("taken").stream;
         near.write_all(b"x").await.expect("open");
         near.flush().await.expect("open");
@@ -609,6 +609,7 @@ mod tests {
         let server = ServerTls::open(on()).expect("made");
         server.has_roots("i", "client", vec!["0".repeat(64)]).await.expect("noted");
         assert!(!server.rotate().await.expect("made"), "a client lacks it");
+        assert_eq!(server.roots_to_pin(), server.roots().concat());
         let next = Facts::of(&server.0.live.load().as_ref().expect("on").roots[1]).expect("ours").pin;
         let keys = place.path().join("keys");
         std::fs::rename(keys.join("next-root.key"), keys.join("root.key")).expect("the first step");
