@@ -142,8 +142,6 @@ impl Site {
         worker.recover().await;
         origin.recover().await;
         let control = Control::new(Means {
-            tls: None,
-            client_tls: None,
             dialer: None,
             peers: peers.clone(),
             origin: origin.clone(),
