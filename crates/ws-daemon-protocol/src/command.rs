@@ -67,6 +67,8 @@ pub enum Command {
     Rotate(Rotate),
     /// Something about the server's keys.
     Keys(KeysTask),
+    /// Who may ask for a script, and who would get it.
+    Explain(ExplainQuery),
 }
 
 /// How long an invitation may be traded unless it is said.
@@ -229,6 +231,21 @@ pub struct OutputQuery {
     pub follow: bool,
 }
 
+/// Whose request for which script is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ExplainQuery {
+    /// A peer by name, `anonymous`, `server`, `user:NAME` or `user:UID`, or `tcp`.
+    #[serde(rename = "as")]
+    pub actor: Box<str>,
+    /// The script.
+    pub name: Box<str>,
+    /// Who is to run it; of a peer: whom it is to be passed on to.
+    #[serde(default)]
+    pub to: Option<Target>,
+}
+
 /// One of a script's two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -263,7 +280,7 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 15] = [
+    pub const CODES: [&'static str; 16] = [
         "PAUSE",
         "STATUS",
         "PEERS",
@@ -279,10 +296,34 @@ impl Command {
         "REVOKE",
         "ROTATE",
         "KEYS",
+        "EXPLAIN",
     ];
 
     /// The codes that only daemons use among themselves.
     pub const DAEMON_CODES: [&'static str; 8] = ["HELLO", "ACK", "OUTPUT", "CREDIT", "CANCEL", "DRAIN", "EVENT", "ROOTS"];
+
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Pause(_) => "PAUSE",
+            Self::Status(_) => "STATUS",
+            Self::Peers => "PEERS",
+            Self::Ping(_) => "PING",
+            Self::Runs(_) => "RUNS",
+            Self::Run(_) => "RUN",
+            Self::Cancel(_) => "CANCEL",
+            Self::Scripts => "SCRIPTS",
+            Self::Stats => "STATS",
+            Self::Subscribe(_) => "SUBSCRIBE",
+            Self::Reload => "RELOAD",
+            Self::Invite(_) => "INVITE",
+            Self::Revoke(_) => "REVOKE",
+            Self::Rotate(_) => "ROTATE",
+            Self::Keys(_) => "KEYS",
+            Self::Explain(_) => "EXPLAIN",
+        }
+    }
 
     /// Reads the `params` of a local process's command message.
     ///
@@ -299,7 +340,7 @@ impl Command {
             (
                 Place::There,
                 code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS" | "INVITE" | "REVOKE"
-                | "ROTATE" | "KEYS"),
+                | "ROTATE" | "KEYS" | "EXPLAIN"),
             ) => Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd"))),
             (_, code) => Self::of_code(code, written.data()),
         }
@@ -346,6 +387,7 @@ impl Command {
             "REVOKE" => Ok(Self::Revoke(serde_json::from_str(data).map_err(wrong)?)),
             "ROTATE" => Ok(Self::Rotate(serde_json::from_str(data).map_err(wrong)?)),
             "KEYS" => Ok(Self::Keys(serde_json::from_str::<WrittenKeys>(data).map_err(wrong)?.r#do)),
+            "EXPLAIN" => Ok(Self::Explain(serde_json::from_str(data).map_err(wrong)?)),
             code => Err(unknown(code)),
         }
     }
@@ -471,6 +513,7 @@ mod tests {
             (r#"{"code":"KEYS","data":{"do":"rotate"}}"#, Ok(Command::Keys(KeysTask::Rotate))),
             (r#"{"code":"KEYS","data":{"do":"eat"}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"KEYS"}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"EXPLAIN","data":{"as":"x"}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"HELLO"}"#, Err(ErrorCode::UnknownCommand)),
             (r#"{"code":"PUASE"}"#, Err(ErrorCode::UnknownCommand)),
         ];
@@ -485,7 +528,8 @@ mod tests {
 
     #[test]
     fn what_daemons_say_among_themselves_is_refused_from_a_local_process() {
-        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD", "INVITE", "REVOKE", "ROTATE", "KEYS"]) {
+        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD", "INVITE", "REVOKE", "ROTATE", "KEYS", "EXPLAIN"])
+        {
             let found = Command::parse(Place::There, &format!("{{\"code\":\"{code}\"}}"));
             assert!(matches!(found, Err(Outcome::Failed(ErrorCode::Denied, _))), "{code}: {found:?}");
         }

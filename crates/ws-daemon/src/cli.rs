@@ -11,6 +11,7 @@ mod demo;
 mod events;
 mod exec;
 mod exit;
+mod explain;
 mod final_line;
 mod gather;
 mod health;
@@ -100,6 +101,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Have the daemon read its settings again.
     Reload(reload::Arguments),
+    /// Tell who may ask for a script, which rule says so, and who would get it.
+    Explain(explain::Arguments),
     /// Show the settings as they are understood, and where each came from.
     Check(check::Arguments),
     /// Ask whether the daemon answers; for health checks.
@@ -153,6 +156,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Stats(arguments) => stats::run(&flags, &arguments),
         Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
+        Command::Explain(arguments) => explain::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Health(arguments) => health::run(&flags, &arguments),
         Command::Init(arguments) => init::run(&flags, &arguments),

@@ -16,10 +16,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
+use crate::audit::{Audit, AuditFault};
 use crate::config::{LocalTcp, Role, Settings};
 use crate::control::{Control, Means, Reload};
 use crate::exec::{Executor, Surroundings, Writers};
-use crate::http::Http;
+use crate::http::{Door, Http};
 use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
 use crate::news::News;
@@ -47,6 +48,9 @@ const BACKLOG: u32 = 1024;
 
 /// From KILL to the end: the time to reap, to settle and to part.
 const LAST_STEPS: Duration = Duration::from_secs(5);
+
+/// What is left of the audit log is written for so long; then the daemon ends, and says that it was not.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
@@ -98,6 +102,9 @@ pub enum StartFault {
     /// Keys or certificates are broken.
     #[error("TLS: {0}")]
     Keys(#[from] KeysFault),
+    /// No audit log, where one is asked for.
+    #[error(transparent)]
+    Audit(#[from] AuditFault),
     /// Nothing can be executed.
     #[error("no script can be run: {0}")]
     Executor(#[source] io::Error),
@@ -114,6 +121,7 @@ pub struct Daemon {
     executor: Executor,
     spool: Option<Spool>,
     register: Register,
+    audit: Audit,
     reload: Reload,
     stop: Stop,
     counts: Counts,
@@ -176,12 +184,30 @@ impl Daemon {
         };
         let local_tcp = bind_local_tcp(settings.local)?;
         let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
+        let audit = match &settings.audit {
+            Some(file) => Audit::open(&file.path, file.params)?,
+            None => Audit::off(),
+        };
         let spool = identity::open_spool(&settings).map_err(StartFault::Spool)?;
         let (stop, counts) = (Stop::default(), Counts::default());
         let executor = surroundings(&settings, &socket)
             .and_then(|around| Executor::new(around, &settings.limits, counts.rest.clone(), stop.clone()))
             .map_err(StartFault::Executor)?;
-        Ok(Self { settings, socket, executor, spool, register, reload, stop, counts, local_tcp, port, encryption, signals })
+        Ok(Self {
+            settings,
+            socket,
+            executor,
+            spool,
+            audit,
+            register,
+            reload,
+            stop,
+            counts,
+            local_tcp,
+            port,
+            encryption,
+            signals,
+        })
     }
 
     /// Runs until a signal says stop, and returns when everything has been settled.
@@ -191,6 +217,7 @@ impl Daemon {
             socket,
             executor,
             spool,
+            audit,
             register,
             reload,
             stop,
@@ -209,7 +236,8 @@ impl Daemon {
         let known = identity::known_peers(spool.as_ref()).await;
         let (changes, remembering) = identity::remember(spool.clone(), stop.close_local.clone());
         counts.rest.spawn(remembering);
-        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, register, changes);
+        let rules = identity::rules(&settings);
+        let peers = Peers::new(inbound, terms, rules.clone(), stop.close_links.clone(), me, known, register, changes);
         // A crash may have come between a revocation and this.
         peers.forget_gone();
         if let (Some(spool), Some(damaged)) = (spool.clone(), damaged) {
@@ -217,7 +245,7 @@ impl Daemon {
             counts.rest.spawn(identity::keep_true(settings, spool, damaged, peers.clone(), close));
         }
         let (runs, rest) = (counts.runs.clone(), counts.rest.clone());
-        let worker = Worker::new(executor.clone(), peers.clone(), spool.clone(), runs, rest, stop.clone());
+        let worker = Worker::new(executor.clone(), peers.clone(), spool.clone(), audit.clone(), runs, rest, stop.clone());
         let news = News::default();
         let means = origin::Means {
             peers: peers.clone(),
@@ -234,7 +262,7 @@ impl Daemon {
         origin.recover().await;
         let reached = port.as_ref().and_then(|listener| listener.local_addr().ok());
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
-        let dialer = start_role(&settings, port, encryption, &peers, spool.clone(), &counts, &stop);
+        let dialer = start_role(&settings, port, encryption, &peers, spool.clone(), &audit, &counts, &stop);
         let control = Control::new(Means {
             dialer,
             peers: peers.clone(),
@@ -244,16 +272,25 @@ impl Daemon {
             spool: spool.clone(),
             news,
             reached,
-            relay: settings.relay,
             tls,
             client_tls,
+            rules: rules.clone(),
+            audit: audit.clone(),
+            peer_runs: settings.limits.peer_runs,
             reload,
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
         let lobby = Lobby::default();
-        let local =
-            Local::new(origin, control.clone(), lobby.clone(), &settings.limits, counts.connections.clone(), stop.clone());
+        let local = Local::new(
+            origin,
+            control.clone(),
+            lobby.clone(),
+            (rules, audit.clone()),
+            &settings.limits,
+            counts.connections.clone(),
+            stop.clone(),
+        );
 
         counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
@@ -271,6 +308,7 @@ impl Daemon {
         if let Some(spool) = spool {
             spool.close().await;
         }
+        audit.close(LAST_LINES).await;
     }
 }
 
@@ -312,6 +350,7 @@ fn start_role(
     encryption: Encryption,
     peers: &Peers,
     spool: Option<Spool>,
+    audit: &Audit,
     counts: &Counts,
     stop: &Stop,
 ) -> Option<DialerHandle> {
@@ -320,7 +359,8 @@ fn start_role(
         (Role::Server { open, .. }, Encryption::Server(tls)) => {
             counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
             let links = counts.links.clone();
-            let http = Http::new(peers, open.clone(), tls, settings.times.handshake, &settings.limits, links, stop.clone());
+            let door = Door { open: open.clone(), tls, audit: audit.clone() };
+            let http = Http::new(peers, door, settings.times.handshake, &settings.limits, links, stop.clone());
             if let Some(listener) = port {
                 counts.links.spawn(http.accept(listener));
             }

@@ -20,13 +20,14 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::audit::Audit;
 use crate::config::{Limits, Open};
 use crate::counters::{Count, Counters};
 use crate::link::{Dialect, Stream, Wire};
 use crate::peers::{Life, Newcomer, Peers};
 use crate::rate::Seldom;
 use crate::standing::{Proof, Proven, Standing};
-use crate::tasks::{Stop, Tasks};
+use crate::tasks::{Stop, Tasks, Turn};
 use crate::tls::{self, ServerTls};
 use addresses::{Addresses, TurnedAway};
 use connections::{Connections, Seat};
@@ -35,12 +36,22 @@ use handshake::{Entrance, Upgraded, handshake};
 /// The wait after a failed accept: descriptors come back when some connection ends, and nothing tells when.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// What decides who enters, and where that is written down.
+#[derive(Debug)]
+pub struct Door {
+    /// Who may come in without proof, beyond this machine.
+    pub open: Open,
+    /// Encryption, and whom a client's certificate names.
+    pub tls: ServerTls,
+    /// Who was refused.
+    pub audit: Audit,
+}
+
 /// The server's port.
 #[derive(Debug, Clone)]
 pub struct Http {
     peers: Peers,
-    open: Arc<Open>,
-    tls: ServerTls,
+    door: Arc<Door>,
     handshake: Duration,
     connections: Connections,
     addresses: Addresses,
@@ -58,26 +69,18 @@ struct Floods {
 }
 
 impl Http {
-    /// A port that makes links for `peers`, each within `handshake`, as many and as fast as `limits` let it; those over TLS by
-    /// `tls`.
+    /// A port that makes links for `peers`, each within `handshake`, as many and as fast as `limits` let it; who
+    /// enters is decided at the `door`.
     #[must_use]
-    pub fn new(
-        peers: Peers,
-        open: Open,
-        tls: ServerTls,
-        handshake: Duration,
-        limits: &Limits,
-        tasks: Tasks,
-        stop: Stop,
-    ) -> Self {
+    pub fn new(peers: Peers, door: Door, handshake: Duration, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
         let connections = Connections::new(limits.connections, limits.half_open, peers.counters().clone());
         let addresses = Addresses::new(limits);
-        Self { peers, open: Arc::new(open), tls, handshake, connections, addresses, tasks, stop }
+        Self { peers, door: Arc::new(door), handshake, connections, addresses, tasks, stop }
     }
 
     /// Accepts until the daemon stops.
     pub async fn accept(self, listener: TcpListener) {
-        let mut floods = Floods::default();
+        let (mut floods, mut turn) = (Floods::default(), Turn::default());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -85,7 +88,11 @@ impl Http {
             };
             match accepted {
                 // A listener for both protocols shows IPv4 addresses as mapped ones.
-                Ok((stream, address)) => self.take(stream, canonical(address), &mut floods),
+                Ok((stream, address)) => {
+                    self.take(stream, canonical(address), &mut floods);
+                    // Handshakes go on while others come, or each would be the oldest half-open one before it is looked at.
+                    turn.done(0).await;
+                }
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_AGAIN).await;
@@ -182,12 +189,12 @@ impl Http {
         if stream.peek(&mut first).await.ok()? == 0 || first != [tls::FIRST_BYTE] {
             return Some((stream.into(), Standing::Anonymous));
         }
-        if !self.tls.is_on() {
+        if !self.door.tls.is_on() {
             let mend = "the first ws-daemon invite switches it on, or \"tls\": true in config.json and a restart";
             warn!(%address, "a TLS connection was closed: this server has no TLS; {mend}");
             return None;
         }
-        match self.tls.accept(stream).await {
+        match self.door.tls.accept(stream).await {
             Ok(accepted) => {
                 let proven = |name| Proven { name, tags: Vec::new(), allow: None, by: Proof::Certificate };
                 let standing = accepted.client.map_or(Standing::Anonymous, |name| Standing::Peer(Arc::new(proven(name))));
@@ -205,7 +212,7 @@ impl Http {
     pub async fn upgrade(&self, stream: TcpStream, address: SocketAddr) -> Option<(Wire, Dialect, Standing)> {
         let entrance = Entrance { own: canonical(stream.local_addr().ok()?), address };
         let (stream, standing) = self.encrypt(stream, address).await?;
-        let upgraded = handshake(stream, entrance, &standing, &self.open, &self.tls, &self.peers).await?;
+        let upgraded = handshake(stream, entrance, &standing, &self.door, &self.peers).await?;
         let Upgraded { stream, behind, dialect, standing } = upgraded;
         Some((Wire::accepted(stream, behind, self.peers.terms().message).await, dialect, standing))
     }

@@ -12,8 +12,9 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `secret`, `invitation` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `audit`, `secret`, `invitation` |
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod control;

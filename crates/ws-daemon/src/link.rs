@@ -111,8 +111,13 @@ pub enum Inbound {
     Run(IncomingRun),
     /// The peer gives a command.
     Command(IncomingCommand),
-    /// A status that nobody waits for, of a seed peer or of a local process there: the JSON object as it came, compact.
-    UnclaimedStatus(Box<str>),
+    /// A status that nobody waits for, of a seed peer or of a local process there.
+    UnclaimedStatus {
+        /// The JSON object as it came, compact.
+        data: Box<str>,
+        /// The way home, if it was said under an id.
+        replier: Replier,
+    },
     /// A status of a run that nobody waits for any more, or of another attempt of it.
     LateStatus {
         /// The link that it came by.

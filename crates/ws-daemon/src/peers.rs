@@ -25,10 +25,14 @@ use crate::link::{
     self, CLOSE_BOUND, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CLOSE_REVOKED, CloseCode, Dialect, Ended, Gone,
     GreetingFault, Inbound, Link, Terms, Wire,
 };
+use crate::policy::Rules;
 use crate::register::{Register, Unbound};
 use crate::standing::{Proof, Standing};
 use registry::{Registry, be_proven, name_for};
 use table::Table;
+
+/// The feature of a server that passes runs on.
+const RELAY: &str = "relay";
 
 /// The table. Clones are the same table.
 #[derive(Debug, Clone)]
@@ -41,6 +45,7 @@ struct Inner {
     arrivals: watch::Sender<u64>,
     inbound: mpsc::Sender<Inbound>,
     terms: Terms,
+    rules: Rules,
     /// Cancelled when all links are to be closed.
     closing: CancellationToken,
     counters: Counters,
@@ -83,12 +88,14 @@ pub enum Life {
 }
 
 impl Peers {
-    /// An empty table whose links hand up to `inbound`. This daemon is `me`; `records` are the peers that it knows from before,
-    /// `register` those that can prove who they are; `changes` is told, in order and without waiting, what is to be remembered.
+    /// An empty table whose links hand up to `inbound`; each hears of relaying only if the `rules` let it have it. This daemon is
+    /// `me`; `records` are the peers that it knows from before, `register` those that can prove who they are; `changes` is told, in
+    /// order and without waiting, what is to be remembered.
     #[must_use]
     pub fn new(
         inbound: mpsc::Sender<Inbound>,
         terms: Terms,
+        rules: Rules,
         closing: CancellationToken,
         me: Hello,
         records: Vec<PeerRecord>,
@@ -97,7 +104,7 @@ impl Peers {
     ) -> Self {
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
         let (arrivals, counters, changes) = (watch::Sender::default(), Counters::default(), Box::new(changes));
-        Self(Arc::new(Inner { table, register, arrivals, inbound, terms, closing, counters, changes }))
+        Self(Arc::new(Inner { table, register, arrivals, inbound, terms, rules, closing, counters, changes }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -162,6 +169,12 @@ impl Peers {
     #[must_use]
     pub fn pick(&self, choice: &Choice<'_>) -> Pick {
         self.table().pick(choice)
+    }
+
+    /// The peer that would get the next request, which it does not.
+    #[must_use]
+    pub fn peek(&self, choice: &Choice<'_>) -> Option<Link> {
+        self.table().peek(choice)
     }
 
     /// The link to an instance, if it is connected.
@@ -417,7 +430,9 @@ impl Peers {
         self.check_standing(&standing, hello.as_deref())?;
         let Some(hello) = hello else {
             let before = standing.proven().map(|proven| table.in_the_way(proven, None)).transpose()?.flatten();
-            before.iter().for_each(|before| table.remove(before));
+            if let Some(before) = &before {
+                table.remove(before);
+            }
             let place = self.settle_in(&mut table, Link::seed(address, standing, me, message, closing));
             drop(table);
             self.announce();
@@ -443,8 +458,11 @@ impl Peers {
         if let Some(proven) = standing.proven() {
             before.extend(table.in_the_way(proven, Some(&hello.instance))?);
         }
-        before.iter().for_each(|before| table.remove(before));
+        for before in &before {
+            table.remove(before);
+        }
         let name = name_for(&hello, |name| table.holder(name, &hello.instance).or_else(|| self.registered_name(name, &hello)))?;
+        let me = self.for_peer(me, &standing);
         if let Some(link) = table.by_instance.get(&hello.instance).cloned() {
             table.remove(&link);
             before.push(link);
@@ -461,6 +479,16 @@ impl Peers {
     /// A numbered name is not to be a registered one either.
     fn registered_name(&self, name: &str, hello: &Hello) -> Option<(String, bool)> {
         (name != hello.name && self.0.register.has_name(name)).then(|| (String::new(), true))
+    }
+
+    /// Who this daemon is to a peer: one that passes runs on only for those whose runs it would.
+    fn for_peer(&self, me: Arc<Hello>, standing: &Standing) -> Arc<Hello> {
+        if !me.features.iter().any(|feature| feature == RELAY) || self.0.rules.relays_for(standing) {
+            return me;
+        }
+        let mut me = (*me).clone();
+        me.features.retain(|feature| feature != RELAY);
+        me.into()
     }
 
     fn settle_in(&self, table: &mut Table, link: Link) -> Place<'_> {
@@ -582,7 +610,7 @@ mod tests {
         let (sender, inbound) = mpsc::channel(64);
         let terms = Terms { message: 1 << 20, nesting: 128, ping: Duration::from_secs(20) };
         let closing = CancellationToken::new();
-        let peers = Peers::new(sender, terms, closing.clone(), me, records, Register::default(), |_| {});
+        let peers = Peers::new(sender, terms, Rules::default(), closing.clone(), me, records, Register::default(), |_| {});
         End { peers, inbound, closing }
     }
 
@@ -801,12 +829,15 @@ mod tests {
         let two = join(Some(Box::new(hello("web-2", "w2"))));
         let _seed = join(None);
         let target = |text: &str| Target::parse(text).expect("a target");
-        let pick =
-            |target: Option<&Target>, route: &Route, not: Option<&str>| match server.peers.pick(&Choice { target, route, not })
-            {
-                Pick::Link(link) => link.peer().to_owned(),
-                other => format!("{other:?}"),
-            };
+        let pick = |target: Option<&Target>, route: &Route, not: Option<&str>| match server.peers.pick(&Choice {
+            target,
+            route,
+            not,
+            within: None,
+        }) {
+            Pick::Link(link) => link.peer().to_owned(),
+            other => format!("{other:?}"),
+        };
         let turn = Route::RoundRobin;
         let turns: Vec<String> = (0..4).map(|_| pick(None, &turn, None)).collect();
         assert_eq!(turns, ["web-1", "web-2", "a", "web-1"]);

@@ -1,8 +1,10 @@
 //! Who may enter and who may ask for what. Pure: facts come in, a verdict goes out; nothing here looks anything up.
 
-use std::net::IpAddr;
+mod rules;
 
-use ws_daemon_protocol::command::{Command, Place};
+pub use rules::{Action, Actor, At, By, Caller, Rules, Scope, Verdict};
+
+use std::net::IpAddr;
 
 use crate::config::Open;
 
@@ -114,32 +116,6 @@ pub fn admit(visitor: Visitor, open: &Open) -> Result<(), Refusal> {
         _ if is_here => Err(Refusal::OtherUser),
         Open::Networks(_) => Err(Refusal::NotListed),
         Open::Nobody => Err(Refusal::Protected),
-    }
-}
-
-/// Who speaks on a local connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
-    /// A process that could open the socket file.
-    Socket,
-    /// Anyone who reached the TCP port.
-    Tcp,
-}
-
-/// Whether `caller` may give `command`. The match is on every pair on purpose: a new command must be decided on.
-#[must_use]
-pub fn may_command(caller: Caller, place: Place, command: &Command) -> bool {
-    use Command::{
-        Cancel, Invite, Keys, Pause, Peers, Ping, Reload, Revoke, Rotate, Run, Runs, Scripts, Stats, Status, Subscribe,
-    };
-    match (caller, place, command) {
-        (Caller::Socket, _, _) | (Caller::Tcp, Place::Here | Place::There, Pause(_) | Status(_)) => true,
-        (
-            Caller::Tcp,
-            Place::Here | Place::There,
-            Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Invite(_) | Revoke(_)
-            | Rotate(_) | Keys(_),
-        ) => false,
     }
 }
 

@@ -9,6 +9,7 @@ mod folder;
 mod rotation;
 mod server;
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -49,12 +50,12 @@ pub enum KeysFault {
 }
 
 impl KeysFault {
-    fn file(path: impl Into<PathBuf>, what: impl ToString) -> Self {
-        Self::File { path: path.into(), what: what.to_string() }
+    fn file(path: impl Into<PathBuf>, what: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::File { path: path.into(), what: what.into().to_string() }
     }
 
-    fn other(what: impl ToString) -> Self {
-        Self::Other(what.to_string())
+    fn other(what: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Other(what.into().to_string())
     }
 }
 

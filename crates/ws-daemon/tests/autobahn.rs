@@ -19,10 +19,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
+use ws_daemon::audit::Audit;
 use ws_daemon::config::{Limits, Open, ServerUrl, Settings, Source, Sources, Times, Written};
-use ws_daemon::http::Http;
+use ws_daemon::http::{Door, Http};
 use ws_daemon::link::{CloseCode, Event, Terms, Wire, dial};
 use ws_daemon::peers::Peers;
+use ws_daemon::policy::Rules;
+use ws_daemon::register::Register;
 use ws_daemon::tasks::{Stop, Tasks};
 use ws_daemon::tls::{ClientPlan, ClientTls, ServerPlan, ServerTls};
 use ws_daemon_protocol::codec::v2::Hello;
@@ -85,7 +88,16 @@ async fn serve(listener: TcpListener, tasks: Tasks) {
         features: Vec::new(),
         former: Vec::new(),
     };
-    let peers = Peers::new(inbound, Terms::new(&limits, &times), CancellationToken::new(), me, Vec::new(), |_| {});
+    let peers = Peers::new(
+        inbound,
+        Terms::new(&limits, &times),
+        Rules::default(),
+        CancellationToken::new(),
+        me,
+        Vec::new(),
+        Register::default(),
+        |_| {},
+    );
     let folder = PathBuf::from("/nonexistent");
     let plan = ServerPlan {
         folder,
@@ -98,7 +110,8 @@ async fn serve(listener: TcpListener, tasks: Tasks) {
         plain: true,
     };
     let tls = ServerTls::open(plan).expect("nothing is opened");
-    let http = Http::new(peers, Open::All, tls, times.handshake, &limits, tasks.clone(), Stop::default());
+    let door = Door { open: Open::All, tls, audit: Audit::off() };
+    let http = Http::new(peers, door, times.handshake, &limits, tasks.clone(), Stop::default());
     while let Ok((stream, address)) = listener.accept().await {
         let http = http.clone();
         tasks.spawn(async move {

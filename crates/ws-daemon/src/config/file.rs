@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 
+use super::rules::WrittenRule;
 use super::size;
 
 /// Which end of the link this daemon is.
@@ -62,6 +63,10 @@ pub struct Written {
     pub relay: Option<bool>,
     /// Encryption.
     pub tls: Option<WrittenTls>,
+    /// Who may ask for what.
+    pub rules: Option<Vec<WrittenRule>>,
+    /// Where it is written down who asked for what.
+    pub audit: Option<WrittenAudit>,
     /// Bounds.
     #[serde(default)]
     pub limits: WrittenLimits,
@@ -130,6 +135,29 @@ impl<'de> Deserialize<'de> for WrittenTls {
     }
 }
 
+/// `true`, `false`, a path, or an object.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "true, false, a path, or an object like {\"path\": \"audit.jsonl\", \"params\": true}")]
+pub enum WrittenAudit {
+    /// In the file that is usual, or nowhere.
+    Is(bool),
+    /// In this one.
+    Path(PathBuf),
+    /// In this one, and what of it.
+    File(WrittenAuditFile),
+}
+
+/// The audit log in full.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenAuditFile {
+    /// Its path.
+    pub path: Option<PathBuf>,
+    /// Whether params are written down as they are.
+    #[serde(default)]
+    pub params: bool,
+}
+
 /// Bounds as written; what each means stands in [`super::Limits`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -151,6 +179,7 @@ pub struct WrittenLimits {
     #[serde(default, deserialize_with = "size::deserialize")]
     pub spool_bytes: Option<usize>,
     pub spool_runs: Option<usize>,
+    pub peer_runs: Option<usize>,
 }
 
 /// Intervals as written; what each means stands in [`super::Times`].

@@ -3,15 +3,21 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::Value;
 use ws_daemon_protocol::codec::v2::{NAME_CHARS, TAGS};
 
-use super::file::{Mode, Written, WrittenLimits, WrittenOpen, WrittenTimes, WrittenTls, WrittenTlsParts};
+use super::file::{
+    Mode, Written, WrittenAudit, WrittenAuditFile, WrittenLimits, WrittenOpen, WrittenTimes, WrittenTls, WrittenTlsParts,
+};
+use super::rules::{Accounts, Rule};
 use super::server_url::{SEED_PORT, ServerUrl, ServerUrlFault};
+
+/// The audit log, if no other path is given.
+const AUDIT_FILE: &str = "audit.jsonl";
 
 /// Where a setting came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +58,8 @@ pub struct Sources {
     pub in_container: bool,
     /// Whether the command line said that others may be able to write the scripts.
     pub any_writer: bool,
+    /// Who knows the users and groups of this machine.
+    pub accounts: Accounts,
 }
 
 impl Default for Source {
@@ -80,14 +88,27 @@ pub struct Settings {
     pub tags: Vec<String>,
     /// Where a client's token stands, if someone said so; a relative path is in the prefix.
     pub token_file: Option<PathBuf>,
-    /// Whether a client may ask for a run on another one.
+    /// Whether any client may ask for a run on another one, where no rule is about peers.
     pub relay: bool,
     /// Encryption.
     pub tls: Tls,
+    /// Who may ask for what.
+    pub rules: Vec<Rule>,
+    /// Where it is written down who asked for what.
+    pub audit: Option<AuditFile>,
     /// Bounds.
     pub limits: Limits,
     /// Intervals and deadlines.
     pub times: Times,
+}
+
+/// The audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// Whether params are written down as they are, and not only their length and hash.
+    pub params: bool,
 }
 
 /// Which end of the link the daemon is.
@@ -177,6 +198,8 @@ pub struct Limits {
     pub spool_bytes: usize,
     /// Queued runs, asked for and claimed, with their history; when full of unsettled ones, more are answered `queue_full`.
     pub spool_runs: usize,
+    /// Runs of one peer in a second, and ten times as many at once; more are answered `busy`.
+    pub peer_runs: usize,
 }
 
 /// The intervals and deadlines.
@@ -249,6 +272,9 @@ pub enum SettingsFault {
     /// A part of `tls` that is not for this end, or not whole.
     #[error("tls: {0}")]
     Tls(&'static str),
+    /// A rule about nobody that is known.
+    #[error("rules[{0}]: {1}")]
+    Rule(usize, String),
     /// The first wait is longer than the last.
     #[error("times.backoff_min is longer than times.backoff_max")]
     Backoff,
@@ -346,11 +372,26 @@ impl Settings {
             resolver.row("token_file", path.display().to_string(), *source);
         }
         let tls = tls(&mut resolver, mode)?;
+        let rules = rules(&mut resolver)?;
+        let audit = audit(&mut resolver, &prefix);
         let (token_file, any_writer) = (token_file.map(|(path, _)| path), sources.any_writer);
-        Ok((
-            Self { prefix, any_writer, role, local, socket_group, name, tags, token_file, relay, tls, limits, times },
-            resolver.rows,
-        ))
+        let settings = Self {
+            prefix,
+            any_writer,
+            role,
+            local,
+            socket_group,
+            name,
+            tags,
+            token_file,
+            relay,
+            tls,
+            rules,
+            audit,
+            limits,
+            times,
+        };
+        Ok((settings, resolver.rows))
     }
 }
 
@@ -451,6 +492,34 @@ fn tls_rows(resolver: &mut Resolver, tls: &Tls, is_server: bool, source: Source)
     }
 }
 
+/// Who may ask for what.
+fn rules(resolver: &mut Resolver) -> Result<Vec<Rule>, SettingsFault> {
+    let Some((written, source)) = resolver.written(|written| written.rules.clone()) else { return Ok(Vec::new()) };
+    resolver.row("rules", serde_json::to_value(&written).unwrap_or_default(), source);
+    let accounts = &resolver.sources.accounts;
+    let meant = written.iter().enumerate().map(|(at, rule)| rule.meant(accounts).map_err(|why| SettingsFault::Rule(at, why)));
+    meant.collect()
+}
+
+/// Where it is written down who asked for what; a relative path is in the prefix.
+fn audit(resolver: &mut Resolver, prefix: &Path) -> Option<AuditFile> {
+    let (written, source) = resolver.or_default(WrittenAudit::Is(false), |written| written.audit.clone());
+    let file = match written {
+        WrittenAudit::Is(false) => None,
+        WrittenAudit::Is(true) => Some(WrittenAuditFile::default()),
+        WrittenAudit::Path(path) => Some(WrittenAuditFile { path: Some(path), params: false }),
+        WrittenAudit::File(file) => Some(file),
+    };
+    let file = file.map(|file| {
+        let name = file.path.unwrap_or_else(|| AUDIT_FILE.into());
+        AuditFile { path: prefix.join(name), params: file.params }
+    });
+    let note = file.as_ref().filter(|file| file.params).map(|_| "with params");
+    let shown = file.as_ref().map_or(Value::Bool(false), |file| file.path.display().to_string().into());
+    resolver.noted("audit", shown, note, source);
+    file
+}
+
 fn server(resolver: &mut Resolver) -> Role {
     let (port, source) = resolver.or_default(SEED_PORT, |written| written.port);
     resolver.row("port", port, source);
@@ -510,6 +579,7 @@ fn limits(resolver: &mut Resolver) -> Result<Limits, SettingsFault> {
         held_bytes: resolver.bound("limits.held_bytes", 0, 64 << 20, |limits| limits.held_bytes)?,
         spool_bytes: resolver.bound("limits.spool_bytes", 128 << 10, 1 << 30, |limits| limits.spool_bytes)?,
         spool_runs: resolver.bound("limits.spool_runs", 1, 200_000, |limits| limits.spool_runs)?,
+        peer_runs: resolver.bound("limits.peer_runs", 1, 10_000, |limits| limits.peer_runs)?,
     })
 }
 
@@ -543,6 +613,7 @@ mod tests {
             file: file.map(written),
             in_container: false,
             any_writer: false,
+            accounts: Accounts::default(),
         }
     }
 
@@ -576,6 +647,7 @@ mod tests {
             (r#"{"mode":"client"}"#, "a client needs \"proxy\""),
             (r#"{"mode":"client","proxy":"http://x"}"#, "proxy has the scheme"),
             (r#"{"mode":"server","local":"9007"}"#, "local is \"9007\""),
+            (r#"{"mode":"server","rules":[{"who":"local"},{"who":"user:x"}]}"#, "rules[1]: this machine knows no user \"x\""),
             (r#"{"mode":"server","limits":{"runs":0}}"#, "limits.runs must be at least 1"),
             (r#"{"mode":"server","times":{"ping":0}}"#, "times.ping must be longer"),
             (r#"{"mode":"server","times":{"backoff_min":"1m"}}"#, "times.backoff_min is longer"),
@@ -601,6 +673,23 @@ mod tests {
         sources.environment = written(r#"{"local":"0.0.0.0:9007"}"#);
         let (settings, _) = Settings::resolve(&sources).expect("complete");
         assert_eq!(settings.local, LocalTcp::Asked(([0, 0, 0, 0], 9007).into()));
+    }
+
+    #[test]
+    fn the_audit_log_is_where_it_is_said_to_be() {
+        let table = [
+            ("false", None, "false"),
+            ("true", Some(("/p/audit.jsonl", false)), "/p/audit.jsonl"),
+            ("\"a/b\"", Some(("/p/a/b", false)), "/p/a/b"),
+            ("{\"path\":\"/x\",\"params\":true}", Some(("/x", true)), "/x (with params)"),
+            ("{\"params\":true}", Some(("/p/audit.jsonl", true)), "/p/audit.jsonl (with params)"),
+        ];
+        for (written, expected, shown) in table {
+            let file = format!("{{\"mode\":\"server\",\"audit\":{written}}}");
+            let (settings, rows) = Settings::resolve(&sources("{}", "{}", Some(&file))).expect("complete");
+            let expected = expected.map(|(path, params)| AuditFile { path: path.into(), params });
+            assert_eq!((settings.audit, row(&rows, "audit").0), (expected, shown.to_owned()), "{written}");
+        }
     }
 
     #[test]

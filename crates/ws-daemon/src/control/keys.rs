@@ -50,14 +50,14 @@ impl Control {
         }
     }
 
-    /// Something was said of roots: by the server, whose word counts over TLS alone, or by a client of its own.
+    /// Something was said of roots: by the server, or by a client of its own. Either counts over TLS alone.
     pub(super) fn hear_roots(&self, link: Link, roots: Roots) {
         let control = self.clone();
         match roots {
             Roots::Roots(roots) if *link.standing() == Standing::Server && link.is_encrypted() => {
                 self.0.rest.spawn(async move { control.take_roots(&link, roots).await });
             }
-            Roots::Have(pins) if *link.standing() != Standing::Server => {
+            Roots::Have(pins) if *link.standing() != Standing::Server && link.is_encrypted() => {
                 self.0.rest.spawn(async move { control.note_roots(&link, pins).await });
             }
             _ => warn!(peer = link.peer(), "roots were said by who is not to say them; passed over"),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use rustix::process::geteuid;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use ws_daemon_protocol::codec::v2::Hello;
 use crate::config::{Role, Settings};
 use crate::control::ROOTS;
 use crate::peers::{EpochSource, PeerChange, PeerRecord, Peers};
+use crate::policy::Rules;
 use crate::spool::{self, Bounds, Durability, Spool, SpoolFault};
 
 /// The wait before a spool that failed to raise the epoch is asked again: without a new epoch there is no link.
@@ -63,6 +65,11 @@ pub fn try_spool(settings: &Settings) -> Result<Spool, SpoolFault> {
     Ok(opened.spool)
 }
 
+/// Who may ask this daemon for what.
+pub fn rules(settings: &Settings) -> Rules {
+    Rules::new(settings.rules.clone(), settings.relay, geteuid().as_raw())
+}
+
 /// What this daemon says of itself.
 pub async fn who_i_am(settings: &Settings, spool: Option<&Spool>) -> Hello {
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -85,7 +92,7 @@ pub async fn who_i_am(settings: &Settings, spool: Option<&Spool>) -> Hello {
     if matches!(settings.role, Role::Client { .. }) {
         features.push(ROOTS.into());
     }
-    if settings.relay {
+    if rules(settings).relays_for_anyone() {
         features.push("relay".into());
     }
     Hello {

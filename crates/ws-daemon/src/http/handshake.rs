@@ -19,8 +19,10 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2;
 
+use super::Door;
 use super::credential::Shown;
 use super::join;
+use crate::audit::Entry;
 use crate::config::Open;
 use crate::counters::Count;
 use crate::link::{Dialect, Stream};
@@ -28,7 +30,6 @@ use crate::peers::Peers;
 use crate::policy::{self, Credential, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
 use crate::standing::Standing;
 use crate::system;
-use crate::tls::ServerTls;
 
 /// What the head of a request may have, in bytes; a longer one is answered 431. The least that hyper can be told.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -64,24 +65,28 @@ pub async fn handshake(
     stream: Stream,
     entrance: Entrance,
     standing: &Standing,
-    open: &Open,
-    tls: &ServerTls,
+    door: &Door,
     peers: &Peers,
 ) -> Option<Upgraded> {
     let (address, counters) = (entrance.address, peers.counters());
     let is_encrypted = stream.is_encrypted();
-    let needs_tls = !is_encrypted && !tls.takes_plain() && !address.ip().is_loopback();
+    let needs_tls = !is_encrypted && !door.tls.takes_plain() && !address.ip().is_loopback();
     let upgrade: Mutex<Option<(OnUpgrade, Dialect, Standing)>> = Mutex::new(None);
     let slot = &upgrade;
     let service = service_fn(|mut request: Request<Incoming>| async move {
         let since = Instant::now();
         if join::is_asked(&request) && !needs_tls {
             // Whom to trust is told only where nobody on the way can have changed it.
-            let roots = tls.root_pem().filter(|_| is_encrypted).unwrap_or_default();
-            return Ok(join::answer(request, address, peers, &roots, since).await);
+            let roots = door.tls.root_pem().filter(|_| is_encrypted).unwrap_or_default();
+            return Ok(join::answer(request, address, peers, &door.audit, &roots, since).await);
         }
         let shown = Shown::of(request.headers(), standing, peers.register());
-        let answer = match admit(request.headers(), entrance, shown.credential, open).await {
+        let verdict = admit(request.headers(), entrance, shown.credential, &door.open).await;
+        if let Err(refusal) = &verdict {
+            let entry = || Entry::new("link").with("address", address.to_string()).with("allowed", false);
+            door.audit.record(|| entry().with("why", refusal.to_string())).await;
+        }
+        let answer = match verdict {
             _ if needs_tls => Err(Box::new(wants_tls())),
             verdict => answer(&request, verdict),
         };

@@ -135,10 +135,7 @@ fn handshake_fault(server: &ServerUrl, tls: &ClientTls, error: Error) -> DialFau
     match error {
         Error::Http(response) if server.tls && tls.lacks_certificate() => DialFault::RefusedWithoutKey(answer(&response)),
         Error::Http(response) => DialFault::Refused(answer(&response)),
-        Error::Io(error) if server.tls => match tls.explain(&server.host, &error) {
-            Some(fault) => DialFault::Tls(fault),
-            None => DialFault::Handshake(Box::new(Error::Io(error))),
-        },
+        Error::Io(error) if server.tls => DialFault::Tls(tls.explain(&server.host, &error)),
         error => DialFault::Handshake(Box::new(error)),
     }
 }

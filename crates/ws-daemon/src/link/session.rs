@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -23,6 +22,7 @@ use super::greeting::CLOSE_CLONE;
 use super::mux::Dialect;
 use super::wire::{Event, Gone, Wire};
 use super::{Inbound, IncomingCommand, IncomingRun, Link, Replier, Terms};
+use crate::tasks::Turn;
 
 /// Pings that may stay without any sign of life before a peer counts as dead.
 const MISSED_PINGS: u32 = 2;
@@ -46,7 +46,7 @@ pub enum Ended {
     #[error("the peer does not read its outcomes: more than {} bytes wait", super::mux::REPLY_QUEUE_BYTES)]
     DoesNotRead,
     /// The same instance came by another link.
-    #[error("replaced by a newer link of the same instance")]
+    #[error("replaced by a newer link of the same instance, or of who has proved its name")]
     Replaced,
     /// The peer may be here no more.
     #[error("{1}")]
@@ -128,6 +128,8 @@ impl Session {
         let mut ping = interval_at(Instant::now() + self.terms.ping, self.terms.ping);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pulse = Pulse::default();
+        // A peer may never stop talking.
+        let mut turn = Turn::default();
         let (link, inbound) = (self.link.clone(), self.inbound.clone());
         loop {
             if let Err(gone) = self.feed(wire) {
@@ -138,8 +140,7 @@ impl Session {
                 event = wire.event(self.stalled.is_none()) => match event {
                     Event::Frame(frame) => {
                         self.hear(&frame);
-                        // A peer that never stops talking gives others their turn.
-                        consume_budget().await;
+                        turn.done(frame.len()).await;
                     }
                     Event::Control | Event::Flushed => {}
                     Event::Gone(gone) => return gone.into(),
@@ -246,10 +247,7 @@ impl Session {
             Ok(v2::Frame::Ping(id)) => link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into())),
             Ok(v2::Frame::Command(message)) => self.command(message),
             Ok(v2::Frame::LocalStatus(id, data)) => {
-                if let Some(id) = id {
-                    link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into()));
-                }
-                self.hand_up(Inbound::UnclaimedStatus(data));
+                self.hand_up(Inbound::UnclaimedStatus { data, replier: Replier::new(&link, id, None) });
             }
             Ok(v2::Frame::Hello(_)) => self.bad_frame(&"HELLO was said before"),
             Err(refused) => self.refuse(&refused),
@@ -290,7 +288,8 @@ impl Session {
             _ => false,
         };
         if !claimed {
-            self.hand_up(Inbound::UnclaimedStatus(data));
+            let replier = Replier::new(&self.link, None, None);
+            self.hand_up(Inbound::UnclaimedStatus { data, replier });
         }
     }
 
@@ -319,7 +318,9 @@ async fn part(wire: &mut Wire, ended: &Ended) {
         Ended::Gone(gone) => gone.close_code(),
         Ended::Told(_) | Ended::Dead(_) => None,
         Ended::DoesNotRead => Some((CloseCode::Policy, "outcomes are not read")),
-        Ended::Replaced => Some((CloseCode::Away, "replaced by a newer link of the same instance")),
+        Ended::Replaced => {
+            Some((CloseCode::Away, "replaced by a newer link of the same instance, or of who has proved its name"))
+        }
         Ended::Expelled(code, words) => Some((CloseCode::Library(*code), *words)),
         Ended::ClosedHere => Some((CloseCode::Away, "going away")),
     };

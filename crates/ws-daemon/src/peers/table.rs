@@ -10,6 +10,7 @@ use ws_daemon_protocol::target::Target;
 
 use super::registry::{Registry, Unwelcome};
 use crate::link::Link;
+use crate::policy::Scope;
 use crate::route;
 use crate::standing::Proven;
 
@@ -37,11 +38,13 @@ pub struct Choice<'a> {
     pub route: &'a Route,
     /// Not this instance: the one that asks for it.
     pub not: Option<&'a str>,
+    /// Only of these, as the rules have it; `None`: of all.
+    pub within: Option<&'a Scope>,
 }
 
 impl Choice<'_> {
     /// Anyone, in turn.
-    pub const ANYONE: Choice<'static> = Choice { target: None, route: &Route::RoundRobin, not: None };
+    pub const ANYONE: Choice<'static> = Choice { target: None, route: &Route::RoundRobin, not: None, within: None };
 }
 
 /// What came of a choice.
@@ -159,6 +162,11 @@ impl Table {
         }
     }
 
+    /// Whom [`pick`](Self::pick) would pick now.
+    pub fn peek(&self, choice: &Choice<'_>) -> Option<Link> {
+        self.choose(choice).map(|index| self.links[index].clone())
+    }
+
     /// See [`Peers::registered`](super::Peers::registered).
     pub fn registered(&self) -> Vec<Registered> {
         let seeds = self.links.iter().filter(|link| link.hello().is_none()).map(|link| Registered {
@@ -190,7 +198,8 @@ impl Table {
         let fits = |index: &usize| {
             let link = &self.links[*index];
             let asks = choice.not.is_some() && link.instance() == choice.not;
-            !link.is_draining() && !asks && choice.target.is_none_or(|target| target.matches(link.peer(), link.tags()))
+            let may = choice.within.is_none_or(|within| within.has(link.peer(), link.tags()));
+            may && !link.is_draining() && !asks && choice.target.is_none_or(|target| target.matches(link.peer(), link.tags()))
         };
         // The common way: whoever is next, most likely at the first look.
         if *choice.route == Route::RoundRobin {

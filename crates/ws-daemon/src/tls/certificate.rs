@@ -20,7 +20,7 @@ use super::{KeysFault, provider};
 const CERTIFICATES: usize = 1000;
 
 /// Names in one certificate that are read.
-const NAMES: usize = 256;
+const NAMES_READ: usize = 256;
 
 /// The sha256 of a SubjectPublicKeyInfo: who pins it takes any certificate of that key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Facts {
             pin: pin_of(read.public_key().raw),
         };
         let mut uri = None;
-        for name in names.iter().flat_map(|names| &names.value.general_names).take(NAMES) {
+        for name in names.iter().flat_map(|names| &names.value.general_names).take(NAMES_READ) {
             match name {
                 GeneralName::DNSName(name) => {
                     facts.owner.get_or_insert_with(|| (*name).to_owned());

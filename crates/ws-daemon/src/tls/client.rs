@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use url::Host;
 
 use super::certificate::{self, Facts, Pin};
-use super::client_fault::{ClientFault, Dialled, tls_error};
+use super::client_fault::{ClientFault, Dialled};
 use super::folder::{Folder, Readers};
 use super::{KeysFault, provider};
 
@@ -109,16 +109,18 @@ impl ClientTls {
         let connecting = TlsConnector::from(Arc::clone(&kept.config)).connect(server_name(host)?, socket);
         let stream = connecting.await.map_err(|error| self.dialled(host).fault(&error))?;
         let (_, session) = stream.get_ref();
-        let group = session.negotiated_key_exchange_group().map(|group| group.name());
+        let group = session.negotiated_key_exchange_group().map(SupportedKxGroup::name);
         debug!(version = ?session.protocol_version(), ?group, kind = ?session.handshake_kind(), "TLS handshake done");
         Ok(stream)
     }
 
-    /// What TLS said, if it was TLS that ended a connection behind its handshake: a server of version 1.3 refuses a client's
-    /// certificate only then.
+    /// Why a connection ended right behind its handshake, before a word was heard: a server refuses a client's certificate only
+    /// then. The next handshake is a whole one, since a server may do so with every resumed session and tell why in a whole one.
     #[must_use]
-    pub fn explain(&self, host: &Host, error: &io::Error) -> Option<ClientFault> {
-        tls_error(error).map(|_| self.dialled(host).fault(error))
+    pub fn explain(&self, host: &Host, error: &io::Error) -> ClientFault {
+        let fault = self.dialled(host).fault(error);
+        *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        fault
     }
 
     /// Whether a server has asked for a certificate, which this client does not have.

@@ -31,11 +31,11 @@ pub enum ClientFault {
     UnknownIssuer,
     /// It has ended.
     #[error(
-        "the server's certificate has expired{}; renew it on the server (ws-daemon keys renew), or correct this machine's clock", at("on", .0)
+        "the server's certificate has expired{}; renew it on the server (ws-daemon keys renew), or correct this machine's clock", at("on", *.0)
     )]
     Expired(Option<i64>),
     /// It has not begun.
-    #[error("the server's certificate is not valid yet{}; correct the clock of this machine or of the server", at("but from", .0))]
+    #[error("the server's certificate is not valid yet{}; correct the clock of this machine or of the server", at("but from", *.0))]
     NotYetValid(Option<i64>),
     /// It is for other names.
     #[error(
@@ -72,7 +72,7 @@ pub enum ClientFault {
     NoTls,
     /// The connection was closed in the handshake.
     #[error(
-        "the connection was closed in the TLS handshake; if a ws-daemon answers there, its log says why: without TLS of its own, \
+        "the connection was closed in the TLS handshake, or right behind it; if a ws-daemon answers there, its log says why: without TLS of its own, \
          \"tls\": true in its config.json switches it on"
     )]
     Closed,
@@ -81,7 +81,7 @@ pub enum ClientFault {
     Other(String),
 }
 
-fn at(word: &str, seconds: &Option<i64>) -> String {
+fn at(word: &str, seconds: Option<i64>) -> String {
     seconds.map_or_else(String::new, |seconds| format!(" {word} {}", date(seconds)))
 }
 
@@ -180,7 +180,7 @@ fn plain(name: &str) -> String {
 }
 
 /// What TLS said, if it was TLS.
-pub fn tls_error(error: &io::Error) -> Option<&Error> {
+fn tls_error(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use rustls::crypto::SupportedKxGroup;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
@@ -257,7 +258,7 @@ impl ServerTls {
                 Some(owner(shown).map_err(io::Error::other)?)
             }
         };
-        let group = session.negotiated_key_exchange_group().map(|group| group.name());
+        let group = session.negotiated_key_exchange_group().map(SupportedKxGroup::name);
         debug!(version = ?session.protocol_version(), ?group, resumed = is_resumed, client, "TLS handshake done");
         Ok(Accepted { stream, client })
     }
@@ -404,4 +405,155 @@ fn owner(certificate: &[u8]) -> Result<Box<str>, String> {
 async fn hear_out(mut socket: TcpStream) -> io::Result<()> {
     socket.shutdown().await?;
     tokio::io::copy(&mut socket, &mut tokio::io::sink()).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use url::Host;
+
+    use super::super::{ClientFault, ClientPlan, ClientTls, connect_pinned};
+    use super::*;
+
+    fn plan(folder: &Path) -> ServerPlan {
+        let life = Duration::from_hours(24);
+        let (on, own, clients) = (None, None, None);
+        ServerPlan {
+            folder: folder.join("keys"),
+            on,
+            own,
+            clients,
+            host: "a-host".into(),
+            names: Vec::new(),
+            life,
+            plain: true,
+        }
+    }
+
+    /// Both ends of a connection.
+    async fn sockets() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let near = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
+        (near, listener.accept().await.expect("it has dialled").0)
+    }
+
+    fn localhost() -> Host {
+        Host::Domain("localhost".into())
+    }
+
+    #[tokio::test]
+    async fn tls_comes_alive_with_the_first_name_and_keeps_its_names_and_root() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let server = ServerTls::open(plan(place.path())).expect("nothing is no fault");
+        assert!(!server.is_on() && server.takes_plain() && server.root_pin().is_none());
+        let (_, socket) = sockets().await;
+        assert!(server.accept(socket).await.is_err());
+        server.ensure_names(&["later.example".into()]).await.expect("made");
+        let pin = server.root_pin().expect("there is a root");
+        let leaf = || server.0.live.load().as_ref().expect("on").chain[0].clone();
+        let (first, names) = (leaf(), Facts::of(&leaf()).expect("ours").names);
+        assert_eq!(names, ["a-host", "localhost", "127.0.0.1", "::1", "later.example"]);
+        server.ensure_names(&["later.example".into()]).await.expect("it has it");
+        assert_eq!(leaf(), first, "nothing was to be done");
+        server.renew().await.expect("renewed");
+        assert_ne!(leaf(), first);
+        let again = ServerTls::open(plan(place.path())).expect("there");
+        assert_eq!((again.is_on(), again.root_pin()), (true, Some(pin)));
+        assert_eq!(Facts::of(&again.0.live.load().as_ref().expect("on").chain[0]).expect("ours").names, names);
+        let too_many: Vec<String> = (0..LEAF_NAMES).map(|number| format!("n{number}.example")).collect();
+        assert!(again.ensure_names(&too_many).await.is_err());
+        let off = ServerTls::open(ServerPlan { on: Some(false), ..plan(place.path()) }).expect("off is no fault");
+        assert!(!off.is_on() && matches!(off.ensure_names(&[]).await, Err(KeysFault::Off)));
+    }
+
+    #[tokio::test]
+    async fn a_pinned_root_is_taken_and_given_back_and_another_one_is_not() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let server = ServerTls::open(ServerPlan { on: Some(true), ..plan(place.path()) }).expect("made");
+        let pin = server.root_pin().expect("on");
+        let (near, far) = sockets().await;
+        let host = localhost();
+        let (taken, accepted) = tokio::join!(connect_pinned(pin, &host, near), server.accept(far));
+        let (mut near, root) = taken.expect("the pin is the root's");
+        assert_eq!(Some(root), server.root_pem());
+        let mut far = accepted.expect("taken").stream;
+        near.write_all(b"x").await.expect("open");
+        near.flush().await.expect("open");
+        assert_eq!(far.read_u8().await.expect("open"), b'x');
+
+        let (near, far) = sockets().await;
+        let (refused, _) = tokio::join!(connect_pinned(Pin([7; 32]), &host, near), server.accept(far));
+        let fault = refused.map(drop).expect_err("another pin");
+        assert!(matches!(fault, ClientFault::PinMismatch(_)), "{fault}");
+        assert!(fault.to_string().contains("ask for a new invitation"));
+        // The pin is the root's, but the name is not the server's.
+        let (near, far) = sockets().await;
+        let other = Host::Domain("other.example".into());
+        let (refused, _) = tokio::join!(connect_pinned(pin, &other, near), server.accept(far));
+        let fault = refused.map(drop).expect_err("another name");
+        assert!(matches!(fault, ClientFault::WrongName { .. }), "{fault}");
+    }
+
+    #[tokio::test]
+    async fn a_root_that_is_only_shown_beside_a_leaf_of_another_proves_nothing() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let (one, other) = (place.path().join("one"), place.path().join("other"));
+        for folder in [&one, &other] {
+            std::fs::create_dir(folder).expect("made");
+        }
+        let open = |folder: &Path| ServerTls::open(ServerPlan { on: Some(true), ..plan(folder) }).expect("made");
+        let (real, forger) = (open(&one), open(&other));
+        let keys = other.join("keys");
+        let leaf = std::fs::read_to_string(keys.join("leaf.pem")).expect("there");
+        let mixed = format!("{}{}", leaf, real.root_pem().expect("on"));
+        std::fs::write(keys.join("mixed.pem"), mixed).expect("written");
+        let own = Some((keys.join("mixed.pem"), keys.join("leaf.key")));
+        let forger = ServerTls::open(ServerPlan { own, ..forger.0.plan.clone() }).expect("the key is the leaf's");
+        let (near, far) = sockets().await;
+        let host = localhost();
+        let pin = real.root_pin().expect("on");
+        let (refused, _) = tokio::join!(connect_pinned(pin, &host, near), forger.accept(far));
+        assert!(matches!(refused.map(drop).expect_err("forged"), ClientFault::PinMismatch(_)));
+    }
+
+    #[tokio::test]
+    async fn a_half_done_change_of_roots_is_completed_at_the_next_start() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let on = || ServerPlan { on: Some(true), ..plan(place.path()) };
+        let server = ServerTls::open(on()).expect("made");
+        server.has_roots("i", "client", vec!["0".repeat(64)]).await.expect("noted");
+        assert!(!server.rotate().await.expect("made"), "a client lacks it");
+        let next = Facts::of(&server.0.live.load().as_ref().expect("on").roots[1]).expect("ours").pin;
+        let keys = place.path().join("keys");
+        std::fs::rename(keys.join("next-root.key"), keys.join("root.key")).expect("the first step");
+        let again = ServerTls::open(on()).expect("completed");
+        assert_eq!((again.root_pin(), again.roots().len()), (Some(next), 1));
+    }
+
+    #[tokio::test]
+    async fn a_client_takes_roots_only_from_a_server_that_it_has_pinned() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let server = ServerTls::open(ServerPlan { on: Some(true), ..plan(place.path()) }).expect("made");
+        let folder = place.path().join("client");
+        let client = ClientTls::new(ClientPlan { folder: folder.clone(), roots: None, identity: None });
+        assert_eq!(client.take_roots(server.roots()).await.expect("no pins, no change"), []);
+        std::fs::create_dir(&folder).expect("made");
+        let file = folder.join("server-roots.pem");
+        std::fs::write(&file, server.root_pem().expect("on")).expect("written");
+        let pin = server.root_pin().expect("on");
+        assert_eq!(client.take_roots(server.roots()).await.expect("the same"), [pin]);
+        let strange = authority::make_root("strange", wall_seconds()).expect("made").certificate;
+        assert!(client.take_roots(vec![strange.clone()]).await.is_err());
+        assert!(client.take_roots(vec!["nonsense".into()]).await.is_err());
+        assert_eq!(std::fs::read_to_string(&file).expect("there"), server.root_pem().expect("on"));
+        assert_eq!(client.take_roots(vec![strange, server.roots()[0].clone()]).await.expect("announced").len(), 2);
+        // A file that the operator named is the operator's.
+        let named = ClientTls::new(ClientPlan { folder, roots: Some(file.clone()), identity: None });
+        let before = std::fs::read(&file).expect("there");
+        assert_eq!(named.take_roots(server.roots()).await.expect("it has it"), [pin]);
+        assert_eq!(std::fs::read(&file).expect("there"), before);
+    }
 }

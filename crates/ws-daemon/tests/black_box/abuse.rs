@@ -3,7 +3,7 @@
 //! keeps its bound, and the counters tell.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const BURST_SECONDS: u64 = 16;
 /// Half-open handshakes of the storm, from so many addresses, of which so many may be there at a time.
 const HALF_OPEN: usize = 500;
 const ADDRESSES: u8 = 10;
-const HALF_OPEN_AT_A_TIME: usize = 100;
+const HALF_OPEN_AT_A_TIME: usize = 250;
 
 /// Links that ask and never read the answers, each with an id of 4 KiB.
 const SLOW_READERS: usize = 3;
@@ -40,9 +40,9 @@ const OVERSIZED: usize = 20;
 const CALM: usize = 400;
 const IN_THE_STORM: usize = 400;
 
-/// A 99th percentile below this is good whatever it was when all was calm. A build without optimization scans a message of 2 MiB for
-/// 50 ms, and other tests and what makes the storm want the same cores.
-const NOISE: Duration = Duration::from_millis(250);
+/// A 99th percentile below this is good whatever it was when all was calm. Without optimization the storm keeps the daemon's one
+/// thread busy all the time, and whatever else the machine does is then waited for in each run's few turns on it.
+const NOISE: Duration = if cfg!(debug_assertions) { Duration::from_secs(1) } else { Duration::from_millis(50) };
 
 /// The most that the daemon may have had in memory after all of the storm. Two thirds are the queued requests, whose lives are
 /// large without optimization; what is left unread is 7 MiB.
@@ -123,26 +123,31 @@ fn of_half_open_handshakes_beyond_their_bound_the_oldest_goes_and_links_come_in_
 fn a_storm_of_every_kind_at_once_leaves_memory_bounded_and_another_client_its_pace() {
     let limits = json!({ "half_open": HALF_OPEN_AT_A_TIME, "message": "1MiB" });
     let plan = Daemon::server().config(json!({ "open": true, "limits": limits })).env("WSDAEMON_LOG", "info");
-    let server = plan.script("work", "#!/bin/sh\nexit 7\n").start();
+    let work = "#!/bin/sh\nexit 7\n";
+    // The other one is left alone: what happens to its runs meanwhile is the machine's doing.
+    let (server, alone) = (plan.script("work", work).start(), Daemon::server().script("work", work).start());
     // Who is asked for, and away.
     drop(Peer::dial_version2(&server, &json!({ "name": "away", "instance": "away", "epoch": 1 })));
     server.wait_log("link down");
-    let mut other = Peer::dial(&server);
-    let calm = pace(&mut other, || CALM);
+    let (mut other, mut beside) = (Peer::dial(&server), Peer::dial(&alone));
+    let (calm, _) = pace(&mut other, &mut beside, || CALM);
     let mut readers: Vec<Peer> = (0..SLOW_READERS).map(|_| Peer::dial(&server)).collect();
-    let (held, stormy) = thread::scope(|scope| {
+    let (held, (stormy, machine)) = thread::scope(|scope| {
         let half_open = scope.spawn(|| half_open(&server));
         let mut storms: Vec<_> = readers.iter_mut().map(|reader| scope.spawn(|| ask_and_never_read(reader))).collect();
         storms.push(scope.spawn(|| queue(server.connect())));
         storms.push(scope.spawn(|| say_nonsense(&server)));
         storms.push(scope.spawn(|| oversize(&server)));
-        // As long as any of them blows.
-        let stormy =
-            pace(&mut other, || if storms.iter().all(|storm| storm.is_finished()) { IN_THE_STORM } else { usize::MAX });
-        (half_open.join().expect("it connects"), stormy)
+        let blowing = || storms.iter().any(|storm| !storm.is_finished());
+        let paces = pace(&mut other, &mut beside, || if blowing() { usize::MAX } else { IN_THE_STORM });
+        (half_open.join().expect("it connects"), paces)
     });
-    println!("99th percentile: calm {calm:?}, in the storm {stormy:?}; peak {} MiB", server.peak_memory() >> 20);
-    assert!(stormy < (calm * 2).max(NOISE), "calm {calm:?}, in the storm {stormy:?}\n{}", server.log());
+    let told = format!(
+        "99th percentile: calm {calm:?}, in the storm {stormy:?}, of a daemon that is left alone {machine:?}; peak {} MiB",
+        server.peak_memory() >> 20
+    );
+    println!("{told}");
+    assert!(stormy < (calm.max(machine) * 2).max(NOISE), "{told}\n{}", server.log());
     assert!(server.peak_memory() < PEAK_BYTES, "{} bytes", server.peak_memory());
     let stats = server.connect().result("STATS", &Value::Null);
     let (connections, closed) = (&stats["connections"], &stats["links_closed"]);
@@ -156,18 +161,26 @@ fn a_storm_of_every_kind_at_once_leaves_memory_bounded_and_another_client_its_pa
     drop((held, readers));
 }
 
-/// The 99th percentile of runs that `peer` asks for one after the other, as many as `wanted` says while they go on.
-fn pace(peer: &mut Peer, wanted: impl Fn() -> usize) -> Duration {
-    let mut took = Vec::new();
-    while took.len() < wanted() {
-        let begun = Instant::now();
-        let id = took.len();
-        assert_eq!(peer.ask(&json!({ "name": "work", "id": id }).to_string()), format!("{{\"status\":7,\"id\":{id}}}"));
-        took.push(begun.elapsed());
-        assert!(begun.elapsed() < DEADLINE);
+/// The 99th percentiles of runs that two peers of two daemons ask for in turn, as many as `wanted` says while they go on.
+fn pace(one: &mut Peer, other: &mut Peer, wanted: impl Fn() -> usize) -> (Duration, Duration) {
+    let (mut of_one, mut of_other) = (Vec::new(), Vec::new());
+    while of_one.len() < wanted() {
+        of_one.push(time(one));
+        of_other.push(time(other));
     }
-    took.sort();
-    took[took.len() * 99 / 100]
+    let percentile = |mut took: Vec<Duration>| {
+        took.sort();
+        took[took.len() * 99 / 100]
+    };
+    (percentile(of_one), percentile(of_other))
+}
+
+/// How long one run takes that `peer` asks for.
+#[track_caller]
+fn time(peer: &mut Peer) -> Duration {
+    let begun = Instant::now();
+    assert_eq!(peer.ask(r#"{"name":"work","id":1}"#), r#"{"status":7,"id":1}"#);
+    begun.elapsed()
 }
 
 /// Handshakes that begin and never end, held until the end.
@@ -249,7 +262,6 @@ fn asks(server: &Daemon, host: u8) -> String {
     let mut stream = from(host, server);
     // Closed meanwhile is an answer too.
     drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
-    drop(stream.shutdown(Shutdown::Write));
     read_all(&mut stream)
 }
 

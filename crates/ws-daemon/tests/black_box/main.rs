@@ -4,6 +4,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
 mod abuse;
+mod audit;
 mod command_line;
 mod container;
 mod conversation;
@@ -23,6 +24,7 @@ mod packaging;
 mod pages;
 mod queue;
 mod recordings;
+mod rules;
 mod script_names;
 mod secrets;
 mod service_manager;

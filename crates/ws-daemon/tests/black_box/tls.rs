@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -197,7 +198,7 @@ fn tls_1_1_is_refused_from_both_sides() {
         let client = plan.config(json!({ "proxy": proxy, "tls": { "roots": shown(&ca.certificate()) } })).start();
         let line = client.wait_log("no link");
         // What is taken gets as far as an answer that is no link.
-        let words = if is_taken { "200" } else { "the server is too old: it speaks no TLS 1.2" };
+        let words = if is_taken { "no WebSocket there" } else { "the server is too old: it speaks no TLS 1.2" };
         assert!(line.contains(words), "{version}: {line}");
     }
 }
@@ -307,6 +308,23 @@ fn a_certificate_that_proves_nothing_ends_the_handshake_and_the_client_is_told_w
     assert_eq!(server.log().count("link up"), 0);
     // It is asked for, not required.
     client_of(&server, &root).start().wait_log("link up");
+}
+
+#[test]
+fn a_session_does_not_outlive_the_certificate_that_it_was_made_with() {
+    let ca = CertificateAuthority::new("the clients'");
+    let (server, root) = asking_server(&ca);
+    let certificate = ca.client_between("alice", -HOUR, 3);
+    let end = Instant::now() + Duration::from_secs(4);
+    let alice = proving(client_of(&server, &root), &certificate).start();
+    alice.wait_log("link up");
+    wait_for("the certificate's end", || Instant::now() > end);
+    alice.connect().send(r#"{"name":"+cmd","params":{"code":"PAUSE","data":1}}"#);
+    // What is resumed is refused, and once no ticket is left, so is a handshake.
+    server.wait_log("invalid peer certificate");
+    alice.wait_log("kind=Some(Resumed)");
+    alice.wait_log("the server refuses this client's certificate: it has expired");
+    assert_eq!(alice.log().count("link up"), 1);
 }
 
 #[test]
@@ -438,9 +456,8 @@ impl LightClient {
     /// Answers the next request with status 0.
     fn answer(&mut self) {
         let request = loop {
-            match self.0.read().expect("the link is up") {
-                Message::Text(text) => break serde_json::from_str::<Value>(&text).expect("JSON"),
-                _ => continue,
+            if let Message::Text(text) = self.0.read().expect("the link is up") {
+                break serde_json::from_str::<Value>(&text).expect("JSON");
             }
         };
         let data = json!({ "status": 0, "id": request["id"] });

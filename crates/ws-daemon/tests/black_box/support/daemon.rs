@@ -1,6 +1,7 @@
 //! A daemon in a temporary prefix: ours, or the seed daemon's stand-in, which is set up and waited for alike. It
 //! owns the prefix, the process and what it was seen to bind; it never looks inside either.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
@@ -118,6 +119,16 @@ impl Daemon {
     #[track_caller]
     pub fn connect(&self) -> Local {
         Local::unix(&self.socket, self.log())
+    }
+
+    /// A local connection of another user, in these groups, whom the folder and the socket are opened to; asks for
+    /// [`need_root`](super::need_root).
+    #[track_caller]
+    pub fn connect_as(&self, user: u32, groups: &[u32]) -> Local {
+        let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("they are ours");
+        open(self.prefix(), 0o711);
+        open(&self.socket, 0o666);
+        Local::unix_as(user, groups, &self.socket, self.log())
     }
 
     /// A local connection through TCP, as in a container; asks for `.env("WSDAEMON_LOCAL", "127.0.0.1:0")`.
