@@ -78,7 +78,7 @@ pub async fn handshake(
         if join::is_asked(&request) && !needs_tls {
             // Whom to trust is told only where nobody on the way can have changed it.
             let roots = if is_encrypted { door.tls.roots_to_pin() } else { String::new() };
-            return Ok(join::answer(request, address, peers, &roots, since).await);
+            return Ok(join::answer(request, address, peers, &door.audit, &roots, since).await);
         }
         let shown = Shown::of(request.headers(), standing, peers.register());
         let verdict = admit(request.headers(), entrance, shown.credential, &door.open).await;

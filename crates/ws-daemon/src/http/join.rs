@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::credential::refused;
 use super::handshake::words;
+use crate::audit::{Audit, Entry};
 use crate::counters::Count;
 use crate::peers::Peers;
 use crate::policy::Refusal;
@@ -51,11 +52,12 @@ pub fn is_asked<B>(request: &Request<B>) -> bool {
     request.method() == Method::POST && request.uri().path().ends_with(PATH)
 }
 
-/// The answer to a trade. `roots` is what the peer is to trust from then on.
+/// The answer to a trade, which the `audit` log has too. `roots` is what the peer is to trust from then on.
 pub async fn answer<B>(
     request: Request<B>,
     address: SocketAddr,
     peers: &Peers,
+    audit: &Audit,
     roots: &str,
     since: Instant,
 ) -> Response<Full<Bytes>>
@@ -74,7 +76,16 @@ where
         return words(StatusCode::BAD_REQUEST, wanted);
     };
     let trade = Trade { name, secret: Secret::from(&*secret).digest(), instance, token };
-    match peers.register().trade(trade.clone()).await {
+    let traded = peers.register().trade(trade.clone()).await;
+    let entry = || {
+        let entry = Entry::new("join").with("address", address.to_string()).with("allowed", traded.is_ok());
+        match &traded {
+            Ok(traded) => entry.with("peer", &*traded.name),
+            Err(fault) => entry.text("claimed", &trade.name).with("why", fault.to_string()),
+        }
+    };
+    audit.record(entry).await;
+    match traded {
         Ok(Traded { name, tags }) => {
             info!(%address, peer = %name, "an invitation was traded");
             // Whoever came by an older token comes back by this one.

@@ -150,6 +150,8 @@ impl Site {
             spool: Some(spool),
             news: news.clone(),
             reached: None,
+            tls: None,
+            client_tls: None,
             rules: Rules::default(),
             audit,
             peer_runs: LIMITS.peer_runs,
