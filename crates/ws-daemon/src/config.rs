@@ -9,3 +9,4 @@ mod size;
 pub use file::{Mode, Written, WrittenFault, in_plain_words};
 pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault};
 pub use settings::{Limits, LocalTcp, MissingConfig, Open, Role, Row, Settings, SettingsFault, Source, Sources, Times};
+pub use size::deserialize as deserialize_size;

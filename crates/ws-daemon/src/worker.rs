@@ -2,6 +2,7 @@
 //! it came; a queued one is on disk before it starts, and its outcome before it is sent, by whatever link its asker has then. It
 //! never knows what is asked here.
 
+mod asked_by;
 mod claim;
 mod doing;
 mod home;
@@ -21,7 +22,7 @@ use ws_daemon_protocol::more::More;
 use ws_daemon_protocol::options::OutputMode;
 use ws_daemon_protocol::outcome::Report;
 
-use crate::exec::{Admitted, Capture, Ended, Executor, Folder, Job, StreamBuffer};
+use crate::exec::{Admitted, Caller, Capture, Ended, Executor, Folder, Job, NotStarted, StreamBuffer};
 use crate::link::{IncomingRun, Link, Replier};
 use crate::peers::{Peers, wall_ms};
 use crate::spool::Spool;
@@ -82,6 +83,7 @@ impl Worker {
             name,
             params,
             peer: Arc::clone(replier.peer()),
+            caller: Caller::Far(replier.link().standing().clone()),
             folder: Folder::Scripts,
             timeout: order.timeout_ms.map(Duration::from_millis),
             capture: capture(order.output, buffer.as_ref()),
@@ -174,22 +176,25 @@ impl Worker {
 async fn run_telling(admitted: Admitted, doing: &Doing, home: Option<&Replier>) -> Ended {
     let tell = |progress| home.map(|home| home.event(progress)).unwrap_or_default();
     tell(Progress::Delivered);
-    let ready = match admitted.turn().await {
-        Ok(ready) => ready,
-        Err(ended) => return ended,
-    };
-    doing.begins();
-    // Boxed: a run in line must not hold the memory of one that runs.
-    Box::pin(async move {
-        match ready.start().await {
-            Ok(running) => {
-                tell(Progress::Started);
-                running.end().await
-            }
-            Err(ended) => ended,
+    let mut admitted = admitted;
+    loop {
+        let ready = match admitted.turn().await {
+            Ok(ready) => ready,
+            Err(ended) => return ended,
+        };
+        doing.begins();
+        // Boxed: a run in line must not hold the memory of one that runs.
+        let done = Box::pin(async {
+            let running = ready.start().await?;
+            tell(Progress::Started);
+            Ok(running.end().await)
+        });
+        match done.await {
+            Ok(ended) | Err(NotStarted::Ended(ended)) => return ended,
+            Err(NotStarted::InLine(again)) => admitted = again,
         }
-    })
-    .await
+        doing.waits_again();
+    }
 }
 
 fn capture(output: OutputMode, buffer: Option<&Arc<StreamBuffer>>) -> Capture {

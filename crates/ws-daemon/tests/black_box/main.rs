@@ -5,6 +5,7 @@
 
 mod command_line;
 mod container;
+mod contracts;
 mod conversation;
 mod crashes;
 mod execution;
