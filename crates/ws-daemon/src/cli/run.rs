@@ -46,7 +46,9 @@ fn reload(flags: Flags, in_use: Vec<Row>) -> Reload {
 /// What must be mended by hand is said to be so: a service manager need not try again.
 fn exit(fault: &StartFault) -> Exit {
     match fault {
-        StartFault::Prefix { .. } | StartFault::Socket(SocketFault::NoGroup(_) | SocketFault::TooLong { .. }) => Exit::Config,
+        StartFault::Prefix { .. }
+        | StartFault::Exposed(_)
+        | StartFault::Socket(SocketFault::NoGroup(_) | SocketFault::TooLong { .. }) => Exit::Config,
         _ => Exit::Unavailable,
     }
 }

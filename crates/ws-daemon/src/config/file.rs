@@ -56,6 +56,8 @@ pub struct Written {
     pub tags: Option<Vec<String>>,
     /// Whether a client may ask for a run on another one.
     pub relay: Option<bool>,
+    /// Whether others may be able to write what the daemon runs and keeps.
+    pub any_writer: Option<bool>,
     /// Bounds.
     #[serde(default)]
     pub limits: WrittenLimits,

@@ -50,8 +50,6 @@ pub struct Sources {
     pub file: Option<Written>,
     /// Whether the machine looks like a container.
     pub in_container: bool,
-    /// Whether the command line said that others may be able to write the scripts.
-    pub any_writer: bool,
 }
 
 impl Default for Source {
@@ -66,8 +64,8 @@ impl Default for Source {
 pub struct Settings {
     /// Where its files are.
     pub prefix: PathBuf,
-    /// Whether others may be able to write the scripts.
-    pub any_writer: bool,
+    /// Whether others may be able to write what the daemon runs and keeps, and who says so.
+    pub any_writer: (bool, Source),
     /// Which end of the link it is.
     pub role: Role,
     /// Where TCP speaks the local conversation.
@@ -309,7 +307,8 @@ impl Settings {
         let (name, tags) = names(&mut resolver)?;
         let (relay, source) = resolver.or_default(false, |written| written.relay);
         resolver.row("relay", relay, source);
-        let any_writer = sources.any_writer;
+        let any_writer = resolver.or_default(false, |written| written.any_writer);
+        resolver.row("any_writer", any_writer.0, any_writer.1);
         Ok((Self { prefix, any_writer, role, local, socket_group, name, tags, relay, limits, times }, resolver.rows))
     }
 }
@@ -422,7 +421,6 @@ mod tests {
             environment: written(environment),
             file: file.map(written),
             in_container: false,
-            any_writer: false,
         }
     }
 

@@ -25,6 +25,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// next time that it comes or goes.
 const CHANGES: usize = 4096;
 
+/// Where the spool is.
+pub fn spool_path(settings: &Settings) -> PathBuf {
+    let (mode, port) = match &settings.role {
+        Role::Server { listen, .. } => ("server", listen.port()),
+        Role::Client { server } => ("client", server.port),
+    };
+    settings.prefix.join(format!("spool-{mode}-{port}.db"))
+}
+
 /// Opens the spool of this daemon, which is named after the port that was configured: one for port 0 outlives the port that the
 /// system gave, and a daemon that is told another port begins another spool. `None`, with a warning, if another daemon has it, or
 /// the disk does not let it: then nothing can be queued.
@@ -32,11 +41,7 @@ const CHANGES: usize = 4096;
 /// # Errors
 /// When a later version of this program has written it: to go on without would be to forget what it holds.
 pub fn open_spool(settings: &Settings) -> Result<Option<Spool>, SpoolFault> {
-    let (mode, port) = match &settings.role {
-        Role::Server { listen, .. } => ("server", listen.port()),
-        Role::Client { server } => ("client", server.port),
-    };
-    let path = settings.prefix.join(format!("spool-{mode}-{port}.db"));
+    let path = spool_path(settings);
     let limits = &settings.limits;
     let bounds = Bounds { bytes: limits.spool_bytes as u64, runs: limits.spool_runs as u64, ..Bounds::default() };
     match Spool::open(&path, bounds, Durability::Full) {

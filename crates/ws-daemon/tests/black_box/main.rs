@@ -10,6 +10,7 @@ mod conversation;
 mod crashes;
 mod execution;
 mod files;
+mod files_of_others;
 mod forgery;
 mod interop;
 mod links;
