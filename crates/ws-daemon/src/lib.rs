@@ -12,11 +12,13 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `audit` |
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod counters;
 pub mod daemon;
 pub mod exec;
 pub mod http;
@@ -26,9 +28,11 @@ pub mod news;
 pub mod origin;
 pub mod peers;
 pub mod policy;
+pub mod rate;
 pub mod route;
 pub mod spool;
 pub mod standing;
 pub mod system;
 pub mod tasks;
+pub mod tls;
 pub mod worker;

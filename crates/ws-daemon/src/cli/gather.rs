@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::exit::{Exit, Trouble};
-use crate::config::{Mode, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
+use crate::config::{Accounts, Mode, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
+use crate::system;
 
 /// Where the seed keeps its files.
 const DEFAULT_PREFIX: &str = "/root/ws-daemon";
@@ -129,6 +130,7 @@ impl Flags {
             environment: written("the environment", environment(|name| std::env::var_os(name)))?,
             file: file(&prefix.join("config.json"))?,
             prefix: (prefix, named_by),
+            accounts: Accounts { user: system::user_id, group: system::group_id },
             in_container: CONTAINER_SIGNS.iter().any(|sign| Path::new(sign).exists()),
         };
         let resolved = Settings::resolve(&sources).map_err(|fault| match &fault {

@@ -8,6 +8,7 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 use super::exit::{Exit, Trouble};
 use super::gather::Flags;
 use super::log::{Log, Writing};
+use crate::audit::AuditFault;
 use crate::config::Row;
 use crate::control::Reload;
 use crate::daemon::{Daemon, StartFault};
@@ -48,6 +49,8 @@ fn exit(fault: &StartFault) -> Exit {
     match fault {
         StartFault::Prefix { .. }
         | StartFault::Exposed(_)
+        | StartFault::Keys(_)
+        | StartFault::Audit(AuditFault::Unsafe { .. })
         | StartFault::Socket(SocketFault::NoGroup(_) | SocketFault::TooLong { .. }) => Exit::Config,
         _ => Exit::Unavailable,
     }

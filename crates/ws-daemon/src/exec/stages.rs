@@ -191,6 +191,11 @@ impl Running {
         Some((pid, orphans::start_time(pid).unwrap_or(0)))
     }
 
+    /// The script's process id; `None` if it is no process of its own.
+    pub fn pid(&self) -> Option<u32> {
+        self.begun.pid()
+    }
+
     /// Waits for the script's end.
     pub async fn end(self) -> Ended {
         let Self { run, begun, span, slot } = self;
@@ -325,10 +330,14 @@ mod tests {
             message: 1 << 20,
             nesting: 128,
             connections: 1,
+            half_open: 1,
+            address_connections: 1,
+            address_failures: 1,
             local_connections: 1,
             held_bytes: 0,
             spool_bytes: 0,
             spool_runs: 0,
+            peer_runs: 0,
         };
         let stop = Stop::default();
         let around = around.with_grace(Grace { kill, drain });

@@ -364,6 +364,7 @@ impl Work {
                 Noted::Forgotten => return Next::Over(Box::new(forgotten().into()), None),
             }
         }
+        self.worker.is_written_down(&self.seat).await;
         let running = match ready.start().await {
             Ok(running) => running,
             Err(NotStarted::Ended(ended)) if ended.drained() => {
@@ -374,6 +375,7 @@ impl Work {
             Err(NotStarted::InLine(admitted)) => return Next::InLine(admitted),
         };
         self.tell(Progress::Started);
+        self.worker.has_started(&self.seat, running.pid()).await;
         let process = running.process();
         let noted = async {
             match process {
@@ -449,6 +451,7 @@ impl Work {
         }
         info!(%run, script = name, status = ?report.status, "queued run over");
         drop(seat);
+        worker.has_ended(&run, report).await;
     }
 }
 

@@ -3,6 +3,8 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
+mod abuse;
+mod audit;
 mod command_line;
 mod container;
 mod contracts;
@@ -12,6 +14,7 @@ mod execution;
 mod files;
 mod files_of_others;
 mod forgery;
+mod frames;
 mod interop;
 mod links;
 mod load;
@@ -22,12 +25,15 @@ mod packaging;
 mod pages;
 mod queue;
 mod recordings;
+mod rules;
 mod script_names;
+mod secrets;
 mod service_manager;
 mod settings;
 mod shutdown;
 mod support;
 mod targets;
+mod tls;
 mod tools;
 mod tools_local;
 mod version2;
