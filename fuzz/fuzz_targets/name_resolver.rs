@@ -1,4 +1,5 @@
-//! Any name, in a real folder with links of every kind: what it leads to is a file inside the folder, and nothing else is found.
+//! Any name, in a real folder with links of every kind: what it leads to is a file inside the folder, nothing else is found, and by
+//! whatever name a script is found, it has its contract.
 
 #![no_main]
 
@@ -16,9 +17,9 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let root = std::env::temp_dir().join(format!("ws-daemon-fuzz-{}", std::process::id()));
     let scripts = root.join("s");
     fs::create_dir_all(scripts.join("d/e")).expect("the folder can be made");
-    for file in ["s/a", "s/d/b", "s/d/e/c", "o"] {
+    for file in ["s/a", "s/d/b", "s/d/e/c", "o", "s/d/b.json"] {
         let path = root.join(file);
-        fs::write(&path, "#!/bin/sh\n").expect("the folder is ours");
+        fs::write(&path, if file.ends_with(".json") { "{\"at_once\":1}" } else { "#!/bin/sh\n" }).expect("the folder is ours");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
     }
     let links = [
@@ -41,9 +42,11 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
 fuzz_target!(|name: &str| {
     let scripts = Scripts::new(FOLDER.clone(), Writers::Anyone);
     match scripts.resolve(name) {
-        Ok(path) => {
-            let real = path.canonicalize().expect("what was found is there");
+        Ok(script) => {
+            let real = script.path.canonicalize().expect("what was found is there");
             assert!(real.starts_with(&*FOLDER) && real.is_file(), "{name:?} leads to {}", real.display());
+            assert!(real.extension().is_none(), "{name:?} is a contract");
+            assert_eq!(script.terms.is_some(), real.ends_with("d/b"), "{name:?} leads round its contract");
         }
         Err(Outcome::Failed(code, _)) => {
             assert!(

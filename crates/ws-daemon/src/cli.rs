@@ -123,6 +123,9 @@ enum Command {
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(failed) = crate::system::shim::become_another() {
+        return failed;
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(said) => return exit::of_usage(&said),

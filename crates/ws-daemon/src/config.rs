@@ -13,3 +13,4 @@ pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault};
 pub use settings::{
     AuditFile, Limits, LocalTcp, MissingConfig, Open, Role, Row, Settings, SettingsFault, Source, Sources, Times, Tls,
 };
+pub use size::deserialize as deserialize_size;

@@ -4,6 +4,7 @@
 mod encryption;
 pub mod identity;
 mod service_manager;
+mod trusted;
 
 use std::io;
 use std::net::SocketAddr;
@@ -82,6 +83,9 @@ pub enum StartFault {
         /// What the system said.
         source: io::Error,
     },
+    /// Others can write what the daemon goes by, or read its keys.
+    #[error("{0}; or say that it is meant so, with --any-writer")]
+    Exposed(String),
     /// No socket file.
     #[error(transparent)]
     Socket(#[from] SocketFault),
@@ -166,6 +170,7 @@ impl Daemon {
         if let Some(source) = source {
             return Err(StartFault::Prefix { path: prefix.clone(), source });
         }
+        trusted::check(&settings, &identity::spool_path(&settings)).map_err(StartFault::Exposed)?;
         if let Err(error) = system::keep_descriptors_from_children() {
             warn!(%error, "descriptors that were left open to the daemon may reach scripts");
         }
@@ -426,7 +431,7 @@ async fn shut_down(stop: &Stop, counts: &Counts, grace: Duration, signals: &mut 
 fn surroundings(settings: &Settings, socket: &SocketFile) -> io::Result<Surroundings> {
     let own = |name: &std::ffi::OsString| OWN_VARIABLES.iter().any(|own| name == own);
     let around = Surroundings::new(&settings.prefix, socket.path(), std::env::vars_os().filter(|(name, _)| !own(name)))?;
-    Ok(around.with_writers(if settings.any_writer { Writers::Anyone } else { Writers::Trusted }))
+    Ok(around.with_writers(if settings.any_writer.0 { Writers::Anyone } else { Writers::Trusted }))
 }
 
 /// A port for peers. On a machine without IPv6 the unspecified address means that of IPv4.

@@ -10,10 +10,13 @@
 //! ```
 
 mod capture;
+mod contract;
 mod doer;
 mod job;
+mod line;
 mod orphans;
 mod output;
+mod prelude;
 mod process;
 mod scripts;
 mod stages;
@@ -23,12 +26,15 @@ mod stream;
 mod supervise;
 
 pub use capture::{Captured, Cut, Text};
+pub use contract::Contract;
 pub use doer::Doer;
-pub use job::{Capture, Folder, Job};
+pub use job::{Caller, Capture, Folder, Job};
 pub use orphans::Orphan;
-pub use scripts::{ScriptEntry, Scripts, Writers};
-pub use stages::{Admitted, Ended, Ready, Running};
+pub use scripts::{Script, ScriptEntry, Scripts};
+pub use stages::{Admitted, Ended, NotStarted, Ready, Running};
 pub use stream::{Chunk, ChunkData, OutputTap, StreamBuffer, text_of};
+
+pub use crate::system::trust::Writers;
 
 use std::ffi::{CString, OsString};
 use std::io;
@@ -46,6 +52,7 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::config::Limits;
 use crate::system::c_text;
+use crate::system::shim::Shim;
 use crate::tasks::{Stop, Tasks};
 use capture::RESULT_BYTES_AT_ONCE;
 use stages::{Closing, Run, Turn};
@@ -156,6 +163,8 @@ struct Inner {
     listing: Mutex<()>,
     /// Start programs while there is more to do.
     starters: Starters,
+    /// What takes on another user or narrower limits and becomes the script.
+    shim: io::Result<Shim>,
     /// Tells all runs that some time has passed.
     later: Notify,
     ticking: AtomicBool,
@@ -191,6 +200,7 @@ impl Executor {
             listing: Mutex::new(()),
             // Each run that is to be started or checked has a slot, and lists are made one by one: there is always room.
             starters: Starters::new(limits.runs + 1)?,
+            shim: Shim::open(),
             later: Notify::new(),
             ticking: AtomicBool::new(false),
             background,

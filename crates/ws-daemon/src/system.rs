@@ -10,6 +10,8 @@ pub mod linux;
 #[cfg(target_os = "linux")]
 mod owner;
 pub mod portable;
+pub mod shim;
+pub mod trust;
 #[cfg(target_os = "linux")]
 pub mod vfork;
 pub mod walk;
@@ -314,12 +316,13 @@ mod tests {
         let environment = [c"A=b=c", c"EMPTY=", c"PATH=/usr/bin:/bin"];
         let launch = Launch {
             program,
-            argument: &script,
+            arguments: &[&script],
             environment: &environment,
             folder: c"/usr",
             stdin: null.as_fd(),
             stdout: write.as_fd(),
             stderr: write.as_fd(),
+            report: None,
         };
         let pid = start(&launch)?;
         drop(write);

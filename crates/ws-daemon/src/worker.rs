@@ -2,6 +2,7 @@
 //! it came; a queued one is on disk before it starts, and its outcome before it is sent, by whatever link its asker has then. It
 //! never knows what is asked here.
 
+mod asked_by;
 mod claim;
 mod doing;
 mod home;
@@ -22,7 +23,7 @@ use ws_daemon_protocol::options::OutputMode;
 use ws_daemon_protocol::outcome::{Outcome, Report};
 
 use crate::audit::{Audit, Entry};
-use crate::exec::{Admitted, Capture, Ended, Executor, Folder, Job, StreamBuffer};
+use crate::exec::{Admitted, Caller, Capture, Ended, Executor, Folder, Job, NotStarted, StreamBuffer};
 use crate::link::{IncomingRun, Link, Replier};
 use crate::peers::{Peers, wall_ms};
 use crate::spool::Spool;
@@ -93,6 +94,7 @@ impl Worker {
             name,
             params,
             peer: Arc::clone(replier.peer()),
+            caller: Caller::Far(replier.link().standing().clone()),
             folder: Folder::Scripts,
             timeout: order.timeout_ms.map(Duration::from_millis),
             capture: capture(order.output, buffer.as_ref()),
@@ -194,24 +196,27 @@ impl Worker {
     async fn run_telling(&self, admitted: Admitted, seat: &Seat, home: Option<&Replier>) -> Ended {
         let tell = |progress| home.map(|home| home.event(progress)).unwrap_or_default();
         tell(Progress::Delivered);
-        let ready = match admitted.turn().await {
-            Ok(ready) => ready,
-            Err(ended) => return ended,
-        };
-        seat.doing.begins();
-        // Boxed: a run in line must not hold the memory of one that runs.
-        Box::pin(async move {
-            self.is_written_down(seat).await;
-            match ready.start().await {
-                Ok(running) => {
-                    tell(Progress::Started);
-                    self.has_started(seat, running.pid()).await;
-                    running.end().await
-                }
-                Err(ended) => ended,
+        let mut admitted = admitted;
+        loop {
+            let ready = match admitted.turn().await {
+                Ok(ready) => ready,
+                Err(ended) => return ended,
+            };
+            seat.doing.begins();
+            // Boxed: a run in line must not hold the memory of one that runs.
+            let done = Box::pin(async {
+                self.is_written_down(seat).await;
+                let running = ready.start().await?;
+                tell(Progress::Started);
+                self.has_started(seat, running.pid()).await;
+                Ok(running.end().await)
+            });
+            match done.await {
+                Ok(ended) | Err(NotStarted::Ended(ended)) => return ended,
+                Err(NotStarted::InLine(again)) => admitted = again,
             }
-        })
-        .await
+            seat.doing.waits_again();
+        }
     }
 
     /// Runs a direct run whose output goes home while it runs. Its end waits for the last of it as long as its reader takes some.

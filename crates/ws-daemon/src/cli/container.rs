@@ -34,14 +34,14 @@ pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
     let (prefix, _) = flags.prefix();
     if std::process::id() != 1 {
         set_up(&prefix, |mut command| command.status())?;
-        return super::run::run(&flags.with_any_writer());
+        return super::run::run(&flags.in_container());
     }
     let mut first = FirstProcess::new().context("signals cannot be received")?;
     set_up(&prefix, |command| first.attend(command))?;
     let own = std::env::current_exe().context("the program's own path is unknown")?;
-    // The same flags: only the word `container` is another.
+    // The same flags: only the word `container` is another, and what it means is said.
     let words = std::env::args_os().skip(1).map(|word| if word == "container" { "run".into() } else { word });
-    let words = words.chain(["--any-writer".into()]);
+    let words = words.chain(flags.meant_in_container().map(Into::into));
     let mut daemon = Command::new(own);
     daemon.args(words);
     let status = first.attend(daemon).context("the daemon could not be attended to")?;

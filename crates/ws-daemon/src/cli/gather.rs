@@ -50,16 +50,24 @@ pub struct Flags {
     /// What is logged: error, warn, info, debug, trace, or by module [WSDAEMON_LOG] [default: info]
     #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
-    /// Scripts are run also if others can write them. What the container says: what is mounted there is as it was made elsewhere.
-    #[arg(long, global = true, hide = true)]
-    any_writer: bool,
+    /// Take scripts, contracts, keys and the spool even if other users can write them [WSDAEMON_ANY_WRITER] [default: false]
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    any_writer: Option<bool>,
 }
 
 impl Flags {
-    /// The same with scripts that others may be able to write.
+    /// The flag that goes without saying in a container, where what is mounted belongs to users of another machine; unless it is
+    /// said, this way or that.
     #[must_use]
-    pub fn with_any_writer(&self) -> Self {
-        Self { any_writer: true, ..self.clone() }
+    pub fn meant_in_container(&self) -> Option<&'static str> {
+        let is_said = std::env::var_os("WSDAEMON_ANY_WRITER").is_some_and(|value| !value.is_empty());
+        (self.any_writer.is_none() && !is_said).then_some("--any-writer")
+    }
+
+    /// The same with that flag.
+    #[must_use]
+    pub fn in_container(&self) -> Self {
+        Self { any_writer: self.any_writer.or(self.meant_in_container().map(|_| true)), ..self.clone() }
     }
 
     /// The prefix, and who named it.
@@ -108,6 +116,7 @@ impl Flags {
             ("open", self.open.clone()),
             ("local", self.local.clone()),
             ("socket_group", self.socket_group.clone()),
+            ("any_writer", self.any_writer.map(|any| any.to_string())),
         ];
         named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
@@ -131,7 +140,6 @@ impl Flags {
             environment: written("the environment", environment(|name| std::env::var_os(name)))?,
             file,
             prefix: (prefix, named_by),
-            any_writer: self.any_writer,
             accounts: Accounts { user: system::user_id, group: system::group_id },
             in_container: CONTAINER_SIGNS.iter().any(|sign| Path::new(sign).exists()),
         };
@@ -159,7 +167,7 @@ fn how_to_begin(prefix: &Path) -> String {
 
 /// What the environment says, each under its name in config.json. An empty variable says nothing.
 fn environment(get: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, String)> {
-    let names = ["mode", "proxy", "port", "listen", "open", "local", "socket_group"];
+    let names = ["mode", "proxy", "port", "listen", "open", "local", "socket_group", "any_writer"];
     let value = |name: &str| Some(get(&format!("WSDAEMON_{}", name.to_ascii_uppercase()))?.to_string_lossy().into_owned());
     names.into_iter().filter_map(|name| Some((name, value(name)?))).filter(|(_, value)| !value.is_empty()).collect()
 }
@@ -168,7 +176,7 @@ fn environment(get: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, Str
 fn as_json(words: Vec<(&'static str, String)>) -> Map<String, Value> {
     let value = |name: &str, word: String| match (name, word.as_str()) {
         ("port", _) => word.parse::<u64>().map_or(word.into(), Value::from),
-        ("open", "true" | "false") => (word == "true").into(),
+        ("open" | "any_writer", "true" | "false") => (word == "true").into(),
         ("open", networks) => networks.split(',').map(|network| network.trim().to_owned()).collect(),
         _ => word.into(),
     };

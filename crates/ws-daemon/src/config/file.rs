@@ -61,6 +61,8 @@ pub struct Written {
     pub token_file: Option<PathBuf>,
     /// Whether a client may ask for a run on another one.
     pub relay: Option<bool>,
+    /// Whether others may be able to write what the daemon runs and keeps.
+    pub any_writer: Option<bool>,
     /// Encryption.
     pub tls: Option<WrittenTls>,
     /// Who may ask for what.

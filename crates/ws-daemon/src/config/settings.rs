@@ -56,8 +56,6 @@ pub struct Sources {
     pub file: Option<Written>,
     /// Whether the machine looks like a container.
     pub in_container: bool,
-    /// Whether the command line said that others may be able to write the scripts.
-    pub any_writer: bool,
     /// Who knows the users and groups of this machine.
     pub accounts: Accounts,
 }
@@ -74,8 +72,8 @@ impl Default for Source {
 pub struct Settings {
     /// Where its files are.
     pub prefix: PathBuf,
-    /// Whether others may be able to write the scripts.
-    pub any_writer: bool,
+    /// Whether others may be able to write what the daemon runs and keeps, and who says so.
+    pub any_writer: (bool, Source),
     /// Which end of the link it is.
     pub role: Role,
     /// Where TCP speaks the local conversation.
@@ -374,7 +372,9 @@ impl Settings {
         let tls = tls(&mut resolver, mode)?;
         let rules = rules(&mut resolver)?;
         let audit = audit(&mut resolver, &prefix);
-        let (token_file, any_writer) = (token_file.map(|(path, _)| path), sources.any_writer);
+        let any_writer = resolver.or_default(false, |written| written.any_writer);
+        resolver.row("any_writer", any_writer.0, any_writer.1);
+        let token_file = token_file.map(|(path, _)| path);
         let settings = Self {
             prefix,
             any_writer,
@@ -612,7 +612,6 @@ mod tests {
             environment: written(environment),
             file: file.map(written),
             in_container: false,
-            any_writer: false,
             accounts: Accounts::default(),
         }
     }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::message::Params;
 
-use crate::exec::{Capture, Executor, Folder, Job};
+use crate::exec::{Caller, Capture, Executor, Folder, Job};
 use crate::tasks::Tasks;
 
 /// Runs hooks.
@@ -39,6 +39,7 @@ impl Hooks {
             name: name.into(),
             params: Params::new(raw.as_deref()),
             peer,
+            caller: Caller::Local,
             folder: Folder::Hooks,
             timeout: None,
             capture: Capture::None,

@@ -80,10 +80,16 @@ impl Control {
 
     /// The scripts of this daemon.
     pub(super) async fn scripts(&self) -> Value {
-        let mut scripts = self.0.executor.scripts().await;
-        scripts.sort_by(|one, other| one.name.cmp(&other.name));
-        let show = |script: &crate::exec::ScriptEntry| json!({ "name": script.name, "executable": script.executable, "bytes": script.bytes });
-        scripts.iter().map(show).collect()
+        let scripts = self.0.executor.scripts().await;
+        let show = |script: crate::exec::ScriptEntry| {
+            let mut shown = json!({ "name": script.name, "executable": script.executable, "bytes": script.bytes });
+            let more = [("contract", script.contract), ("refused", script.refused.map(Value::from))];
+            for (key, value) in more.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+                shown[key] = value;
+            }
+            shown
+        };
+        scripts.into_iter().map(show).collect()
     }
 
     /// How the daemon does.

@@ -28,6 +28,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// next time that it comes or goes.
 const CHANGES: usize = 4096;
 
+/// Where the spool is.
+pub fn spool_path(settings: &Settings) -> PathBuf {
+    let (mode, port) = match &settings.role {
+        Role::Server { listen, .. } => ("server", listen.port()),
+        Role::Client { server } => ("client", server.port),
+    };
+    settings.prefix.join(format!("spool-{mode}-{port}.db"))
+}
+
 /// Opens the spool of this daemon, which is named after the port that was configured: one for port 0 outlives the port that the
 /// system gave, and a daemon that is told another port begins another spool. `None`, with a warning, if another daemon has it, or
 /// the disk does not let it: then nothing can be queued.
@@ -50,11 +59,7 @@ pub fn open_spool(settings: &Settings) -> Result<Option<Spool>, SpoolFault> {
 /// # Errors
 /// Another daemon has it, a later version has written it, or the disk does not let it.
 pub fn try_spool(settings: &Settings) -> Result<Spool, SpoolFault> {
-    let (mode, port) = match &settings.role {
-        Role::Server { listen, .. } => ("server", listen.port()),
-        Role::Client { server } => ("client", server.port),
-    };
-    let path = settings.prefix.join(format!("spool-{mode}-{port}.db"));
+    let path = spool_path(settings);
     let limits = &settings.limits;
     let bounds = Bounds { bytes: limits.spool_bytes as u64, runs: limits.spool_runs as u64, ..Bounds::default() };
     let opened = Spool::open(&path, bounds, Durability::Full)?;

@@ -80,13 +80,15 @@ pub enum Keep {
     Tail(Box<Tail>),
     /// All of it is kept as long as it can be a result.
     Whole(Box<Whole>),
-    /// To whoever reads it live.
-    Live(Arc<StreamBuffer>, StreamName),
+    /// To whoever reads it live, and so many bytes at most still.
+    Live(Arc<StreamBuffer>, StreamName, u64),
 }
 
 /// The beginning and the end of a stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tail {
+    /// How much of the beginning, and of the end, is kept.
+    room: [usize; 2],
     head: Vec<u8>,
     /// The end; once it is full, the oldest byte is at `oldest`.
     ring: Vec<u8>,
@@ -98,6 +100,8 @@ pub struct Tail {
 #[derive(Debug)]
 pub struct Whole {
     bytes: Vec<u8>,
+    /// What the script's contract lets be kept.
+    cap: Option<u64>,
     budget: Arc<Semaphore>,
     held: Option<OwnedSemaphorePermit>,
     /// What it became when it was too much, and why.
@@ -105,19 +109,19 @@ pub struct Whole {
 }
 
 impl Keep {
-    /// Where the bytes of `stream` go under `capture`; `budget` is of [`RESULT_BYTES_AT_ONCE`].
-    pub fn new(capture: &Capture, stream: StreamName, budget: &Arc<Semaphore>) -> Self {
+    /// Where the bytes of `stream` go under `capture`, and no more of them than `cap`; `budget` is of [`RESULT_BYTES_AT_ONCE`].
+    pub fn new(capture: &Capture, stream: StreamName, budget: &Arc<Semaphore>, cap: Option<u64>) -> Self {
         match (capture, stream) {
             (Capture::None, _) => Self::Nothing,
-            (Capture::Tail, _) | (Capture::Json, StreamName::Stderr) => Self::Tail(Box::default()),
-            (Capture::Json, StreamName::Stdout) => Self::Whole(Box::new(Whole::new(Arc::clone(budget)))),
-            (Capture::Stream(buffer), _) => Self::Live(Arc::clone(buffer), stream),
+            (Capture::Tail, _) | (Capture::Json, StreamName::Stderr) => Self::Tail(Box::new(Tail::new(cap))),
+            (Capture::Json, StreamName::Stdout) => Self::Whole(Box::new(Whole::new(Arc::clone(budget), cap))),
+            (Capture::Stream(buffer), _) => Self::Live(Arc::clone(buffer), stream, cap.unwrap_or(u64::MAX)),
         }
     }
 
     /// Waits for room for `bytes` more, if somebody reads live and keeps up.
     pub async fn room(&self, bytes: usize) {
-        if let Self::Live(buffer, _) = self {
+        if let Self::Live(buffer, _, 1..) = self {
             buffer.room(bytes).await;
         }
     }
@@ -128,7 +132,12 @@ impl Keep {
             Self::Nothing => {}
             Self::Tail(tail) => tail.take(bytes),
             Self::Whole(whole) => whole.take(bytes),
-            Self::Live(buffer, stream) => buffer.push(*stream, bytes),
+            Self::Live(buffer, stream, left) => {
+                let (told, beyond) = bytes.split_at(usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len()));
+                *left -= told.len() as u64;
+                buffer.push(*stream, told);
+                buffer.pass_over(*stream, beyond.len());
+            }
         }
     }
 }
@@ -168,7 +177,7 @@ impl Captured {
 /// The value that `bytes` are; else their beginning and end, and why they are none.
 fn result(bytes: &[u8]) -> Result<Box<RawValue>, (Text, String)> {
     one_value(bytes).map_err(|why| {
-        let mut tail = Tail::default();
+        let mut tail = Tail::new(None);
         tail.take(bytes);
         (tail.into_text(), format!("there is no result: what the script printed {why}"))
     })
@@ -190,22 +199,25 @@ fn one_value(bytes: &[u8]) -> Result<Box<RawValue>, String> {
 }
 
 impl Whole {
-    fn new(budget: Arc<Semaphore>) -> Self {
-        Self { bytes: Vec::new(), budget, held: None, given_up: None }
+    fn new(budget: Arc<Semaphore>, cap: Option<u64>) -> Self {
+        Self { bytes: Vec::new(), cap, budget, held: None, given_up: None }
     }
 
     fn take(&mut self, bytes: &[u8]) {
         if let Some((tail, _)) = &mut self.given_up {
             return tail.take(bytes);
         }
-        let why = if self.bytes.len() + bytes.len() > RESULT_BYTES {
+        let wanted = self.bytes.len() + bytes.len();
+        let why = if self.cap.is_some_and(|cap| wanted as u64 > cap) {
+            "there is no result: the script printed more than its contract lets be kept"
+        } else if wanted > RESULT_BYTES {
             "there is no result: what the script printed is longer than 8 MiB"
         } else if !self.grow(bytes.len()) {
             "there is no result: the memory for the results of all runs is used up; try again later"
         } else {
             return self.bytes.extend_from_slice(bytes);
         };
-        let mut tail = Tail::default();
+        let mut tail = Tail::new(self.cap);
         tail.take(&std::mem::take(&mut self.bytes));
         tail.take(bytes);
         self.held = None;
@@ -232,22 +244,30 @@ impl Whole {
 }
 
 impl Tail {
+    /// Keeps no more than `cap`, an eighth of it from the beginning.
+    fn new(cap: Option<u64>) -> Self {
+        let all = cap.and_then(|cap| usize::try_from(cap).ok()).unwrap_or(usize::MAX).min(HEAD_KEPT_BYTES + TAIL_KEPT_BYTES);
+        let head = (all / 8).min(HEAD_KEPT_BYTES);
+        Self { room: [head, all - head], head: Vec::new(), ring: Vec::new(), oldest: 0, total: 0 }
+    }
+
     fn take(&mut self, bytes: &[u8]) {
+        let [head_room, ring_room] = self.room;
         self.total += bytes.len() as u64;
-        let (head, rest) = bytes.split_at(bytes.len().min(HEAD_KEPT_BYTES - self.head.len()));
+        let (head, rest) = bytes.split_at(bytes.len().min(head_room - self.head.len()));
         self.head.extend_from_slice(head);
         // What would be overwritten in the same breath is not written.
-        let rest = &rest[rest.len().saturating_sub(TAIL_KEPT_BYTES)..];
-        let (fresh, mut over) = rest.split_at(rest.len().min(TAIL_KEPT_BYTES - self.ring.len()));
+        let rest = &rest[rest.len().saturating_sub(ring_room)..];
+        let (fresh, mut over) = rest.split_at(rest.len().min(ring_room - self.ring.len()));
         if self.ring.capacity() < self.ring.len() + fresh.len() {
-            let wanted = (self.ring.capacity() * 2).max(self.ring.len() + fresh.len()).min(TAIL_KEPT_BYTES);
+            let wanted = (self.ring.capacity() * 2).max(self.ring.len() + fresh.len()).min(ring_room);
             self.ring.reserve_exact(wanted - self.ring.len());
         }
         self.ring.extend_from_slice(fresh);
         while !over.is_empty() {
-            let (now, later) = over.split_at(over.len().min(TAIL_KEPT_BYTES - self.oldest));
+            let (now, later) = over.split_at(over.len().min(ring_room - self.oldest));
             self.ring[self.oldest..self.oldest + now.len()].copy_from_slice(now);
-            self.oldest = (self.oldest + now.len()) % TAIL_KEPT_BYTES;
+            self.oldest = (self.oldest + now.len()) % ring_room;
             over = later;
         }
     }
@@ -302,7 +322,7 @@ mod tests {
     use super::*;
 
     fn tail(pieces: &[&[u8]]) -> Text {
-        let mut tail = Tail::default();
+        let mut tail = Tail::new(None);
         for piece in pieces {
             tail.take(piece);
         }
@@ -322,6 +342,27 @@ mod tests {
         for (pieces, data, base64) in table {
             assert_eq!(tail(pieces), Text { data: data.into(), base64, cut: None });
         }
+    }
+
+    #[test]
+    fn a_contract_lets_less_be_kept() {
+        let kept = |cap, text: &str| {
+            let mut tail = Tail::new(Some(cap));
+            text.as_bytes().chunks(5).for_each(|piece| tail.take(piece));
+            tail.into_text()
+        };
+        let table = [
+            (16, "0123456789abcdef", "0123456789abcdef", None),
+            (16, "0123456789abcdefgh", "01456789abcdefgh", Some(Cut { at: 2, bytes: 2 })),
+            (1, "0123456789", "9", Some(Cut { at: 0, bytes: 9 })),
+            (0, "0123456789", "", Some(Cut { at: 0, bytes: 10 })),
+            (0, "", "", None),
+        ];
+        for (cap, text, data, cut) in table {
+            assert_eq!(kept(cap, text), Text { data: data.into(), base64: false, cut }, "{cap} {text}");
+        }
+        let long = "x".repeat(HEAD_KEPT_BYTES + TAIL_KEPT_BYTES);
+        assert_eq!(kept(1 << 40, &long).cut, None, "and never more");
     }
 
     #[test]
@@ -356,8 +397,8 @@ mod tests {
 
     async fn json(budget: &Arc<Semaphore>, pieces: &[&[u8]]) -> Box<Captured> {
         let starters = Starters::new(1).expect("threads");
-        let mut stdout = Keep::new(&Capture::Json, StreamName::Stdout, budget);
-        let mut stderr = Keep::new(&Capture::Json, StreamName::Stderr, budget);
+        let mut stdout = Keep::new(&Capture::Json, StreamName::Stdout, budget, None);
+        let mut stderr = Keep::new(&Capture::Json, StreamName::Stderr, budget, None);
         for piece in pieces {
             stdout.take(piece);
         }

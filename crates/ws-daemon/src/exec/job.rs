@@ -10,6 +10,7 @@ use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::Params;
 
 use super::stream::StreamBuffer;
+use crate::standing::Standing;
 
 /// One run to be done.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Job {
     pub params: Params,
     /// Who asked, for the script's environment and the log.
     pub peer: Arc<str>,
+    /// Who asked, as far as they have proved it.
+    pub caller: Caller,
     /// Where the script lies.
     pub folder: Folder,
     /// How long it may run, from its start; `None`: as long as it likes.
@@ -32,6 +35,15 @@ pub struct Job {
     pub capture: Capture,
     /// Stops it, in line as well as while it runs.
     pub cancel: CancellationToken,
+}
+
+/// Who asks for a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// The daemon itself: a hook, or the script that gets an outcome.
+    Local,
+    /// Whoever is at the other end of a link.
+    Far(Standing),
 }
 
 /// A folder of programs in the prefix.

@@ -33,6 +33,8 @@ pub struct Pipes {
     pub stdin: Option<OwnedFd>,
     /// What the child says, and what it says of trouble.
     pub output: [Output; 2],
+    /// Where a program that is to become another says why it has not. Reading does not block.
+    pub report: Option<OwnedFd>,
 }
 
 /// A program and what it gets, but for its descriptors.
@@ -41,7 +43,7 @@ pub struct Program<'a> {
     /// See [`Launch`].
     pub path: &'a std::ffi::CStr,
     /// See [`Launch`].
-    pub argument: &'a std::ffi::CStr,
+    pub arguments: &'a [&'a std::ffi::CStr],
     /// See [`Launch`].
     pub environment: &'a [&'a std::ffi::CStr],
     /// See [`Launch`].
@@ -50,6 +52,8 @@ pub struct Program<'a> {
     pub with_stdin: bool,
     /// Whether its output is registered with the runtime before it starts: then the time until it says something is its own.
     pub registered: bool,
+    /// Whether it is one that is to become another.
+    pub reports: bool,
 }
 
 impl Process {
@@ -63,6 +67,9 @@ impl Process {
         let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
         let stdin = stdin.map(not_blocking).transpose()?;
+        let report = program.reports.then(|| pipe_with(PipeFlags::CLOEXEC)).transpose()?;
+        let (report, child_report) = report.unzip();
+        let report = report.map(not_blocking).transpose()?;
         let [stdout, stderr] = [not_blocking(stdout)?, not_blocking(stderr)?];
         let mut output = [Output::new(StreamName::Stdout, stdout), Output::new(StreamName::Stderr, stderr)];
         if program.registered {
@@ -70,15 +77,16 @@ impl Process {
         }
         let launch = Launch {
             program: program.path,
-            argument: program.argument,
+            arguments: program.arguments,
             environment: program.environment,
             folder: program.folder,
             stdin: child_stdin.as_ref().map_or_else(|| null().map(AsFd::as_fd), |stdin| Ok(stdin.as_fd()))?,
             stdout: child_stdout.as_fd(),
             stderr: child_stderr.as_fd(),
+            report: child_report.as_ref().map(AsFd::as_fd),
         };
         let child = Child(Some(system::launch(&launch)?));
-        Ok((Self { child, watch: None }, Pipes { stdin, output }))
+        Ok((Self { child, watch: None }, Pipes { stdin, output, report }))
     }
 
     /// Its process id, which is its group's as well.

@@ -5,13 +5,15 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tracing::{Instrument, Span, info};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::capture::Captured;
 use super::job::{Capture, Job};
-use super::supervise::{self, Attended, Begun};
+use super::line::Held;
+use super::supervise::{self, Attended, Begun, Not};
 use super::{Executor, orphans, stopping};
 
 /// A job that has its place in line.
@@ -25,6 +27,17 @@ pub struct Admitted {
 pub struct Ready {
     run: Run,
     slot: OwnedSemaphorePermit,
+    /// Its place among those of its script that run at once, if it had to wait for one.
+    held: Option<Held>,
+}
+
+/// What became of a run that did not start.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// It is over.
+    Ended(Ended),
+    /// Its script's contract lets no more of it run at once: it is in line again, and holds up nobody else.
+    InLine(Admitted),
 }
 
 /// A script that runs. Dropped, its group is killed.
@@ -70,8 +83,12 @@ impl Closing {
 /// A run's slot, or its place in the line for one. Taken when the run is admitted: tasks get their first turn in any order.
 pub(super) enum Turn {
     Now(OwnedSemaphorePermit),
-    Later(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
+    Later(Waiting<OwnedSemaphorePermit>),
+    /// First for a place among those of its script, then for a slot.
+    InLine(Waiting<(Held, OwnedSemaphorePermit)>),
 }
+
+type Waiting<T> = Pin<Box<dyn Future<Output = Result<T, AcquireError>> + Send>>;
 
 impl Admitted {
     /// Whether there is a slot at once; else [`Admitted::turn`] waits.
@@ -85,19 +102,23 @@ impl Admitted {
     /// The end of a run whose turn did not come: the daemon stops, or it was cancelled.
     pub async fn turn(self) -> Result<Ready, Ended> {
         let Self { run, turn } = self;
-        let slot = match turn {
-            Turn::Now(slot) => slot,
-            Turn::Later(turn) => tokio::select! {
-                biased;
-                () = run.executor.0.stop.drain.cancelled() => return Err(run.drained()),
-                () = run.job.cancel.cancelled() => return Err(run.cancelled()),
-                slot = turn => match slot {
-                    Ok(slot) => slot,
-                    Err(_) => return Err(run.drained()),
-                },
-            },
+        let turn = async {
+            match turn {
+                Turn::Now(slot) => Ok((None, slot)),
+                Turn::Later(turn) => turn.await.map(|slot| (None, slot)),
+                Turn::InLine(turn) => turn.await.map(|(held, slot)| (Some(held), slot)),
+            }
         };
-        Ready { run, slot }.unless_stopped()
+        let turn = tokio::select! {
+            biased;
+            () = run.executor.0.stop.drain.cancelled() => return Err(run.drained()),
+            () = run.job.cancel.cancelled() => return Err(run.cancelled()),
+            turn = turn => turn,
+        };
+        match turn {
+            Ok((held, slot)) => Ready { run, slot, held }.unless_stopped(),
+            Err(_) => Err(run.drained()),
+        }
     }
 
     /// Waits for a slot and runs the script to its end. Its place is free again when this returns, before anybody is told.
@@ -108,9 +129,16 @@ impl Admitted {
         };
         // Boxed: a run in line must not hold the memory of one that runs.
         Box::pin(async move {
-            match ready.start().await {
-                Ok(running) => running.end().await,
-                Err(ended) => ended,
+            let mut ready = ready;
+            loop {
+                match ready.start().await {
+                    Ok(running) => return running.end().await,
+                    Err(NotStarted::Ended(ended)) => return ended,
+                    Err(NotStarted::InLine(admitted)) => match admitted.turn().await {
+                        Ok(again) => ready = again,
+                        Err(ended) => return ended,
+                    },
+                }
             }
         })
         .await
@@ -121,15 +149,26 @@ impl Ready {
     /// Starts the script.
     ///
     /// # Errors
-    /// The end of a run that did not start: there is no such script, it cannot be executed, the daemon stops, or it was
-    /// cancelled.
-    pub async fn start(self) -> Result<Running, Ended> {
-        let Self { run, slot } = self.unless_stopped()?;
+    /// The end of a run that did not start: there is no such script, it cannot be executed, its contract refuses it, the daemon
+    /// stops, or it was cancelled. Or its next wait.
+    pub async fn start(self) -> Result<Running, NotStarted> {
+        let Self { run, slot, held } = self.unless_stopped().map_err(NotStarted::Ended)?;
         let span = run.job.span();
-        let begun = supervise::begin(&run.executor.0, &run.job).instrument(span.clone()).await;
+        let begun = supervise::begin(&run.executor.0, &run.job, held).instrument(span.clone()).await;
         match begun {
             Ok(begun) => Ok(Running { run, begun, span, slot }),
-            Err(outcome) => Err(run.unstarted(outcome, false)),
+            Err(Not::Ended(outcome)) => Err(NotStarted::Ended(run.unstarted(outcome, false))),
+            Err(Not::InLine(line)) => {
+                drop(slot);
+                let slots = Arc::clone(&run.executor.0.slots);
+                let mut turn: Waiting<_> = Box::pin(async move { Ok((line.take().await?, slots.acquire_owned().await?)) });
+                // The first poll puts it in line; that it is ready at once is as good as in a moment.
+                let turn = match turn.as_mut().now_or_never() {
+                    Some(ready) => Box::pin(std::future::ready(ready)),
+                    None => turn,
+                };
+                Err(NotStarted::InLine(Admitted { run, turn: Turn::InLine(turn) }))
+            }
         }
     }
 
@@ -262,7 +301,7 @@ mod tests {
 
     use super::*;
     use crate::config::Limits;
-    use crate::exec::{ChunkData, Folder, Grace, Stats, StreamBuffer, Surroundings};
+    use crate::exec::{Caller, ChunkData, Folder, Grace, Stats, StreamBuffer, Surroundings};
     use crate::tasks::{Stop, Tasks};
 
     /// So long that whoever waits for it has failed.
@@ -326,6 +365,7 @@ mod tests {
                 name: name.into(),
                 params: Params::new(None::<&RawValue>),
                 peer: "tester".into(),
+                caller: Caller::Local,
                 folder: Folder::Scripts,
                 timeout: None,
                 capture: Capture::None,
@@ -467,6 +507,7 @@ mod tests {
         job.name = "none".into();
         let ready = stage.admit(job).turn().await.expect("a slot");
         let ended = ready.start().await.expect_err("there is none");
+        let NotStarted::Ended(ended) = ended else { panic!("{ended:?}") };
         assert!(matches!(ended.outcome(), Outcome::Failed(ErrorCode::NotFound, _)));
         assert!(ended.never_started() && !ended.drained());
     }

@@ -1,18 +1,21 @@
-//! From a job to a process: the script is looked up, its argument and environment are put together, and it is started. All of it
-//! may block for a moment, and none of it waits.
+//! From a job to a process: the script is looked up, its contract is asked, its argument and environment are put together, and it
+//! is started. All of it may block for a moment, and none of it waits.
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ws_daemon_protocol::outcome::Outcome;
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
+use super::contract::{Contract, Terms};
+use super::line::{Held, Line};
 use super::process::{ARGUMENT_BYTES, Pipes, Process, Program};
-use super::scripts::not_started;
+use super::scripts::{Script, not_started, shown};
 use super::{Inner, Job};
 use crate::system::c_text;
+use crate::system::shim::WORD;
 
 /// By this a process is known to belong to a run.
 pub const RUN: &str = "WSDAEMON_RUN=";
@@ -25,39 +28,132 @@ const DEADLINE: &str = "WSDAEMON_DEADLINE=";
 
 /// What came of an attempt.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a process is what nearly all of them are")]
 pub enum Started {
-    /// It runs.
+    /// It runs, or is about to: see [`Pipes::report`].
     Running(Process, Pipes),
     /// It does not, and will not.
     Refused(Outcome),
     /// Someone is just writing the script, a copy or an editor; what to say if that does not end.
     BeingWritten(Outcome),
+    /// As many of it run as may at once.
+    InLine(Arc<Line>),
+    /// To look at its params may take a while: it is to be started where that holds nobody up.
+    Elsewhere,
 }
 
-/// Tries to start the script of `job`; `registered` is as in [`Program`].
-pub fn start(inner: &Inner, job: &Job, registered: bool) -> Started {
-    let path = match inner.folder(job.folder).resolve(&job.name) {
-        Ok(path) => path,
-        Err(outcome) => return Started::Refused(outcome),
+/// An attempt, and what goes with it.
+#[derive(Debug)]
+pub struct Attempt {
+    /// What came of it.
+    pub started: Started,
+    /// The path and the contract that it went by, as soon as they are known.
+    pub script: Option<Script>,
+    /// Its place among those of its script that run at once.
+    pub held: Option<Held>,
+}
+
+/// Params up to this length, in bytes, are looked at wherever a run is started.
+const LOOKED_AT_HERE_BYTES: usize = 64 * 1024;
+
+/// Tries to start the script of `job`, which may have a place among its like already. `here`: on a thread that must not be held
+/// up, and with its output registered as in [`Program`].
+pub fn start(inner: &Inner, job: &Job, mut held: Option<Held>, here: bool) -> Attempt {
+    let script = match inner.folder(job.folder).resolve(&job.name) {
+        Ok(script) => script,
+        Err(outcome) => return Attempt { started: Started::Refused(outcome), script: None, held },
     };
-    match start_at(inner, job, &path, registered) {
-        Ok((process, pipes)) => Started::Running(process, pipes),
-        Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => Started::BeingWritten(not_started(&path, &error)),
-        Err(error) => Started::Refused(not_started(&path, &error)),
+    let started = match script.terms.as_ref().and_then(|terms| bar(job, terms, &mut held, here)) {
+        Some(barred) => barred,
+        None => match start_script(inner, job, &script, here) {
+            Ok((process, pipes)) => Started::Running(process, pipes),
+            Err(error) => not_running(&script, &error),
+        },
+    };
+    Attempt { started, script: Some(script), held }
+}
+
+/// What came of a script that the system would not start.
+pub fn not_running(script: &Script, error: &io::Error) -> Started {
+    let outcome = not_started(&script.path, error);
+    if error.raw_os_error() == Some(libc::ETXTBSY) { Started::BeingWritten(outcome) } else { Started::Refused(outcome) }
+}
+
+/// What the script's contract has against the run.
+fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<Started> {
+    let refused = |code, why: String| Some(Started::Refused(Outcome::failed(code, format!("{}: {why}", shown(&job.name)))));
+    let contract = &terms.contract;
+    if !contract.admits(&job.caller) {
+        return refused(ErrorCode::Denied, "its contract does not list whoever asks among its callers".into());
     }
+    if contract.has_schema() {
+        let params = job.params.as_written();
+        if here && params.len() > LOOKED_AT_HERE_BYTES {
+            return Some(Started::Elsewhere);
+        }
+        if let Some(fault) = contract.fault_in(params) {
+            return refused(ErrorCode::InvalidParams, format!("its contract refuses the params: {fault}"));
+        }
+    }
+    // The contract may have been changed since its place was taken.
+    match &terms.line {
+        None => *held = None,
+        Some(line) if held.as_ref().is_some_and(|held| held.is_of(line)) => {}
+        Some(line) => {
+            *held = line.try_take();
+            if held.is_none() {
+                return Some(Started::InLine(Arc::clone(line)));
+            }
+        }
+    }
+    None
 }
 
-/// Starts the script, its params in argv[1], or on stdin when they are too long for that.
-fn start_at(inner: &Inner, job: &Job, path: &Path, registered: bool) -> io::Result<(Process, Pipes)> {
+/// Starts the script, its params in argv[1], or on stdin when they are too long for that or its contract says so.
+fn start_script(inner: &Inner, job: &Job, script: &Script, registered: bool) -> io::Result<(Process, Pipes)> {
     let surroundings = &inner.surroundings;
-    let own = own_variables(job)?;
-    let environment: Vec<&CStr> = surroundings.environment.iter().chain(&own).map(CString::as_c_str).collect();
-    let (program, params) = (c_text(path.as_os_str().as_bytes())?, job.params.compact());
-    let start = |argument: &CStr, with_stdin| {
-        let folder = surroundings.folder.as_c_str();
-        Process::start(&Program { path: &program, argument, environment: &environment, folder, with_stdin, registered })
+    let contract = script.terms.as_ref().map(|terms| &*terms.contract);
+    let timeout = contract.map_or(job.timeout, |contract| contract.timeout(job.timeout));
+    let own = own_variables(job, timeout)?;
+    let users: &[CString] = contract.map_or(&[], Contract::variables);
+    let passes = |variable: &&CString| {
+        contract.is_none_or(|contract| contract.passes(variable)) && !users.iter().any(|user| same_name(user, variable))
     };
-    if params.len() <= ARGUMENT_BYTES {
+    let inherited = surroundings.environment.iter().filter(passes);
+    let environment: Vec<&CStr> = inherited.chain(users).chain(&own).map(CString::as_c_str).collect();
+    let (path, params) = (c_text(script.path.as_os_str().as_bytes())?, job.params.compact());
+    let order = contract.and_then(Contract::order).map(|order| c_text(order.to_text())).transpose()?;
+    let folder = surroundings.folder.as_c_str();
+    let start = |argument: &CStr, with_stdin| match &order {
+        None => {
+            let arguments = [argument];
+            let program = Program {
+                path: &path,
+                arguments: &arguments,
+                environment: &environment,
+                folder,
+                with_stdin,
+                registered,
+                reports: false,
+            };
+            Process::start(&program)
+        }
+        Some(order) => {
+            let shim = inner.shim.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+            let arguments = [WORD, order, &path, argument];
+            let program = Program {
+                path: shim.program(),
+                arguments: &arguments,
+                environment: &environment,
+                folder,
+                with_stdin,
+                registered,
+                reports: true,
+            };
+            Process::start(&program)
+        }
+    };
+    if params.len() <= ARGUMENT_BYTES && !contract.is_some_and(Contract::by_stdin) {
         match start(&c_text(params.as_bytes())?, false) {
             // The arguments and the environment together are too long.
             Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {}
@@ -67,14 +163,19 @@ fn start_at(inner: &Inner, job: &Job, path: &Path, registered: bool) -> io::Resu
     start(c"-", true)
 }
 
+fn same_name(one: &CStr, other: &CStr) -> bool {
+    let name = |variable: &CStr| variable.to_bytes().split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
+    name(one) == name(other)
+}
+
 /// What this run's script finds in its environment beside what every script does.
-fn own_variables(job: &Job) -> io::Result<Vec<CString>> {
+fn own_variables(job: &Job, timeout: Option<Duration>) -> io::Result<Vec<CString>> {
     let mut variables = vec![
         c_text(format!("{RUN}{}", job.run))?,
         c_text(format!("WSDAEMON_NAME={}", job.name))?,
         c_text(format!("WSDAEMON_PEER={}", job.peer))?,
     ];
-    if let Some(deadline) = job.timeout.and_then(|timeout| SystemTime::now().checked_add(timeout)) {
+    if let Some(deadline) = timeout.and_then(|timeout| SystemTime::now().checked_add(timeout)) {
         let since = deadline.duration_since(UNIX_EPOCH).unwrap_or_default();
         variables.push(c_text(format!("{DEADLINE}{}.{:03}", since.as_secs(), since.subsec_millis()))?);
     }

@@ -87,6 +87,10 @@ struct Position {
     told: u64,
     /// Bytes dropped behind `told`.
     gap: u64,
+    /// Bytes at the end that nobody is to be told.
+    beyond: u64,
+    /// Whether the reader knows of these.
+    ends: bool,
     /// The beginning of a character, taken out of the buffer to wait for its rest.
     begun: Vec<u8>,
     /// How many bytes after a gap may be the rest of a character that begins in it.
@@ -113,6 +117,25 @@ impl StreamBuffer {
             tap(stream, offset, bytes);
         }
         self.changed.notify_one();
+    }
+
+    /// So much more was printed, and is not to be told: all that follows in this stream is passed over as well. The reader sees a
+    /// gap at its end.
+    pub fn pass_over(&self, stream: StreamName, bytes: usize) {
+        let position = &mut self.state().streams[stream as usize];
+        position.pushed += bytes as u64;
+        position.beyond += bytes as u64;
+    }
+
+    /// Of each stream whose end was passed over: where that begins, and how many bytes.
+    #[must_use]
+    pub fn passed_over(&self) -> Vec<(StreamName, u64, u64)> {
+        let state = self.state();
+        let ends = StreamName::BOTH.into_iter().map(|stream| {
+            let Position { pushed, beyond, .. } = state.streams[stream as usize];
+            (stream, pushed - beyond, beyond)
+        });
+        ends.filter(|(.., bytes)| *bytes > 0).collect()
     }
 
     /// Waits until `bytes` fit without a loss, as long as the reader keeps up: whoever takes less than the buffer holds within
@@ -295,11 +318,15 @@ impl State {
             return None;
         }
         let left = |stream: &StreamName| {
-            let Position { gap, begun, .. } = &self.streams[*stream as usize];
-            *gap > 0 || !begun.is_empty()
+            let Position { gap, begun, beyond, ends, .. } = &self.streams[*stream as usize];
+            *gap > 0 || !begun.is_empty() || *beyond > 0 && !ends
         };
         let stream = StreamName::BOTH.into_iter().find(left)?;
         let position = &mut self.streams[stream as usize];
+        if position.begun.is_empty() && !position.ends {
+            position.gap += position.beyond;
+            position.ends = true;
+        }
         let length = position.begun.len();
         Some(position.tell(stream, length))
     }
@@ -373,6 +400,25 @@ mod tests {
 
     fn bytes(count: u64) -> usize {
         usize::try_from(count).expect("small")
+    }
+
+    #[test]
+    fn what_is_passed_over_is_a_gap_at_the_end() {
+        let buffer = StreamBuffer::new();
+        buffer.push(Stdout, b"one\xe2");
+        buffer.pass_over(Stdout, 5);
+        buffer.pass_over(Stderr, 7);
+        buffer.pass_over(Stdout, 1);
+        assert_eq!(next(&buffer, 100), chunk(Stdout, 0, "one"));
+        assert_eq!(next(&buffer, 100), Found::Nothing);
+        buffer.close();
+        let at_end = |stream, offset, gap, data| Found::Next(Chunk { stream, offset, gap, data });
+        assert_eq!(next(&buffer, 100), at_end(Stdout, 3, 0, ChunkData::Base64("4g==".into())));
+        assert_eq!(buffer.untold(), [(Stdout, 4, 6), (Stderr, 0, 7)]);
+        assert_eq!(next(&buffer, 100), at_end(Stdout, 10, 6, ChunkData::Text(String::new())));
+        assert_eq!(next(&buffer, 100), at_end(Stderr, 7, 7, ChunkData::Text(String::new())));
+        assert_eq!((next(&buffer, 100), buffer.untold()), (Found::End, vec![]));
+        assert_eq!(buffer.passed_over(), [(Stdout, 4, 6), (Stderr, 0, 7)]);
     }
 
     #[test]

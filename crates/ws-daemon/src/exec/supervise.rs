@@ -35,10 +35,11 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 use super::capture::{Captured, Keep};
 use super::doer::Doing;
 use super::job::Job;
+use super::line::{Held, Line};
 use super::output::{Output, drain_both};
 use super::process::{Pipes, Process};
-use super::start::{Started, start};
-use super::{Grace, Inner, LISTENING};
+use super::start::{Attempt, Started, start};
+use super::{Grace, Inner, LISTENING, prelude};
 
 /// How often, and how far apart, a script is tried again that someone is just writing.
 const BUSY_TEXT: (u32, Duration) = (10, Duration::from_millis(20));
@@ -48,6 +49,20 @@ const BUSY_TEXT: (u32, Duration) = (10, Duration::from_millis(20));
 pub struct Begun {
     script: Script,
     at: Instant,
+    /// How long it may run.
+    timeout: Option<Duration>,
+    /// How many bytes of each stream are kept or told.
+    output: Option<u64>,
+    _held: Option<Held>,
+}
+
+/// What keeps a run from beginning.
+#[derive(Debug)]
+pub enum Not {
+    /// How it ended without a script.
+    Ended(Outcome),
+    /// As many of its script run as may at once.
+    InLine(Arc<Line>),
 }
 
 /// What runs.
@@ -102,46 +117,83 @@ impl Begun {
     }
 }
 
-/// Starts the script of `job`, here or elsewhere.
+/// Starts the script of `job`, here or elsewhere; it may have its place among its like already.
 ///
 /// # Errors
-/// How the run ended without one.
-pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<Begun, Outcome> {
+/// What keeps it from beginning.
+pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut held: Option<Held>) -> Result<Begun, Not> {
     if let Some(doer) = &inner.surroundings.doer {
-        return Ok(Begun { script: Script::Inside(doer.start(job)), at: Instant::now() });
+        let script = Script::Inside(doer.start(job));
+        return Ok(Begun { script, at: Instant::now(), timeout: job.timeout, output: None, _held: None });
     }
     let mut tries = 0;
     loop {
-        match start_somewhere(inner, job).await {
+        let Attempt { mut started, script, held: place } = start_somewhere(inner, job, held.take()).await;
+        held = place;
+        if let (Started::Running(_, pipes), Some(script)) = (&mut started, &script)
+            && let Some(report) = pipes.report.take()
+        {
+            // Dropped before it has become the script, it is killed.
+            let told = tokio::select! {
+                told = prelude::wait(report, &job.name, script) => told,
+                () = job.cancel.cancelled() => Err(Started::Refused(Why::Cancelled.outcome_before())),
+                () = inner.stop.terminate.cancelled() => Err(Started::Refused(Why::Shutdown.outcome_before())),
+                () = inner.stop.kill.cancelled() => Err(Started::Refused(Why::Shutdown.outcome_before())),
+            };
+            if let Err(otherwise) = told {
+                started = otherwise;
+            }
+        }
+        match started {
             Started::Running(process, pipes) => {
                 debug!(peer = %job.peer, "script started");
-                return Ok(Begun { script: Script::Process(process, pipes), at: Instant::now() });
+                let contract = script.as_ref().and_then(|script| script.terms.as_ref()).map(|terms| &terms.contract);
+                let timeout = contract.map_or(job.timeout, |contract| contract.timeout(job.timeout));
+                let output = contract.and_then(|contract| contract.output());
+                let script = Script::Process(process, pipes);
+                return Ok(Begun { script, at: Instant::now(), timeout, output, _held: held });
             }
             Started::BeingWritten(_) if tries < BUSY_TEXT.0 => {
                 tries += 1;
                 sleep(BUSY_TEXT.1).await;
             }
-            Started::BeingWritten(outcome) | Started::Refused(outcome) => return Err(outcome),
+            Started::BeingWritten(outcome) | Started::Refused(outcome) => return Err(Not::Ended(outcome)),
+            Started::InLine(line) => return Err(Not::InLine(line)),
+            Started::Elsewhere => return Err(Not::Ended(lost())),
         }
     }
 }
 
-/// Here if this is the only run, and on a thread of its own kind if there is more to do.
-async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>) -> Started {
+/// Here if this is the only run, and on a thread of its own kind if there is more to do or it takes a while.
+async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>, mut held: Option<Held>) -> Attempt {
     if !inner.is_busy() {
-        return start(inner, job, true);
+        let attempt = start(inner, job, held.take(), true);
+        match attempt.started {
+            Started::Elsewhere => held = attempt.held,
+            _ => return attempt,
+        }
     }
     let (inner_there, job_there) = (Arc::clone(inner), Arc::clone(job));
-    let started = inner.starters.run(move || start(&inner_there, &job_there, false)).await;
+    let attempt = inner.starters.run(move || start(&inner_there, &job_there, held, false)).await;
     // Not tried again here: it may have been started there.
-    started.unwrap_or_else(|| Started::Refused(Outcome::failed(ErrorCode::SpawnFailed, "the daemon lost it while starting it")))
+    attempt.unwrap_or_else(|| Attempt { started: Started::Refused(lost()), script: None, held: None })
+}
+
+fn lost() -> Outcome {
+    Outcome::failed(ErrorCode::SpawnFailed, "the daemon lost it while starting it")
 }
 
 /// From started to its end.
 pub async fn attend(inner: &Arc<Inner>, job: &Job, begun: Begun) -> Attended {
-    let Begun { script, at } = begun;
+    let Begun { script, at, timeout, output, _held } = begun;
     match script {
-        Script::Process(process, pipes) => attend_process(inner, job, process, pipes, at).await,
+        Script::Process(process, pipes) => {
+            let mut streams = pipes.output;
+            for (stream, name) in streams.iter_mut().zip(StreamName::BOTH) {
+                stream.keep(Keep::new(&job.capture, name, &inner.results, output));
+            }
+            attend_process(inner, job, process, (pipes.stdin, streams), (at, timeout)).await
+        }
         Script::Inside(doing) => {
             let outcome = attend_inside(inner, job, doing, at).await;
             Attended { outcome, captured: None, ms: ms_since(at) }
@@ -163,13 +215,15 @@ async fn attend_inside(inner: &Inner, job: &Job, doing: Doing, at: Instant) -> O
 }
 
 /// From started to reaped.
-async fn attend_process(inner: &Arc<Inner>, job: &Job, process: Process, pipes: Pipes, at: Instant) -> Attended {
-    let Pipes { stdin, output: mut streams } = pipes;
-    for (stream, name) in streams.iter_mut().zip(StreamName::BOTH) {
-        stream.keep(Keep::new(&job.capture, name, &inner.results));
-    }
+async fn attend_process(
+    inner: &Arc<Inner>,
+    job: &Job,
+    process: Process,
+    (stdin, mut streams): (Option<OwnedFd>, [Output; 2]),
+    (at, timeout): (Instant, Option<Duration>),
+) -> Attended {
     let busy = inner.is_busy();
-    let mut life = Life::new(process, inner.grace, job.timeout.and_then(|timeout| at.checked_add(timeout)));
+    let mut life = Life::new(process, inner.grace, timeout.and_then(|timeout| at.checked_add(timeout)));
     let mut drained = false;
     {
         let params = job.params.compact();
@@ -204,7 +258,7 @@ async fn attend_process(inner: &Arc<Inner>, job: &Job, process: Process, pipes: 
     } else if !drained {
         listen_on(inner, streams);
     }
-    let outcome = conclude(life.process.reap(), life.stopped, job.timeout);
+    let outcome = conclude(life.process.reap(), life.stopped, timeout);
     Attended { outcome, captured: Captured::new(stdout, stderr, &inner.starters).await, ms }
 }
 
@@ -322,6 +376,15 @@ fn conclude(status: io::Result<WaitStatus>, stopped: Option<Why>, timeout: Optio
 }
 
 impl Why {
+    /// Of a run whose script had not begun.
+    fn outcome_before(self) -> Outcome {
+        let message = match self {
+            Self::Cancelled => "cancelled by whoever asked, before it started",
+            Self::TimedOut | Self::Shutdown => "the daemon was stopped before it started",
+        };
+        Outcome::failed(ErrorCode::Cancelled, message)
+    }
+
     fn outcome(self, signal: Signal, timeout: Option<Duration>) -> Outcome {
         let (error, message) = match self {
             Self::TimedOut => {

@@ -13,7 +13,7 @@ use ws_daemon_protocol::message::Params;
 use ws_daemon_protocol::outcome::{Outcome, Report};
 
 use super::Origin;
-use crate::exec::{Admitted, Capture, Folder, Job};
+use crate::exec::{Admitted, Caller, Capture, Folder, Job};
 use crate::spool::{SpoolError, ThenDue};
 
 /// The wait before a script that found no place in line is tried again.
@@ -74,6 +74,7 @@ impl Origin {
             name: script.into(),
             params: Params::new(raw.as_deref()),
             peer: "then".into(),
+            caller: Caller::Local,
             folder: Folder::Scripts,
             timeout: None,
             capture: Capture::None,

@@ -8,14 +8,14 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// A program to be started, leader of a process group of its own, with the three descriptors and no other, signals as by
+/// A program to be started, leader of a process group of its own, with the descriptors given here and no other, signals as by
 /// default.
 #[derive(Debug)]
 pub struct Launch<'a> {
     /// The path, and `argv[0]`.
     pub program: &'a CStr,
-    /// `argv[1]`
-    pub argument: &'a CStr,
+    /// `argv[1]` and what follows.
+    pub arguments: &'a [&'a CStr],
     /// `NAME=value`
     pub environment: &'a [&'a CStr],
     /// The working directory.
@@ -26,6 +26,8 @@ pub struct Launch<'a> {
     pub stdout: BorrowedFd<'a>,
     /// Where it writes of trouble.
     pub stderr: BorrowedFd<'a>,
+    /// Where a program that only prepares another one says why that does not come: its descriptor 3, on Linux alone.
+    pub report: Option<BorrowedFd<'a>>,
 }
 
 /// Text for a program: none holds a NUL, which is for the caller to have seen to.

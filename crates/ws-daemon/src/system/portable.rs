@@ -25,6 +25,10 @@ pub fn look() -> OFlags {
 /// # Errors
 /// As there.
 pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
+    if launch.report.is_some() {
+        // Without a hand in the child between its birth and its program, it cannot be given one more.
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let text = |text: &CStr| OsStr::from_bytes(text.to_bytes()).to_owned();
     let pipe = |descriptor: BorrowedFd<'_>| descriptor.try_clone_to_owned().map(Stdio::from);
     let variables = launch.environment.iter().filter_map(|variable| {
@@ -33,7 +37,7 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
         Some((OsStr::from_bytes(&bytes[..equals]), OsStr::from_bytes(&bytes[equals + 1..])))
     });
     let child = Command::new(text(launch.program))
-        .arg(text(launch.argument))
+        .args(launch.arguments.iter().map(|argument| text(argument)))
         .env_clear()
         .envs(variables)
         .current_dir(text(launch.folder))

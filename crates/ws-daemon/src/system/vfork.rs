@@ -39,6 +39,8 @@ struct Orders {
     environment: *const *const c_char,
     folder: *const c_char,
     descriptors: [c_int; 3],
+    /// What becomes descriptor 3, or -1.
+    report: c_int,
     /// The errno of what failed, or 0.
     failure: AtomicI32,
 }
@@ -53,7 +55,8 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
     if descriptors.iter().any(|descriptor| *descriptor < 3) {
         return super::portable::launch(launch);
     }
-    let arguments = [launch.program.as_ptr(), launch.argument.as_ptr(), ptr::null()];
+    let words = launch.arguments.iter().map(|argument| argument.as_ptr());
+    let arguments: Vec<*const c_char> = std::iter::once(launch.program.as_ptr()).chain(words).chain([ptr::null()]).collect();
     let environment: Vec<*const c_char> =
         launch.environment.iter().map(|variable| variable.as_ptr()).chain([ptr::null()]).collect();
     let orders = Orders {
@@ -62,6 +65,7 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
         environment: environment.as_ptr(),
         folder: launch.folder.as_ptr(),
         descriptors,
+        report: launch.report.map_or(-1, |report| report.as_raw_fd()),
         failure: AtomicI32::new(0),
     };
     let pid = STACK.with_borrow_mut(|stack| start(stack, &orders))?;
@@ -113,6 +117,8 @@ extern "C" fn child(orders: *mut c_void) -> c_int {
             && libc::dup2(stdin, 0) == 0
             && libc::dup2(stdout, 1) == 1
             && libc::dup2(stderr, 2) == 2
+            // It may be descriptor 3 already, and then still has its mark.
+            && (orders.report < 0 || libc::dup2(orders.report, 3) == 3 && libc::fcntl(3, libc::F_SETFD, 0) == 0)
             && libc::chdir(orders.folder) == 0
             && OURS.iter().all(|signal| libc::signal(*signal, libc::SIG_DFL) != libc::SIG_ERR)
             && libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) == 0;

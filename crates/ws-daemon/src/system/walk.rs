@@ -22,6 +22,8 @@ pub const PATH_BYTES: usize = 4096;
 pub struct Found {
     /// What is there.
     pub file: OwnedFd,
+    /// The folder that it stands in, unless the walk ended where it began.
+    pub folder: Option<OwnedFd>,
     /// The same as it was when it was opened.
     pub look: Stat,
     /// The way to it without links, beginning as the walk did.
@@ -62,7 +64,7 @@ pub(super) fn walk_by<E: From<io::Error>>(
     }
     let Walk { mut way, path, .. } = walk;
     let (file, look) = way.pop().ok_or_else(out)?;
-    Ok(Found { file, look, path })
+    Ok(Found { file, folder: way.pop().map(|(folder, _)| folder), look, path })
 }
 
 fn out() -> io::Error {

@@ -12,8 +12,8 @@ use ws_daemon_protocol::options::OutputMode;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::doing::{About, Credit, Key, Seat};
-use super::{Worker, capture, home, report_of};
-use crate::exec::{Admitted, Folder, Job, Orphan, Ready, StreamBuffer};
+use super::{Worker, asked_by, capture, home, report_of};
+use crate::exec::{Admitted, Caller, Ended, Folder, Job, NotStarted, Orphan, Ready, StreamBuffer};
 use crate::link::{Backoff, IncomingRun, Link};
 use crate::peers::wall_ms;
 use crate::spool::{ClaimRecord, ClaimState, Claimed, NewClaim, Spool, SpoolError};
@@ -76,9 +76,10 @@ impl Worker {
         let (run, attempt) = (frame.run.clone(), frame.order.attempt);
         let verdict = |refused| Verdict { attempt: Some(attempt), refused };
         let have = frame.order.have.unwrap_or_default();
-        let body = v2::run(&frame.name, &frame.run, &frame.params, &frame.order);
+        let caller = Caller::Far(link.standing().clone());
+        let body = asked_by::with(&caller, v2::run(&frame.name, &frame.run, &frame.params, &frame.order));
         let name = frame.name.clone();
-        let (work, admitted) = self.admit(&spool, &asker, frame, seat);
+        let (work, admitted) = self.admit(&spool, &asker, caller, frame, seat);
         let claimed = match &admitted {
             Ok(admitted) => {
                 let starting = admitted.has_slot();
@@ -125,17 +126,25 @@ impl Worker {
     }
 
     /// Asks the executor for a place.
-    fn admit(&self, spool: &Spool, asker: &str, frame: RunFrame, seat: Arc<Seat>) -> (Work, Result<Admitted, Outcome>) {
+    fn admit(
+        &self,
+        spool: &Spool,
+        asker: &str,
+        caller: Caller,
+        frame: RunFrame,
+        seat: Arc<Seat>,
+    ) -> (Work, Result<Admitted, Outcome>) {
         let RunFrame { name, run, params, order } = frame;
-        let Order { caller, timeout_ms, output, attempt, .. } = order;
+        let Order { caller: id, timeout_ms, output, attempt, .. } = order;
         let buffer = (output == OutputMode::Stream).then(Arc::<StreamBuffer>::default);
         let peer = self.0.peers.link_of(asker).map_or_else(|| asker.into(), |link| link.peer().into());
         let admitted = self.0.executor.admit(Job {
             run: run.clone(),
-            id: caller,
+            id,
             name: name.clone(),
             params,
             peer,
+            caller,
             folder: Folder::Scripts,
             timeout: timeout_ms.map(Duration::from_millis),
             capture: capture(output, buffer.as_ref()),
@@ -229,7 +238,8 @@ impl Worker {
         let seat = self.seat(Key::new(&claim.asker, &claim.run, claim.attempt), about, 0);
         let (worker, spool) = (self.clone(), spool.clone());
         self.0.runs.spawn(async move {
-            let (work, admitted) = worker.admit(&spool, &claim.asker, *frame, seat);
+            let caller = asked_by::of(&claim.body);
+            let (work, admitted) = worker.admit(&spool, &claim.asker, caller, *frame, seat);
             match admitted {
                 Ok(admitted) => work.run(admitted, false).await,
                 Err(outcome) => work.finish(&outcome.into()).await,
@@ -267,6 +277,16 @@ enum Noted {
     Stopping,
     /// The spool was damaged, and the new one knows nothing of the claim.
     Forgotten,
+}
+
+/// What comes of a run's turn.
+enum Next {
+    /// It is over, after it has run or without.
+    Over(Box<Report>, Option<Ended>),
+    /// It is done in the daemon's next life.
+    AnotherLife,
+    /// It is in line again: no more of its script may run at once.
+    InLine(Admitted),
 }
 
 /// For a run whose claim is lost, and that was certainly not started.
@@ -309,31 +329,50 @@ impl Teller {
 impl Work {
     /// From its place in line to its outcome at home.
     async fn run(self, admitted: Admitted, is_starting: bool) {
-        let ready = match admitted.turn().await {
-            Ok(ready) => ready,
-            // It stays claimed, and is done in the daemon's next life.
-            Err(ended) if ended.drained() => return self.put_back(is_starting).await,
-            Err(ended) => return self.finish(&report_of(&ended)).await,
+        let (mut admitted, mut is_starting) = (admitted, is_starting);
+        let (report, ended) = loop {
+            let ready = match admitted.turn().await {
+                Ok(ready) => ready,
+                // It stays claimed, and is done in the daemon's next life.
+                Err(ended) if ended.drained() => return self.put_back(is_starting).await,
+                Err(ended) => break (report_of(&ended), None),
+            };
+            self.seat.doing.begins();
+            // Boxed: a run in line must not hold the memory of one that runs.
+            match Box::pin(self.run_now(ready, is_starting)).await {
+                Next::Over(report, ended) => break (*report, ended),
+                Next::AnotherLife => return,
+                Next::InLine(again) => {
+                    self.put_back(true).await;
+                    self.seat.doing.waits_again();
+                    (admitted, is_starting) = (again, false);
+                }
+            }
         };
-        self.seat.doing.begins();
-        // Boxed: a run in line must not hold the memory of one that runs.
-        Box::pin(self.run_now(ready, is_starting)).await;
+        self.finish(&report).await;
+        if let Some(ended) = ended {
+            ended.log();
+        }
     }
 
-    /// From its turn to its outcome at home.
-    async fn run_now(self, ready: Ready, is_starting: bool) {
+    /// From its turn to its outcome.
+    async fn run_now(&self, ready: Ready, is_starting: bool) -> Next {
         if !is_starting {
             match self.note_start().await {
                 Noted::OnDisk => {}
-                Noted::Stopping => return,
-                Noted::Forgotten => return self.finish(&forgotten().into()).await,
+                Noted::Stopping => return Next::AnotherLife,
+                Noted::Forgotten => return Next::Over(Box::new(forgotten().into()), None),
             }
         }
         self.worker.is_written_down(&self.seat).await;
         let running = match ready.start().await {
             Ok(running) => running,
-            Err(ended) if ended.drained() => return self.put_back(true).await,
-            Err(ended) => return self.finish(&report_of(&ended)).await,
+            Err(NotStarted::Ended(ended)) if ended.drained() => {
+                self.put_back(true).await;
+                return Next::AnotherLife;
+            }
+            Err(NotStarted::Ended(ended)) => return Next::Over(Box::new(report_of(&ended)), None),
+            Err(NotStarted::InLine(admitted)) => return Next::InLine(admitted),
         };
         self.tell(Progress::Started);
         self.worker.has_started(&self.seat, running.pid()).await;
@@ -353,9 +392,11 @@ impl Work {
         if let Err(error) = noted {
             warn!(run = %self.run, %error, "the process of a run was not noted");
         }
-        let report = report_of(&ended);
-        self.finish(&report).await;
-        ended.log();
+        let mut report = report_of(&ended);
+        if let Some(cut) = self.buffer.as_deref().and_then(home::cut_by_contract) {
+            report.more_mut().cut = Some(cut);
+        }
+        Next::Over(Box::new(report), Some(ended))
     }
 
     /// The daemon stops before the script was started: it is to be done in its next life.

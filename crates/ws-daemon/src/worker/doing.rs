@@ -134,6 +134,11 @@ impl Doing {
         self.begun.store(true, Ordering::Relaxed);
     }
 
+    /// It was not its script's turn.
+    pub fn waits_again(&self) {
+        self.begun.store(false, Ordering::Relaxed);
+    }
+
     /// Whether its turn has come.
     pub fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)

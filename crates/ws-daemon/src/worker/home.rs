@@ -116,7 +116,16 @@ pub fn more(captured: &Captured) -> More {
 
 /// What of a stream's output its reader was not told, as a final line has it; nothing if that is nothing.
 pub fn cut_of(buffer: &StreamBuffer) -> Option<Box<str>> {
-    object(buffer.untold().into_iter().map(|(stream, at, bytes)| (stream.word().into(), missing_at(at, bytes))).collect())
+    missing(buffer.untold())
+}
+
+/// What of it was not kept either, since its script's contract lets no more be.
+pub fn cut_by_contract(buffer: &StreamBuffer) -> Option<Box<str>> {
+    missing(buffer.passed_over())
+}
+
+fn missing(pieces: Vec<(StreamName, u64, u64)>) -> Option<Box<str>> {
+    object(pieces.into_iter().map(|(stream, at, bytes)| (stream.word().into(), missing_at(at, bytes))).collect())
 }
 
 fn missing_at(at: u64, bytes: u64) -> Value {

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -68,7 +69,7 @@ fn the_first_quarter_of_an_hour_goes_as_it_says() {
                 }
             }
             ("prints", _) => printed.push((file, block.text.clone())),
-            ("config", "json") => {}
+            ("config" | "contract", "json") => {}
             other => panic!("a mark that nobody knows: {other:?}"),
         }
     }
@@ -89,6 +90,28 @@ fn the_first_quarter_of_an_hour_goes_as_it_says() {
         assert_eq!(found, expected, "{}\n{}", file.display(), said.err);
     }
     assert!(!said.err.contains("command not found"), "{}", said.err);
+}
+
+#[test]
+fn the_contract_that_the_readme_shows_is_taken() {
+    let contracts: Vec<Block> = marked_blocks("README.md").into_iter().filter(|block| block.mark == "contract").collect();
+    let [contract] = &contracts[..] else { panic!("{contracts:?}") };
+    let server = Daemon::server().script("send.php", "#!/bin/sh\nexit 3\n").start();
+    let path = server.prefix().join("scripts/send.php.json");
+    fs::write(&path, &contract.text).expect("the prefix is ours");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("it is ours");
+    let scripts = server.connect().result("SCRIPTS", &Value::Null);
+    let [script] = &scripts.as_array().expect("a list")[..] else { panic!("{scripts}") };
+    assert_eq!(script["refused"], Value::Null, "{scripts}");
+    let written: Value = serde_json::from_str(&contract.text).expect("JSON");
+    let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&script["contract"]), keys(&written), "every key is shown");
+    // And every key there is has its row.
+    let readme = fs::read_to_string(root().join("README.md")).expect("it is there");
+    for key in keys(&written).iter().chain(&keys(&written["limits"])) {
+        assert!(readme.contains(&format!("`{key}`")), "{key}");
+    }
+    assert!(Peer::dial(&server).ask(r#"{"name":"send.php"}"#).contains("\"denied\""), "a seed peer has proved nothing");
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn what_others_may_write_on_the_way_to_a_script_is_refused_until_it_is_mended() 
     for place in ["", "scripts", "scripts/sms", "scripts/sms/deep", "scripts/sms/deep/send"] {
         let path = prefix.join(place);
         for bits in [0o020, 0o002, 0o022] {
-            mode(&path, 0o755 | bits);
+            writable(&path, 0o755 | bits);
             let answer = asker.ask(r#"{"name":"sms/deep/send"}"#);
             let (error, message) = failure(&answer);
             assert_eq!(error, "forbidden", "{place} {bits:o}: {answer}");
@@ -232,10 +232,10 @@ fn furnish(daemon: &Daemon) {
     ];
     for (name, bits) in modes {
         daemon.script(name, BAD);
-        mode(&scripts.join(name), bits);
+        writable(&scripts.join(name), bits);
     }
     for (name, bits) in [("folder-group", 0o775), ("folder-others", 0o757), ("folder-sticky", 0o1777)] {
-        mode(&scripts.join(name), bits);
+        writable(&scripts.join(name), bits);
     }
     for name in ["pipe", "sms/pipe"] {
         Fifo::new(&scripts, name);
@@ -609,6 +609,18 @@ fn assert_nothing_else_ran(daemon: &Daemon) {
 }
 
 #[track_caller]
+/// Sets a mode; where a group may write, that is not the user's own, which may be trusted.
+fn writable(path: &Path, bits: u32) {
+    if bits & 0o020 == 0 {
+        return mode(path, bits);
+    }
+    if rustix::process::geteuid().is_root() {
+        chown(path, None, Some(STRANGER)).expect("root may");
+        return mode(path, bits);
+    }
+    mode(path, bits | 0o002);
+}
+
 fn mode(path: &Path, bits: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(bits)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
