@@ -149,6 +149,8 @@ impl Site {
             executor,
             spool: Some(spool),
             news: news.clone(),
+            tls: None,
+            client_tls: None,
             reached: None,
             tls: None,
             client_tls: None,
