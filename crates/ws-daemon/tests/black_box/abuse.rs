@@ -146,7 +146,6 @@ fn a_storm_of_every_kind_at_once_leaves_memory_bounded_and_another_client_its_pa
         "99th percentile: calm {calm:?}, in the storm {stormy:?}, of a daemon that is left alone {machine:?}; peak {} MiB",
         server.peak_memory() >> 20
     );
-    println!("{told}");
     assert!(stormy < (calm.max(machine) * 2).max(NOISE), "{told}\n{}", server.log());
     assert!(server.peak_memory() < PEAK_BYTES, "{} bytes", server.peak_memory());
     let stats = server.connect().result("STATS", &Value::Null);

@@ -4,6 +4,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
 mod abuse;
+mod browser;
 mod command_line;
 mod container;
 mod conversation;
