@@ -9,6 +9,7 @@ mod command_line;
 mod container;
 mod conversation;
 mod crashes;
+mod escapes;
 mod execution;
 mod files;
 mod forgery;
