@@ -132,8 +132,8 @@ fn on_a_terminal_nothing_of_a_peers_name_words_or_output_moves_anything() {
     let mut peer = Peer::dial_version2(&server, &hello(MARKUP, &["<b>"]));
     let answers = |peer: &mut Peer| {
         // Credit and acknowledgements may come before the run.
-        let frames = std::iter::repeat_with(|| serde_json::from_str::<Value>(&peer.text()).expect("frames are JSON"));
-        let asked = frames.skip_while(|frame| frame["name"] == "&cmd").next();
+        let mut frames = std::iter::repeat_with(|| serde_json::from_str::<Value>(&peer.text()).expect("frames are JSON"));
+        let asked = frames.find(|frame| frame["name"] != "&cmd");
         let asked = asked.expect("it never ends");
         let run = &asked["id"];
         let chunk = |stream: &str| json!({ "id": run, "stream": stream, "offset": 0, "data": NASTY });
