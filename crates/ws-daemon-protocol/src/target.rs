@@ -81,6 +81,21 @@ impl Target {
         }
     }
 
+    /// Whether all that this takes in is written in `other`, which leaves nothing out: then whoever matches this matches `other`.
+    #[must_use]
+    pub fn is_written_in(&self, other: &Self) -> bool {
+        let takes_in =
+            |target: &Self| target.patterns.iter().filter(|pattern| !pattern.leaves_out).cloned().collect::<Vec<_>>();
+        let (own, others) = (takes_in(self), takes_in(other));
+        others.len() == other.patterns.len() && !own.is_empty() && own.iter().all(|pattern| others.contains(pattern))
+    }
+
+    /// Whether it leaves anybody out.
+    #[must_use]
+    pub fn leaves_out(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.leaves_out)
+    }
+
     /// Whether it is `"*"`: every peer there is.
     #[must_use]
     pub fn is_everyone(&self) -> bool {
@@ -105,7 +120,8 @@ impl Pattern {
 
 /// Whether `text` matches `pattern`, in which `*` stands for any characters and `?` for one. Linear but for the stars: after a
 /// mismatch only the last star is tried again, so no pattern takes long.
-fn glob(pattern: &str, text: &str) -> bool {
+#[must_use]
+pub fn glob(pattern: &str, text: &str) -> bool {
     let (mut rest, mut left) = (pattern.chars(), text.chars());
     let mut star: Option<(std::str::Chars<'_>, std::str::Chars<'_>)> = None;
     loop {
@@ -235,6 +251,23 @@ mod tests {
             assert_eq!(single(text), None, "{text}");
         }
         assert!(Target::parse("*").expect("a target").is_everyone() && !Target::parse("a*").expect("a target").is_everyone());
+    }
+
+    #[test]
+    fn what_is_written_in_another_target_is_within_it() {
+        let target = |text: &str| serde_json::from_str::<Target>(text).expect("the table holds targets");
+        let table = [
+            ("\"a\"", "\"a\"", true),
+            ("\"tag:a\"", "[\"b\",\"tag:a\"]", true),
+            ("[\"tag:a\",\"!b\"]", "\"tag:a\"", true),
+            ("[\"tag:a\",\"b\"]", "\"tag:a\"", false),
+            ("\"tag:a\"", "[\"tag:a\",\"!b\"]", false),
+            ("\"!b\"", "\"tag:a\"", false),
+            ("\"a\"", "\"a*\"", false),
+        ];
+        for (inner, outer, expected) in table {
+            assert_eq!(target(inner).is_written_in(&target(outer)), expected, "{inner} {outer}");
+        }
     }
 
     #[test]

@@ -11,10 +11,12 @@ mod demo;
 mod events;
 mod exec;
 mod exit;
+mod explain;
 mod final_line;
 mod gather;
 mod health;
 mod init;
+mod keys;
 mod log;
 mod logs;
 mod pause;
@@ -88,8 +90,12 @@ enum Command {
     Pause(pause::Arguments),
     /// Print the daemon's counters.
     Stats(stats::Arguments),
+    /// Show a server's certificates, renew them, or change their root.
+    Keys(keys::Arguments),
     /// Have the daemon read its settings again.
     Reload(reload::Arguments),
+    /// Tell who may ask for a script, which rule says so, and who would get it.
+    Explain(explain::Arguments),
     /// Show the settings as they are understood, and where each came from.
     Check(check::Arguments),
     /// Ask whether the daemon answers; for health checks.
@@ -139,7 +145,9 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Events(arguments) => events::run(&flags, &arguments),
         Command::Pause(arguments) => pause::run(&flags, &arguments),
         Command::Stats(arguments) => stats::run(&flags, &arguments),
+        Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
+        Command::Explain(arguments) => explain::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Health(arguments) => health::run(&flags, &arguments),
         Command::Init(arguments) => init::run(&flags, &arguments),

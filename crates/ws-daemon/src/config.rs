@@ -2,10 +2,14 @@
 //! never acts on it.
 
 mod file;
+mod rules;
 mod server_url;
 mod settings;
 mod size;
 
 pub use file::{Mode, Written, WrittenFault, in_plain_words};
+pub use rules::{Account, Accounts, Code, Glob, Rule, Who, Word, WrittenRule};
 pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault};
-pub use settings::{Limits, LocalTcp, MissingConfig, Open, Role, Row, Settings, SettingsFault, Source, Sources, Times};
+pub use settings::{
+    AuditFile, Limits, LocalTcp, MissingConfig, Open, Role, Row, Settings, SettingsFault, Source, Sources, Times, Tls,
+};

@@ -1,10 +1,15 @@
 //! The built-in commands, and the desk where what links hand up is sorted: runs to the worker, what is said of runs to whoever
 //! has them, commands carried out here, statuses that nobody waits for passed on. It never waits for anything slow.
 
+mod explain;
+mod gate;
 mod hooks;
+mod keys;
 mod ping;
 mod relay;
 mod shown;
+
+pub use keys::ROOTS;
 
 use std::sync::Arc;
 
@@ -17,14 +22,18 @@ use ws_daemon_protocol::codec::v2::Verdict;
 use ws_daemon_protocol::command::{Command, OutputQuery, RunQuery, Topic, Which};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
+use crate::audit::Audit;
 use crate::exec::Executor;
-use crate::link::{Inbound, IncomingCommand, Link};
+use crate::link::{Inbound, IncomingCommand, IncomingRun, Link, Replier};
 use crate::news::{News, Subscription};
 use crate::origin::{Origin, Said};
 use crate::peers::{DialerHandle, Peers};
+use crate::policy::Rules;
 use crate::spool::Spool;
 use crate::tasks::{Tasks, Turn};
+use crate::tls::{ClientTls, KeysFault, ServerTls};
 use crate::worker::Worker;
+use gate::{Gate, Shut};
 use hooks::Hooks;
 use relay::Relays;
 
@@ -49,8 +58,16 @@ pub struct Means {
     pub spool: Option<Spool>,
     /// Where it is told what happens.
     pub news: News,
-    /// Whether a client may ask for a run on another one.
-    pub relay: bool,
+    /// On a server: its keys.
+    pub tls: Option<ServerTls>,
+    /// On a client: the roots that it believes.
+    pub client_tls: Option<ClientTls>,
+    /// Who may ask for what.
+    pub rules: Rules,
+    /// Where it is written down who asked for what.
+    pub audit: Audit,
+    /// Runs that a peer may ask for in a second.
+    pub peer_runs: usize,
     /// Reads the settings again; what it says is the answer to RELOAD.
     pub reload: Reload,
     /// Counts what nobody waits for.
@@ -135,11 +152,26 @@ impl Control {
             Command::Scripts => Answer::Result(self.scripts().await),
             Command::Stats => Answer::Result(self.stats()),
             Command::Subscribe(topics) => Answer::News(self.0.news.subscribe(topics)),
-            Command::Reload => match (self.0.reload.0)() {
-                Ok(found) => Answer::Result(found),
+            Command::Reload => of(self.reload().await),
+            Command::Keys(task) => of(self.keys(task).await),
+            Command::Explain(query) => match self.explain(query).await {
+                Ok(explained) => Answer::Result(explained),
                 Err(outcome) => Answer::Outcome(outcome),
             },
         }
+    }
+
+    /// Settings are looked at; the files of keys that they name are taken up at once.
+    async fn reload(&self) -> Result<Value, Outcome> {
+        let found = (self.0.reload.0)()?;
+        if let Some(tls) = &self.0.tls {
+            let nothing_new = |fault: KeysFault| {
+                let why = format!("the certificates in use were kept: {fault}");
+                Outcome::failed(ErrorCode::BadMessage, why)
+            };
+            tls.reload().await.map_err(nothing_new)?;
+        }
+        Ok(found)
     }
 
     async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Answer {
@@ -154,6 +186,7 @@ impl Control {
     pub async fn sort(self, mut inbound: mpsc::Receiver<Inbound>, unclaimed: mpsc::Sender<Box<str>>, close: CancellationToken) {
         let hooks = Hooks::new(self.0.executor.clone(), self.0.rest.clone());
         let relays = Relays::default();
+        let mut gate = Gate::new(self.0.rules.clone(), self.0.audit.clone(), self.0.peer_runs);
         let mut turn = Turn::default();
         loop {
             turn.done(0).await;
@@ -163,43 +196,96 @@ impl Control {
                 () = close.cancelled() => return,
             };
             let Some(inbound) = inbound else { return };
-            match inbound {
-                Inbound::Run(run) if run.order.hop.is_some() => self.relay(&relays, run),
-                Inbound::Run(run) => self.0.worker.claim(run),
-                Inbound::Command(command) => self.incoming(command),
-                Inbound::UnclaimedStatus(data) => {
-                    self.0.news.tell(Topic::Statuses, || data.to_string());
-                    if unclaimed.try_send(data).is_err() {
-                        debug!("a status that nobody waits for was dropped: too many of them");
-                    }
+            let sorted = self.sort_one(inbound, &mut gate, &relays, &hooks, &unclaimed);
+            tokio::select! {
+                biased;
+                () = sorted => {}
+                // It waits for the audit log, which cannot be written.
+                () = close.cancelled() => return,
+            }
+        }
+    }
+
+    async fn sort_one(
+        &self,
+        inbound: Inbound,
+        gate: &mut Gate,
+        relays: &Relays,
+        hooks: &Hooks,
+        unclaimed: &mpsc::Sender<Box<str>>,
+    ) {
+        match inbound {
+            Inbound::Run(run) => self.run_or_not(run, gate, relays).await,
+            Inbound::Command(command) => self.incoming(command, gate).await,
+            Inbound::UnclaimedStatus { data, replier } => self.status(data, &replier, gate, unclaimed).await,
+            Inbound::LateStatus { link, run, verdict, report } => {
+                // Without an attempt it was a direct run, of which nothing is kept.
+                if let Some(attempt) = verdict.attempt {
+                    let origin = self.0.origin.clone();
+                    self.0.rest.spawn(async move { origin.late(&link, &run, attempt, report).await });
                 }
-                Inbound::LateStatus { link, run, verdict, report } => {
-                    // Without an attempt it was a direct run, of which nothing is kept.
-                    if let Some(attempt) = verdict.attempt {
-                        let origin = self.0.origin.clone();
-                        self.0.rest.spawn(async move { origin.late(&link, &run, attempt, report).await });
-                    }
+            }
+            Inbound::Credit { link, run, bytes } => {
+                relays.credit(&link, &run, bytes);
+                self.0.worker.credit(&link, &run, bytes);
+            }
+            Inbound::Cancel { link, run, attempt } => {
+                if !relays.cancel(&link, &run) {
+                    self.0.worker.cancel(&link, &run, attempt);
                 }
-                Inbound::Credit { link, run, bytes } => {
-                    relays.credit(&link, &run, bytes);
-                    self.0.worker.credit(&link, &run, bytes);
+            }
+            Inbound::Roots { link, roots } => self.hear_roots(link, roots),
+            Inbound::Ack { link, run, attempt } => self.0.worker.acknowledged(&link, &run, attempt),
+            Inbound::Up(link) => {
+                gate.is_there(&link).await;
+                self.0.origin.is_there(&link);
+                self.0.worker.is_there(&link);
+                self.tell_roots(&link);
+                self.tell_of(hooks, "peer-online", &link);
+            }
+            Inbound::Down(link) => {
+                gate.is_gone(&link);
+                self.0.worker.is_gone(&link);
+                relays.is_gone(&link);
+                self.tell_of(hooks, "peer-offline", &link);
+            }
+        }
+    }
+
+    /// A run that a peer asks for: to whoever is to do it or pass it on, or turned away before anything of it is looked at.
+    async fn run_or_not(&self, run: IncomingRun, gate: &mut Gate, relays: &Relays) {
+        match gate.run(&run, &self.0.origin).await {
+            Ok(within) if run.order.hop.is_some() => self.relay(relays, run, within),
+            Ok(_) => {
+                let id = run.replier.run().map(ToString::to_string);
+                if let Some(outcome) = self.0.worker.claim(run) {
+                    gate.refused(id, &outcome).await;
                 }
-                Inbound::Cancel { link, run, attempt } => {
-                    if !relays.cancel(&link, &run) {
-                        self.0.worker.cancel(&link, &run, attempt);
-                    }
-                }
-                Inbound::Ack { link, run, attempt } => self.0.worker.acknowledged(&link, &run, attempt),
-                Inbound::Up(link) => {
-                    self.0.origin.is_there(&link);
-                    self.0.worker.is_there(&link);
-                    self.tell_of(&hooks, "peer-online", &link);
-                }
-                Inbound::Down(link) => {
-                    self.0.worker.is_gone(&link);
-                    relays.is_gone(&link);
-                    self.tell_of(&hooks, "peer-offline", &link);
-                }
+            }
+            Err(Shut::Busy(outcome)) => {
+                debug!(peer = %run.replier.peer(), "a run was put off: the peer asks too often");
+                let verdict = Verdict { attempt: run.order.queue.then_some(run.order.attempt), refused: false };
+                run.replier.report(&outcome.into(), verdict);
+            }
+            Err(Shut::Denied(outcome)) => {
+                info!(peer = %run.replier.peer(), ?outcome, "a run was denied");
+                self.0.worker.turn_away(run, outcome);
+            }
+        }
+    }
+
+    /// A status that was said to whoever listens here.
+    async fn status(&self, data: Box<str>, replier: &Replier, gate: &Gate, unclaimed: &mpsc::Sender<Box<str>>) {
+        let command = Command::Status(data);
+        let allowed = gate.command(&command, replier.link()).await;
+        let outcome = allowed.as_ref().err().cloned().unwrap_or(Outcome::Exited(0));
+        if replier.id().is_some() {
+            replier.report(&outcome.into(), Verdict::default());
+        }
+        if let (Ok(()), Command::Status(data)) = (allowed, command) {
+            self.0.news.tell(Topic::Statuses, || data.to_string());
+            if unclaimed.try_send(data).is_err() {
+                debug!("a status that nobody waits for was dropped: too many of them");
             }
         }
     }
@@ -213,15 +299,12 @@ impl Control {
     }
 
     /// A seed peer is told of a success if it gave an id, and of a failure never.
-    fn incoming(&self, incoming: IncomingCommand) {
+    async fn incoming(&self, incoming: IncomingCommand, gate: &Gate) {
         let IncomingCommand { command, replier } = incoming;
-        let allowed = match command {
-            Command::Peers if self.0.relay => {
-                return replier.report(&self.others(replier.link()), Verdict::default());
-            }
-            Command::Peers => Err(passes_nothing_on()),
-            _ => self.check(&command),
-        };
+        let allowed = gate.command(&command, replier.link()).await.and_then(|()| self.check(&command));
+        if let (Command::Peers, Ok(())) = (&command, &allowed) {
+            return replier.report(&self.others(replier.link()), Verdict::default());
+        }
         if let Err(outcome) = allowed {
             info!(peer = %replier.peer(), ?outcome, "a command from afar failed");
             if replier.link().is_v2() {
@@ -240,10 +323,8 @@ impl Control {
     }
 }
 
-/// What a client is told that wants something passed on where the settings do not let it.
-fn passes_nothing_on() -> Outcome {
-    let why = "this server passes nothing on from one client to another; set \"relay\" to true in its config.json";
-    Outcome::failed(ErrorCode::Denied, why)
+fn of(done: Result<Value, Outcome>) -> Answer {
+    done.map_or_else(Answer::Outcome, Answer::Result)
 }
 
 /// Why a run is not to be stopped or followed here, of which this is `known`.

@@ -1,6 +1,7 @@
 //! The composition root: builds every part, binds what it listens on, wires the parts together, runs them and stops them in
 //! order. The only file that knows them all; it does none of their work.
 
+mod encryption;
 pub mod identity;
 mod service_manager;
 
@@ -15,10 +16,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
+use crate::audit::{Audit, AuditFault};
 use crate::config::{LocalTcp, Role, Settings};
 use crate::control::{Control, Means, Reload};
 use crate::exec::{Executor, Surroundings, Writers};
-use crate::http::Http;
+use crate::http::{Door, Http};
 use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
 use crate::news::News;
@@ -27,7 +29,9 @@ use crate::peers::{Dialer, DialerHandle, Peers};
 use crate::spool::{Spool, SpoolFault};
 use crate::system;
 use crate::tasks::{Stop, Tasks};
+use crate::tls::KeysFault;
 use crate::worker::Worker;
+use encryption::Encryption;
 
 /// Requests and commands from links, between being read and being sorted; when full, links are not read.
 const INBOUND: usize = 1024;
@@ -40,6 +44,9 @@ const BACKLOG: u32 = 1024;
 
 /// From KILL to the end: the time to reap, to settle and to part.
 const LAST_STEPS: Duration = Duration::from_secs(5);
+
+/// What is left of the audit log is written for so long; then the daemon ends, and says that it was not.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
@@ -83,6 +90,12 @@ pub enum StartFault {
     /// The spool is of a later version.
     #[error(transparent)]
     Spool(SpoolFault),
+    /// Keys or certificates are broken.
+    #[error("TLS: {0}")]
+    Keys(#[from] KeysFault),
+    /// No audit log, where one is asked for.
+    #[error(transparent)]
+    Audit(#[from] AuditFault),
     /// Nothing can be executed.
     #[error("no script can be run: {0}")]
     Executor(#[source] io::Error),
@@ -98,11 +111,13 @@ pub struct Daemon {
     socket: SocketFile,
     executor: Executor,
     spool: Option<Spool>,
+    audit: Audit,
     reload: Reload,
     stop: Stop,
     counts: Counts,
     local_tcp: Option<TcpListener>,
     port: Option<TcpListener>,
+    encryption: Encryption,
     signals: Signals,
 }
 
@@ -152,23 +167,29 @@ impl Daemon {
                 .then(|| signal(SignalKind::hangup()).map_err(StartFault::Signals))
                 .transpose()?,
         };
+        let encryption = Encryption::of(&settings)?;
         let port = match &settings.role {
             Role::Server { listen, .. } => Some(bind_port(*listen)?),
             Role::Client { .. } => None,
         };
         let local_tcp = bind_local_tcp(settings.local)?;
         let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
+        let audit = match &settings.audit {
+            Some(file) => Audit::open(&file.path, file.params)?,
+            None => Audit::off(),
+        };
         let spool = identity::open_spool(&settings).map_err(StartFault::Spool)?;
         let (stop, counts) = (Stop::default(), Counts::default());
         let executor = surroundings(&settings, &socket)
             .and_then(|around| Executor::new(around, &settings.limits, counts.rest.clone(), stop.clone()))
             .map_err(StartFault::Executor)?;
-        Ok(Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, signals })
+        Ok(Self { settings, socket, executor, spool, audit, reload, stop, counts, local_tcp, port, encryption, signals })
     }
 
     /// Runs until a signal says stop, and returns when everything has been settled.
     pub async fn run(self) {
-        let Self { settings, socket, executor, spool, reload, stop, counts, local_tcp, port, mut signals } = self;
+        let Self { settings, socket, executor, spool, audit, reload, stop, counts, local_tcp, port, encryption, mut signals } =
+            self;
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
@@ -178,13 +199,14 @@ impl Daemon {
         let known = identity::known_peers(spool.as_ref()).await;
         let (changes, remembering) = identity::remember(spool.clone(), stop.close_local.clone());
         counts.rest.spawn(remembering);
-        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
+        let rules = identity::rules(&settings);
+        let peers = Peers::new(inbound, terms, rules.clone(), stop.close_links.clone(), me, known, changes);
         if let (Some(spool), Some(damaged)) = (spool.clone(), damaged) {
             let (settings, close) = (settings.clone(), stop.close_links.clone());
             counts.rest.spawn(identity::keep_true(settings, spool, damaged, peers.clone(), close));
         }
         let (runs, rest) = (counts.runs.clone(), counts.rest.clone());
-        let worker = Worker::new(executor.clone(), peers.clone(), spool.clone(), runs, rest, stop.clone());
+        let worker = Worker::new(executor.clone(), peers.clone(), spool.clone(), audit.clone(), runs, rest, stop.clone());
         let news = News::default();
         let means = origin::Means {
             peers: peers.clone(),
@@ -199,7 +221,8 @@ impl Daemon {
         // What was claimed is settled before its asker can ask again.
         worker.recover().await;
         origin.recover().await;
-        let dialer = start_role(&settings, port, &peers, spool.clone(), &counts, &stop);
+        let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
+        let dialer = start_role(&settings, port, encryption, &peers, spool.clone(), &audit, &counts, &stop);
         let control = Control::new(Means {
             dialer,
             peers: peers.clone(),
@@ -208,14 +231,25 @@ impl Daemon {
             executor: executor.clone(),
             spool: spool.clone(),
             news,
-            relay: settings.relay,
+            tls,
+            client_tls,
+            rules: rules.clone(),
+            audit: audit.clone(),
+            peer_runs: settings.limits.peer_runs,
             reload,
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
         let lobby = Lobby::default();
-        let local =
-            Local::new(origin, control.clone(), lobby.clone(), &settings.limits, counts.connections.clone(), stop.clone());
+        let local = Local::new(
+            origin,
+            control.clone(),
+            lobby.clone(),
+            (rules, audit.clone()),
+            &settings.limits,
+            counts.connections.clone(),
+            stop.clone(),
+        );
 
         counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
@@ -233,6 +267,7 @@ impl Daemon {
         if let Some(spool) = spool {
             spool.close().await;
         }
+        audit.close(LAST_LINES).await;
     }
 }
 
@@ -271,27 +306,33 @@ fn ask_in_role(settings: &Settings, means: origin::Means, counts: &Counts) -> Or
 fn start_role(
     settings: &Settings,
     port: Option<TcpListener>,
+    encryption: Encryption,
     peers: &Peers,
     spool: Option<Spool>,
+    audit: &Audit,
     counts: &Counts,
     stop: &Stop,
 ) -> Option<DialerHandle> {
     let peers = peers.clone();
-    match &settings.role {
-        Role::Server { open, .. } => {
+    match (&settings.role, encryption) {
+        (Role::Server { open, .. }, Encryption::Server(tls)) => {
+            counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
             let links = counts.links.clone();
-            let http = Http::new(peers, open.clone(), settings.times.handshake, &settings.limits, links, stop.clone());
+            let door = Door { open: open.clone(), tls, audit: audit.clone() };
+            let http = Http::new(peers, door, settings.times.handshake, &settings.limits, links, stop.clone());
             if let Some(listener) = port {
                 counts.links.spawn(http.accept(listener));
             }
             None
         }
-        Role::Client { server } => {
+        (Role::Client { server }, Encryption::Client(tls)) => {
             let epochs = identity::epochs(spool);
-            let (handle, dialer) = Dialer::new(peers, server.clone(), settings.times, epochs, stop.drain.clone());
+            let (handle, dialer) = Dialer::new(peers, server.clone(), tls, settings.times, epochs, stop.drain.clone());
             counts.links.spawn(dialer.run());
             Some(handle)
         }
+        // It is made of the same role.
+        _ => None,
     }
 }
 

@@ -18,25 +18,38 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::audit::Audit;
 use crate::config::{Limits, Open};
 use crate::counters::{Count, Counters};
 use crate::link::{Dialect, Stream, Wire};
 use crate::peers::{Life, Newcomer, Peers};
 use crate::rate::Seldom;
-use crate::standing::Standing;
+use crate::standing::{Proof, Proven, Standing};
 use crate::tasks::{Stop, Tasks, Turn};
+use crate::tls::{self, ServerTls};
 use addresses::{Addresses, TurnedAway};
 use connections::{Connections, Seat};
-use handshake::{Upgraded, handshake};
+use handshake::{Entrance, Upgraded, handshake};
 
 /// The wait after a failed accept: descriptors come back when some connection ends, and nothing tells when.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// What decides who enters, and where that is written down.
+#[derive(Debug)]
+pub struct Door {
+    /// Who may come in without proof, beyond this machine.
+    pub open: Open,
+    /// Encryption, and whom a client's certificate names.
+    pub tls: ServerTls,
+    /// Who was refused.
+    pub audit: Audit,
+}
 
 /// The server's port.
 #[derive(Debug, Clone)]
 pub struct Http {
     peers: Peers,
-    open: Arc<Open>,
+    door: Arc<Door>,
     handshake: Duration,
     connections: Connections,
     addresses: Addresses,
@@ -54,12 +67,13 @@ struct Floods {
 }
 
 impl Http {
-    /// A port that makes links for `peers`, each within `handshake`, as many and as fast as `limits` let it.
+    /// A port that makes links for `peers`, each within `handshake`, as many and as fast as `limits` let it; who
+    /// enters is decided at the `door`.
     #[must_use]
-    pub fn new(peers: Peers, open: Open, handshake: Duration, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
+    pub fn new(peers: Peers, door: Door, handshake: Duration, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
         let connections = Connections::new(limits.connections, limits.half_open, peers.counters().clone());
         let addresses = Addresses::new(limits);
-        Self { peers, open: Arc::new(open), handshake, connections, addresses, tasks, stop }
+        Self { peers, door: Arc::new(door), handshake, connections, addresses, tasks, stop }
     }
 
     /// Accepts until the daemon stops.
@@ -163,15 +177,42 @@ impl Http {
 
     /// From the first byte to a link whose peer is known; `None` if it does not become one.
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<Newcomer> {
-        let (wire, dialect) = self.upgrade(stream, address).await?;
-        self.peers.welcome(wire, dialect, Standing::Anonymous, address.to_string()).await
+        let (wire, dialect, standing) = self.upgrade(stream, address).await?;
+        self.peers.welcome(wire, dialect, standing, address.to_string()).await
+    }
+
+    /// Tells TLS from plain HTTP by the first byte, and what a client's certificate proves.
+    async fn encrypt(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, Standing)> {
+        let mut first = [0];
+        if stream.peek(&mut first).await.ok()? == 0 || first != [tls::FIRST_BYTE] {
+            return Some((stream.into(), Standing::Anonymous));
+        }
+        if !self.door.tls.is_on() {
+            let mend = "the first ws-daemon invite switches it on, or \"tls\": true in config.json and a restart";
+            warn!(%address, "a TLS connection was closed: this server has no TLS; {mend}");
+            return None;
+        }
+        match self.door.tls.accept(stream).await {
+            Ok(accepted) => {
+                let proven = |name| Proven { name, tags: Vec::new(), allow: None, by: Proof::Certificate };
+                let standing = accepted.client.map_or(Standing::Anonymous, |name| Standing::Peer(Arc::new(proven(name))));
+                Some((Stream::encrypted(accepted.stream), standing))
+            }
+            Err(error) => {
+                info!(%address, %error, "no TLS with this connection");
+                None
+            }
+        }
     }
 
     /// From the first byte to a WebSocket on which nothing has been said; `None` if it does not become one. The deadline is the
     /// caller's.
-    pub async fn upgrade(&self, stream: TcpStream, address: SocketAddr) -> Option<(Wire, Dialect)> {
-        let Upgraded { stream, behind, dialect } = handshake(stream, address, &self.open, self.counters()).await?;
-        Some((Wire::accepted(Stream::from(stream), behind, self.peers.terms().message).await, dialect))
+    pub async fn upgrade(&self, stream: TcpStream, address: SocketAddr) -> Option<(Wire, Dialect, Standing)> {
+        let entrance = Entrance { own: canonical(stream.local_addr().ok()?), address };
+        let (stream, standing) = self.encrypt(stream, address).await?;
+        let upgraded = handshake(stream, entrance, &standing, &self.door, self.counters()).await?;
+        let Upgraded { stream, behind, dialect } = upgraded;
+        Some((Wire::accepted(stream, behind, self.peers.terms().message).await, dialect, standing))
     }
 }
 

@@ -12,8 +12,9 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `audit` |
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -33,4 +34,5 @@ pub mod spool;
 pub mod standing;
 pub mod system;
 pub mod tasks;
+pub mod tls;
 pub mod worker;

@@ -15,7 +15,7 @@ mod wire;
 pub use backoff::Backoff;
 pub use departure::Departure;
 pub use dial::{DialFault, dial};
-pub use greeting::{CLOSE_CLONE, CLOSE_NAME_TAKEN, GreetingFault};
+pub use greeting::{CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, GreetingFault};
 pub use mux::{Ask, AskBody, Closed, Dialect, Sink};
 pub use run_stream::{RunEvent, RunSink, RunStream, STREAM_CREDIT_BYTES, run_stream};
 pub use session::{Ended, serve};
@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ws_daemon_protocol::codec::seed;
-use ws_daemon_protocol::codec::v2::{self, Hello, Order, Progress, Verdict};
+use ws_daemon_protocol::codec::v2::{self, Hello, Order, Progress, Roots, Verdict};
 use ws_daemon_protocol::command::Command;
 use ws_daemon_protocol::event::Chunk;
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -65,6 +65,8 @@ struct Inner {
     replaced: AtomicBool,
     /// The peer wants no more new work.
     draining: AtomicBool,
+    /// It runs over TLS.
+    encrypted: AtomicBool,
 }
 
 impl PartialEq for Link {
@@ -105,8 +107,13 @@ pub enum Inbound {
     Run(IncomingRun),
     /// The peer gives a command.
     Command(IncomingCommand),
-    /// A status that nobody waits for, of a seed peer or of a local process there: the JSON object as it came, compact.
-    UnclaimedStatus(Box<str>),
+    /// A status that nobody waits for, of a seed peer or of a local process there.
+    UnclaimedStatus {
+        /// The JSON object as it came, compact.
+        data: Box<str>,
+        /// The way home, if it was said under an id.
+        replier: Replier,
+    },
     /// A status of a run that nobody waits for any more, or of another attempt of it.
     LateStatus {
         /// The link that it came by.
@@ -135,6 +142,13 @@ pub enum Inbound {
         run: RunId,
         /// Which attempt of it; `None` for a direct run.
         attempt: Option<u32>,
+    },
+    /// Something is said of a server's roots.
+    Roots {
+        /// The link that it came by.
+        link: Link,
+        /// What.
+        roots: Roots,
     },
     /// An outcome is on the asker's disk.
     Ack {
@@ -280,8 +294,9 @@ impl Link {
         mux: Mux,
         closing: CancellationToken,
     ) -> Self {
-        let (replaced, draining) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self(Arc::new(Inner { peer, address, hello, standing, me, mux: Arc::new(mux), closing, replaced, draining }))
+        let (replaced, draining, encrypted) = (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
+        let mux = Arc::new(mux);
+        Self(Arc::new(Inner { peer, address, hello, standing, me, mux, closing, replaced, draining, encrypted }))
     }
 
     fn mux(&self) -> &Arc<Mux> {
@@ -358,6 +373,17 @@ impl Link {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether it runs over TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.0.encrypted.load(Ordering::Acquire)
+    }
+
+    /// Says so, before the link is up.
+    pub fn runs_over_tls(&self) {
+        self.0.encrypted.store(true, Ordering::Release);
     }
 
     /// Whether this link counts no more: it is down, or the same instance has come by another one.
@@ -476,6 +502,11 @@ impl Link {
     /// Asks a version 2 peer for no more new work.
     pub fn send_drain(&self) {
         self.say(v2::drain);
+    }
+
+    /// Says something of a server's roots to a version 2 peer.
+    pub fn send_roots(&self, roots: &Roots) {
+        self.say(|| v2::roots(roots));
     }
 
     /// To a seed peer nothing is sent unasked.

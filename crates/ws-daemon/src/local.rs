@@ -20,11 +20,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
+use crate::audit::Audit;
 use crate::config::Limits;
 use crate::control::Control;
 use crate::origin::Origin;
-use crate::policy::Caller;
-use crate::system;
+use crate::policy::{Caller, Rules};
+use crate::system::{self, Process};
 use crate::tasks::{Stop, Tasks};
 use session::Session;
 
@@ -40,6 +41,10 @@ pub struct Local {
     pub control: Control,
     /// Who is connected.
     pub lobby: Lobby,
+    /// Who may ask for what.
+    pub rules: Rules,
+    /// Where it is written down who asked for what.
+    pub audit: Audit,
     /// Bytes of one message.
     pub message: usize,
     /// Levels of nesting of one message.
@@ -52,9 +57,28 @@ pub struct Local {
 impl Local {
     /// The local edge, whose connections are counted by `tasks`.
     #[must_use]
-    pub fn new(origin: Origin, control: Control, lobby: Lobby, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
+    pub fn new(
+        origin: Origin,
+        control: Control,
+        lobby: Lobby,
+        (rules, audit): (Rules, Audit),
+        limits: &Limits,
+        tasks: Tasks,
+        stop: Stop,
+    ) -> Self {
         let connections = Arc::new(Semaphore::new(limits.local_connections));
-        Self { origin, control, lobby, message: limits.message, nesting: limits.nesting, connections, tasks, stop }
+        Self {
+            origin,
+            control,
+            lobby,
+            rules,
+            audit,
+            message: limits.message,
+            nesting: limits.nesting,
+            connections,
+            tasks,
+            stop,
+        }
     }
 
     /// Accepts on the socket file until the daemon stops.
@@ -64,7 +88,7 @@ impl Local {
                 accepted = socket.accept() => accepted,
                 () = self.stop.drain.cancelled() => return,
             };
-            self.take_in(accepted, Caller::Socket).await;
+            self.take_in(accepted, |stream| Caller::Socket(system::peer_process(stream.as_fd()))).await;
         }
     }
 
@@ -80,17 +104,21 @@ impl Local {
                 drop(stream.set_nodelay(true));
                 stream
             });
-            self.take_in(accepted, Caller::Tcp).await;
+            self.take_in(accepted, |_| Caller::Tcp).await;
         }
     }
 
-    async fn take_in<S>(&self, accepted: io::Result<S>, caller: Caller)
+    async fn take_in<S>(&self, accepted: io::Result<S>, caller: fn(&S) -> Caller)
     where
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
         match accepted {
             Ok(stream) => match Arc::clone(&self.connections).try_acquire_owned() {
-                Ok(permit) => self.tasks.spawn(self.clone().attend(stream, caller, permit)),
+                Ok(permit) => {
+                    // Whoever it was that connected; the system's own word.
+                    let caller = caller(&stream);
+                    self.tasks.spawn(self.clone().attend(stream, caller, permit));
+                }
                 Err(_) => warn!("a local connection was closed: there are as many as limits.local_connections allows"),
             },
             Err(error) => {
@@ -105,11 +133,9 @@ impl Local {
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
         let close = self.stop.close_local.clone();
-        let user = match caller {
-            // Whoever it was that connected; the system's own word.
-            Caller::Socket => {
-                system::peer_user(stream.as_fd()).map_or_else(|| "unknown".into(), |uid| format!("uid:{uid}").into())
-            }
+        let user = match &caller {
+            Caller::Socket(Process { uid: Some(uid), .. }) => format!("uid:{uid}").into(),
+            Caller::Socket(_) => "unknown".into(),
             Caller::Tcp => "tcp".into(),
         };
         let end = Session::new(self, caller, user).run(stream, close).await;

@@ -22,11 +22,16 @@ use ws_daemon_protocol::target::Target;
 
 use crate::counters::{Count, Counters};
 use crate::link::{
-    self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CloseCode, Dialect, Ended, Gone, GreetingFault, Inbound, Link, Terms, Wire,
+    self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CloseCode, Dialect, Ended, Gone, GreetingFault, Inbound, Link,
+    Terms, Wire,
 };
+use crate::policy::Rules;
 use crate::standing::Standing;
-use registry::{Registry, name_for};
+use registry::{Registry, be_proven, name_for};
 use table::Table;
+
+/// The feature of a server that passes runs on.
+const RELAY: &str = "relay";
 
 /// The table. Clones are the same table.
 #[derive(Debug, Clone)]
@@ -38,6 +43,7 @@ struct Inner {
     arrivals: watch::Sender<u64>,
     inbound: mpsc::Sender<Inbound>,
     terms: Terms,
+    rules: Rules,
     /// Cancelled when all links are to be closed.
     closing: CancellationToken,
     counters: Counters,
@@ -80,12 +86,14 @@ pub enum Life {
 }
 
 impl Peers {
-    /// An empty table whose links hand up to `inbound`. This daemon is `me`; `records` are the peers that it knows from before;
-    /// `changes` is told, in order and without waiting, what is to be remembered.
+    /// An empty table whose links hand up to `inbound`; each hears of relaying only if the `rules` let it have it. This daemon is
+    /// `me`; `records` are the peers that it knows from before; `changes` is told, in order and without waiting, what is to be
+    /// remembered.
     #[must_use]
     pub fn new(
         inbound: mpsc::Sender<Inbound>,
         terms: Terms,
+        rules: Rules,
         closing: CancellationToken,
         me: Hello,
         records: Vec<PeerRecord>,
@@ -93,7 +101,7 @@ impl Peers {
     ) -> Self {
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
         let (arrivals, counters, changes) = (watch::Sender::default(), Counters::default(), Box::new(changes));
-        Self(Arc::new(Inner { table, arrivals, inbound, terms, closing, counters, changes }))
+        Self(Arc::new(Inner { table, arrivals, inbound, terms, rules, closing, counters, changes }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -130,6 +138,12 @@ impl Peers {
     #[must_use]
     pub fn pick(&self, choice: &Choice<'_>) -> Pick {
         self.table().pick(choice)
+    }
+
+    /// The peer that would get the next request, which it does not.
+    #[must_use]
+    pub fn peek(&self, choice: &Choice<'_>) -> Option<Link> {
+        self.table().peek(choice)
     }
 
     /// The link to an instance, if it is connected.
@@ -264,18 +278,24 @@ impl Peers {
                 return Life::Unwelcome(unwelcome);
             }
         };
+        if wire.is_encrypted() {
+            place.link.runs_over_tls();
+        }
         let span = info_span!("link", peer = place.link.peer());
         Life::Ended(self.live(wire, place, before).instrument(span).await)
     }
 
-    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Option<Link>) -> Ended {
+    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Vec<Link>) -> Ended {
         let link = place.link.clone();
         if *link.standing() != Standing::Server && link.is_v2() {
             // It hears by this that it was taken in. If that fails, the session sees it at once.
             drop(wire.say_hello(link.me()));
         }
-        if let Some(before) = before.filter(Link::replace) {
-            info!("a newer link of the same instance replaces the one that was there");
+        for before in before.into_iter().filter(Link::replace) {
+            info!(
+                address = before.address(),
+                "this link replaces the one of the same instance, or of who only claimed its name"
+            );
             self.hand_up(Inbound::Down, before).await;
         }
         self.hand_up(Inbound::Up, link.clone()).await;
@@ -307,7 +327,8 @@ impl Peers {
         }
     }
 
-    /// Takes a newcomer in, in place of the link that its instance had, which is given back.
+    /// Takes a newcomer in, in place of the links that its instance had, and that went by a name which it alone has proved; they are
+    /// given back.
     fn join(
         &self,
         hello: Option<Box<Hello>>,
@@ -315,14 +336,18 @@ impl Peers {
         address: &str,
         standing: Standing,
         closing: CancellationToken,
-    ) -> Result<(Place<'_>, Option<Link>), Unwelcome> {
+    ) -> Result<(Place<'_>, Vec<Link>), Unwelcome> {
         let message = self.0.terms.message;
         let mut table = self.table();
-        let Some(hello) = hello else {
+        let Some(mut hello) = hello else {
+            let before = standing.proven().map(|proven| table.in_the_way(proven, None)).transpose()?.flatten();
+            if let Some(before) = &before {
+                table.remove(before);
+            }
             let place = self.settle_in(&mut table, Link::seed(address, standing, me, message, closing));
             drop(table);
             self.announce();
-            return Ok((place, None));
+            return Ok((place, before.into_iter().collect()));
         };
         if !Arc::ptr_eq(&me, &table.me) {
             // This daemon has become another since they met.
@@ -336,10 +361,19 @@ impl Peers {
         if standing != Standing::Server {
             table.registry.check_epoch(&hello)?;
         }
-        let name = name_for(&hello, |name| table.holder(name, &hello.instance))?;
-        let before = table.by_instance.get(&hello.instance).cloned();
-        if let Some(before) = &before {
+        let mut before = Vec::new();
+        if let Some(proven) = standing.proven() {
+            be_proven(&mut hello, proven)?;
+            before.extend(table.in_the_way(proven, Some(&hello.instance))?);
+        }
+        for before in &before {
             table.remove(before);
+        }
+        let name = name_for(&hello, |name| table.holder(name, &hello.instance))?;
+        let me = self.for_peer(me, &standing);
+        if let Some(link) = table.by_instance.get(&hello.instance).cloned() {
+            table.remove(&link);
+            before.push(link);
         }
         let (now, Table { registry, by_instance, .. }) = (wall_ms(), &mut *table);
         let changes = registry.see(&hello, &name, address, now, |instance| by_instance.contains_key(instance));
@@ -348,6 +382,16 @@ impl Peers {
         changes.into_iter().for_each(&self.0.changes);
         self.announce();
         Ok((place, before))
+    }
+
+    /// Who this daemon is to a peer: one that passes runs on only for those whose runs it would.
+    fn for_peer(&self, me: Arc<Hello>, standing: &Standing) -> Arc<Hello> {
+        if !me.features.iter().any(|feature| feature == RELAY) || self.0.rules.relays_for(standing) {
+            return me;
+        }
+        let mut me = (*me).clone();
+        me.features.retain(|feature| feature != RELAY);
+        me.into()
     }
 
     fn settle_in(&self, table: &mut Table, link: Link) -> Place<'_> {
@@ -377,6 +421,7 @@ impl Unwelcome {
         match self {
             Self::Clone { .. } => CloseCode::Library(CLOSE_CLONE),
             Self::NameTaken { .. } => CloseCode::Library(CLOSE_NAME_TAKEN),
+            Self::OtherName { .. } => CloseCode::Library(CLOSE_OTHER_NAME),
         }
     }
 
@@ -386,6 +431,7 @@ impl Unwelcome {
             Self::Clone { seen, .. } => {
                 format!("a clone: this instance was here with epoch {seen}; stop one of the two and delete its spool-*.db")
             }
+            Self::OtherName { proven, claimed } => format!("proved to be {proven}, claims to be {claimed}"),
             Self::NameTaken { name, .. } => {
                 format!("give one of the two another \"name\" in config.json; taken by a connected peer: {name}")
             }
@@ -458,7 +504,7 @@ mod tests {
         let (sender, inbound) = mpsc::channel(64);
         let terms = Terms { message: 1 << 20, nesting: 128, ping: Duration::from_secs(20) };
         let closing = CancellationToken::new();
-        let peers = Peers::new(sender, terms, closing.clone(), me, records, |_| {});
+        let peers = Peers::new(sender, terms, Rules::default(), closing.clone(), me, records, |_| {});
         End { peers, inbound, closing }
     }
 
@@ -677,12 +723,15 @@ mod tests {
         let two = join(Some(Box::new(hello("web-2", "w2"))));
         let _seed = join(None);
         let target = |text: &str| Target::parse(text).expect("a target");
-        let pick =
-            |target: Option<&Target>, route: &Route, not: Option<&str>| match server.peers.pick(&Choice { target, route, not })
-            {
-                Pick::Link(link) => link.peer().to_owned(),
-                other => format!("{other:?}"),
-            };
+        let pick = |target: Option<&Target>, route: &Route, not: Option<&str>| match server.peers.pick(&Choice {
+            target,
+            route,
+            not,
+            within: None,
+        }) {
+            Pick::Link(link) => link.peer().to_owned(),
+            other => format!("{other:?}"),
+        };
         let turn = Route::RoundRobin;
         let turns: Vec<String> = (0..4).map(|_| pick(None, &turn, None)).collect();
         assert_eq!(turns, ["web-1", "web-2", "a", "web-1"]);

@@ -1,8 +1,10 @@
 //! Who may enter and who may ask for what. Pure: facts come in, a verdict goes out; nothing here looks anything up.
 
-use std::net::IpAddr;
+mod rules;
 
-use ws_daemon_protocol::command::{Command, Place};
+pub use rules::{Action, Actor, At, By, Caller, Rules, Scope, Verdict};
+
+use std::net::IpAddr;
 
 use crate::config::Open;
 
@@ -18,6 +20,8 @@ pub struct Visitor {
     /// Whether the other end of the connection was seen to belong to root or to the daemon's user. Decides only where
     /// [`Refusal::OtherUser`] is the verdict without it.
     pub is_ours: bool,
+    /// Whether it has proved who it is: then it comes from wherever it likes, through proxies too.
+    pub has_proof: bool,
 }
 
 /// The headers by which a proxy shows itself.
@@ -57,6 +61,9 @@ pub fn admit(visitor: Visitor, open: &Open) -> Result<(), Refusal> {
     if visitor.has_origin {
         return Err(Refusal::Origin);
     }
+    if visitor.has_proof {
+        return Ok(());
+    }
     let address = visitor.address.to_canonical();
     let is_here = address.is_loopback() && !visitor.was_forwarded;
     match open {
@@ -69,29 +76,6 @@ pub fn admit(visitor: Visitor, open: &Open) -> Result<(), Refusal> {
         _ if is_here => Err(Refusal::OtherUser),
         Open::Networks(_) => Err(Refusal::NotListed),
         Open::Nobody => Err(Refusal::Protected),
-    }
-}
-
-/// Who speaks on a local connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
-    /// A process that could open the socket file.
-    Socket,
-    /// Anyone who reached the TCP port.
-    Tcp,
-}
-
-/// Whether `caller` may give `command`. The match is on every pair on purpose: a new command must be decided on.
-#[must_use]
-pub fn may_command(caller: Caller, place: Place, command: &Command) -> bool {
-    use Command::{Cancel, Pause, Peers, Ping, Reload, Run, Runs, Scripts, Stats, Status, Subscribe};
-    match (caller, place, command) {
-        (Caller::Socket, _, _) | (Caller::Tcp, Place::Here | Place::There, Pause(_) | Status(_)) => true,
-        (
-            Caller::Tcp,
-            Place::Here | Place::There,
-            Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload,
-        ) => false,
     }
 }
 
@@ -110,7 +94,9 @@ mod tests {
             has_origin,
             was_forwarded,
             is_ours,
+            has_proof: false,
         };
+        let proven = |visitor: Visitor| Visitor { has_proof: true, ..visitor };
         let local = |address: &str| visitor(address, false, false, true);
         let another_users = |address: &str| visitor(address, false, false, false);
         let forwarded = |address: &str| visitor(address, false, true, true);
@@ -133,6 +119,9 @@ mod tests {
             (local("192.0.2.1"), nobody.clone(), Err(Refusal::Protected)),
             (local("::ffff:192.0.2.1"), nobody.clone(), Err(Refusal::Protected)),
             (forwarded("127.0.0.1"), nobody.clone(), Err(Refusal::Protected)),
+            (proven(another_users("192.0.2.1")), nobody.clone(), Ok(())),
+            (proven(forwarded("127.0.0.1")), nobody.clone(), Ok(())),
+            (proven(page("192.0.2.1")), nobody.clone(), Err(Refusal::Origin)),
             (page("127.0.0.1"), nobody, Err(Refusal::Origin)),
             (local("10.1.2.3"), networks(), Ok(())),
             (local("::ffff:10.1.2.3"), networks(), Ok(())),

@@ -18,6 +18,14 @@ pub struct Gcra {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GcraState(Option<Instant>);
 
+impl GcraState {
+    /// Whether it is as good as new: then it need not be kept.
+    #[must_use]
+    pub fn is_calm(&self, now: Instant) -> bool {
+        self.0.is_none_or(|idle| idle <= now)
+    }
+}
+
 impl Gcra {
     /// `per_second` in the long run, `burst` at once. Zero of either means one.
     #[must_use]
@@ -98,6 +106,14 @@ mod tests {
         let (rate, mut state, start) = (Gcra::new(200, 20), GcraState::default(), Instant::now());
         let allowed = (0..10_000).filter(|ms| rate.allow(&mut state, start + *ms * MS).is_ok()).count();
         assert!((2000 + 19..=2000 + 20).contains(&allowed), "{allowed} in ten seconds of 200 each");
+    }
+
+    #[test]
+    fn what_is_calm_need_not_be_kept() {
+        let (rate, mut state, start) = (Gcra::new(10, 5), GcraState::default(), Instant::now());
+        assert!(state.is_calm(start));
+        assert_eq!(rate.allow(&mut state, start), Ok(()));
+        assert!(!state.is_calm(start) && state.is_calm(start + Duration::from_millis(100)));
     }
 
     #[test]

@@ -139,13 +139,67 @@ pub fn raise_open_files(wanted: u64) -> u64 {
     if raised.is_ok() { target } else { current }
 }
 
-/// The user id of the process at the other end of a Unix socket; `None` where the system does not tell.
+/// What the system says of the process at the other end of a Unix socket, as it was when it connected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Its user id; `None` where the system does not tell.
+    pub uid: Option<u32>,
+    /// Its group, and the others that it is in where the system tells.
+    pub groups: Box<[u32]>,
+    /// Its process id, where the system tells.
+    pub pid: Option<i32>,
+}
+
+/// The process at the other end of a Unix socket.
 #[must_use]
-pub fn peer_user(socket: BorrowedFd<'_>) -> Option<u32> {
+pub fn peer_process(socket: BorrowedFd<'_>) -> Process {
     #[cfg(target_os = "linux")]
-    return rustix::net::sockopt::socket_peercred(socket).ok().map(|peer| peer.uid.as_raw());
+    return linux::peer_process(socket).unwrap_or_default();
     #[cfg(not(target_os = "linux"))]
-    return nix::unistd::getpeereid(socket).ok().map(|(user, _)| user.as_raw());
+    return nix::unistd::getpeereid(socket).map_or_else(
+        |_| Process::default(),
+        |(user, group)| Process { uid: Some(user.as_raw()), groups: [group.as_raw()].into(), pid: None },
+    );
+}
+
+/// The number of the user who is called so. Asks whatever the system is set up to ask, which may take a while.
+#[must_use]
+pub fn user_id(name: &str) -> Option<u32> {
+    nix::unistd::User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
+}
+
+/// The number of the group that is called so; as [`user_id`].
+#[must_use]
+pub fn group_id(name: &str) -> Option<u32> {
+    nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+}
+
+/// A process of the user who is called so, or has this number, as after a login: with all groups of that user. `None` if there is
+/// none; of one that has only a number, no groups are known. Takes as long as [`user_id`].
+#[must_use]
+pub fn process_of(user: &str) -> Option<Process> {
+    use nix::unistd::{Uid, User};
+    let number = user.parse().ok();
+    let known = match number {
+        Some(uid) => User::from_uid(Uid::from_raw(uid)),
+        None => User::from_name(user),
+    };
+    let Some(known) = known.ok().flatten() else {
+        return number.map(|uid| Process { uid: Some(uid), ..Process::default() });
+    };
+    Some(Process { uid: Some(known.uid.as_raw()), groups: groups_of(&known), pid: None })
+}
+
+#[cfg(not(target_os = "macos"))]
+fn groups_of(user: &nix::unistd::User) -> Box<[u32]> {
+    let name = std::ffi::CString::new(user.name.as_str()).unwrap_or_default();
+    let groups = nix::unistd::getgrouplist(&name, user.gid).unwrap_or_else(|_| vec![user.gid]);
+    groups.into_iter().map(nix::unistd::Gid::as_raw).collect()
+}
+
+#[cfg(target_os = "macos")]
+fn groups_of(user: &nix::unistd::User) -> Box<[u32]> {
+    [user.gid.as_raw()].into()
 }
 
 /// The user id that owns the other end of a TCP connection within this machine, from `own` here to `far`; `None` where the

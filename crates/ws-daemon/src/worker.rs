@@ -13,20 +13,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tracing::info;
+use tracing::{info, warn};
 use uuid::Uuid;
 use ws_daemon_protocol::codec::v2::{Progress, Verdict};
 use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::more::More;
 use ws_daemon_protocol::options::OutputMode;
-use ws_daemon_protocol::outcome::Report;
+use ws_daemon_protocol::outcome::{Outcome, Report};
 
+use crate::audit::{Audit, Entry};
 use crate::exec::{Admitted, Capture, Ended, Executor, Folder, Job, StreamBuffer};
 use crate::link::{IncomingRun, Link, Replier};
 use crate::peers::{Peers, wall_ms};
 use crate::spool::Spool;
 use crate::tasks::{Stop, Tasks};
-use doing::{About, Doing, Key, Table};
+use doing::{About, Key, Seat, Table};
 
 /// Finished direct runs whose last output waits for its reader; with more, an outcome goes home without it, and says so.
 const LINGERING: usize = 1024;
@@ -45,6 +46,7 @@ struct Inner {
     spool: Option<Spool>,
     doing: Mutex<Table>,
     lingering: Semaphore,
+    audit: Audit,
     runs: Tasks,
     rest: Tasks,
     stop: Stop,
@@ -52,11 +54,19 @@ struct Inner {
 
 impl Worker {
     /// A worker whose runs are counted by `runs`, and what is still to be told of them by `rest`. Without a spool, queued runs
-    /// are refused.
+    /// are refused. What starts and ends is written down in `audit`.
     #[must_use]
-    pub fn new(executor: Executor, peers: Peers, spool: Option<Spool>, runs: Tasks, rest: Tasks, stop: Stop) -> Self {
+    pub fn new(
+        executor: Executor,
+        peers: Peers,
+        spool: Option<Spool>,
+        audit: Audit,
+        runs: Tasks,
+        rest: Tasks,
+        stop: Stop,
+    ) -> Self {
         let (doing, lingering) = (Mutex::default(), Semaphore::new(LINGERING));
-        Self(Arc::new(Inner { executor, peers, spool, doing, lingering, runs, rest, stop }))
+        Self(Arc::new(Inner { executor, peers, spool, doing, lingering, audit, runs, rest, stop }))
     }
 
     fn doing(&self) -> MutexGuard<'_, Table> {
@@ -64,10 +74,11 @@ impl Worker {
         self.0.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a run in hand. Never waits: a run for which there is no place is answered at once.
-    pub fn claim(&self, incoming: IncomingRun) {
+    /// Takes a run in hand. Never waits: a run for which there is no place is answered at once, and its end is returned.
+    pub fn claim(&self, incoming: IncomingRun) -> Option<Outcome> {
         if incoming.order.queue {
-            return self.claim_queued(incoming);
+            self.claim_queued(incoming);
+            return None;
         }
         let IncomingRun { name, params, order, replier } = incoming;
         let run = replier.run().cloned().unwrap_or_else(|| RunId::new(Uuid::now_v7().to_string()));
@@ -93,10 +104,10 @@ impl Worker {
                 self.0.runs.spawn(async move {
                     let told = order.events.then_some(&replier);
                     let ended = match &buffer {
-                        None => run_telling(admitted, &seat.doing, told).await,
+                        None => worker.run_telling(admitted, &seat, told).await,
                         // Boxed: the many that do not stream must not hold the memory of one that does.
                         Some(buffer) => {
-                            let run = run_telling(admitted, &seat.doing, told);
+                            let run = worker.run_telling(admitted, &seat, told);
                             Box::pin(worker.streaming(run, &replier, seat.credit(), buffer)).await
                         }
                     };
@@ -105,16 +116,102 @@ impl Worker {
                         report.more_mut().cut = Some(cut);
                     }
                     seat.doing.is_over(&records::brief(&report));
+                    let run = seat.key.run.clone();
                     drop(seat);
                     replier.report(&report, Verdict::default());
                     ended.log();
+                    worker.has_ended(&run, &report).await;
                 });
+                None
             }
             Err(outcome) => {
                 info!(peer = %replier.peer(), ?outcome, "run refused");
-                replier.report(&outcome.into(), Verdict::default());
+                replier.report(&outcome.clone().into(), Verdict::default());
+                Some(outcome)
             }
         }
+    }
+
+    /// Answers a run that is not to be done here, unless it is a queued one that was claimed when it was to be: of that it is said
+    /// what is known.
+    pub fn turn_away(&self, incoming: IncomingRun, outcome: Outcome) {
+        let IncomingRun { order, replier, .. } = &incoming;
+        let attempt = order.attempt;
+        let queued = replier.run().cloned().zip(replier.asker().map(Box::<str>::from)).filter(|_| order.queue);
+        let (Some((run, asker)), Some(spool)) = (queued, self.0.spool.clone()) else {
+            let verdict = Verdict { attempt: order.queue.then_some(attempt), refused: false };
+            return replier.report(&outcome.into(), verdict);
+        };
+        let worker = self.clone();
+        self.0.rest.spawn(async move {
+            let is_known = match spool.claim_record(run).await {
+                Ok(record) => record.is_some_and(|record| record.asker == asker && record.attempt == attempt),
+                // It is offered again.
+                Err(error) => return warn!(%error, "it cannot be looked up now whether a denied run was claimed before"),
+            };
+            if is_known {
+                worker.claim_queued(incoming);
+            } else {
+                incoming.replier.report(&outcome.into(), Verdict { attempt: Some(attempt), refused: false });
+            }
+        });
+    }
+
+    /// Ends when all is written down that was decided so far, or the run is not to start any more.
+    async fn is_written_down(&self, seat: &Seat) {
+        tokio::select! {
+            biased;
+            () = self.0.audit.caught_up() => {}
+            () = seat.doing.cancel.cancelled() => {}
+            () = self.0.stop.drain.cancelled() => {}
+        }
+    }
+
+    /// Writes down that a run was started.
+    async fn has_started(&self, seat: &Seat, pid: Option<u32>) {
+        let entry = || {
+            let entry = Entry::new("started").with("run", seat.key.run.to_string()).text("script", &seat.about.name);
+            entry.text("peer", &seat.about.peer).with_known("pid", pid)
+        };
+        self.write_down(entry).await;
+    }
+
+    /// Writes down how a run ended.
+    async fn has_ended(&self, run: &RunId, report: &Report) {
+        self.write_down(|| ended(Some(run.to_string()), report)).await;
+    }
+
+    /// A daemon that stops waits for no place.
+    async fn write_down(&self, entry: impl FnOnce() -> Entry) {
+        tokio::select! {
+            biased;
+            () = self.0.audit.record(entry) => {}
+            () = self.0.stop.close_links.cancelled() => {}
+        }
+    }
+
+    /// Runs to the end, notes the steps, and tells them home if that is wanted.
+    async fn run_telling(&self, admitted: Admitted, seat: &Seat, home: Option<&Replier>) -> Ended {
+        let tell = |progress| home.map(|home| home.event(progress)).unwrap_or_default();
+        tell(Progress::Delivered);
+        let ready = match admitted.turn().await {
+            Ok(ready) => ready,
+            Err(ended) => return ended,
+        };
+        seat.doing.begins();
+        // Boxed: a run in line must not hold the memory of one that runs.
+        Box::pin(async move {
+            self.is_written_down(seat).await;
+            match ready.start().await {
+                Ok(running) => {
+                    tell(Progress::Started);
+                    self.has_started(seat, running.pid()).await;
+                    running.end().await
+                }
+                Err(ended) => ended,
+            }
+        })
+        .await
     }
 
     /// Runs a direct run whose output goes home while it runs. Its end waits for the last of it as long as its reader takes some.
@@ -170,26 +267,11 @@ impl Worker {
     }
 }
 
-/// Runs to the end, notes the steps, and tells them home if that is wanted.
-async fn run_telling(admitted: Admitted, doing: &Doing, home: Option<&Replier>) -> Ended {
-    let tell = |progress| home.map(|home| home.event(progress)).unwrap_or_default();
-    tell(Progress::Delivered);
-    let ready = match admitted.turn().await {
-        Ok(ready) => ready,
-        Err(ended) => return ended,
-    };
-    doing.begins();
-    // Boxed: a run in line must not hold the memory of one that runs.
-    Box::pin(async move {
-        match ready.start().await {
-            Ok(running) => {
-                tell(Progress::Started);
-                running.end().await
-            }
-            Err(ended) => ended,
-        }
-    })
-    .await
+/// What is written down of a run that is over.
+pub fn ended(run: Option<String>, report: &Report) -> Entry {
+    let entry = Entry::new("ended").with_known("run", run).with("status", report.status);
+    let entry = entry.with_known("error", report.error.as_deref()).with_known("signal", report.signal.as_deref());
+    entry.with_known("ms", report.more.as_ref().and_then(|more| more.ms))
 }
 
 fn capture(output: OutputMode, buffer: Option<&Arc<StreamBuffer>>) -> Capture {

@@ -19,11 +19,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
+use ws_daemon::audit::Audit;
 use ws_daemon::config::{Limits, Open, ServerUrl, Settings, Source, Sources, Times, Written};
-use ws_daemon::http::Http;
+use ws_daemon::http::{Door, Http};
 use ws_daemon::link::{CloseCode, Event, Terms, Wire, dial};
 use ws_daemon::peers::Peers;
+use ws_daemon::policy::Rules;
 use ws_daemon::tasks::{Stop, Tasks};
+use ws_daemon::tls::{ClientPlan, ClientTls, ServerPlan, ServerTls};
 use ws_daemon_protocol::codec::v2::Hello;
 
 /// How many cases there are without those of compression.
@@ -84,13 +87,27 @@ async fn serve(listener: TcpListener, tasks: Tasks) {
         features: Vec::new(),
         former: Vec::new(),
     };
-    let peers = Peers::new(inbound, Terms::new(&limits, &times), CancellationToken::new(), me, Vec::new(), |_| {});
-    let http = Http::new(peers, Open::All, times.handshake, &limits, tasks.clone(), Stop::default());
+    let peers =
+        Peers::new(inbound, Terms::new(&limits, &times), Rules::default(), CancellationToken::new(), me, Vec::new(), |_| {});
+    let folder = PathBuf::from("/nonexistent");
+    let plan = ServerPlan {
+        folder,
+        on: Some(false),
+        own: None,
+        clients: None,
+        host: String::new(),
+        names: Vec::new(),
+        life: Duration::MAX,
+        plain: true,
+    };
+    let tls = ServerTls::open(plan).expect("nothing is opened");
+    let door = Door { open: Open::All, tls, audit: Audit::off() };
+    let http = Http::new(peers, door, times.handshake, &limits, tasks.clone(), Stop::default());
     while let Ok((stream, address)) = listener.accept().await {
         let http = http.clone();
         tasks.spawn(async move {
             let wire = timeout(times.handshake, http.upgrade(stream, address)).await.expect("in time");
-            if let Some((wire, _)) = wire {
+            if let Some((wire, _, _)) = wire {
                 echo(wire).await;
             }
         });
@@ -118,7 +135,8 @@ async fn reach(address: &str, path: &str) -> Wire {
     let (limits, times) = defaults();
     let server = ServerUrl::parse(&format!("ws://{address}/{path}"), None).expect("a form of the contract");
     let deadline = Instant::now() + times.handshake;
-    let dialled = dial(&server, deadline, times.handshake, limits.message).await;
+    let tls = ClientTls::new(ClientPlan { folder: PathBuf::from("/nonexistent"), roots: None, identity: None });
+    let dialled = dial(&server, &tls, deadline, times.handshake, limits.message).await;
     dialled.unwrap_or_else(|error| panic!("{path}: {error}")).0
 }
 

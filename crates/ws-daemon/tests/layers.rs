@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up. Modules of one layer do not know each other.
 const LAYERS: [&[&str]; 8] = [
-    &["config", "news", "tasks", "system", "standing", "rate", "counters"],
+    &["config", "news", "tasks", "system", "standing", "rate", "counters", "tls", "audit"],
     &["link", "exec", "route", "policy", "spool"],
     &["peers"],
     &["origin", "worker"],

@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::exit::{Exit, Trouble};
-use crate::config::{Mode, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
+use crate::config::{Accounts, Mode, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
+use crate::system;
 
 /// Where the seed keeps its files.
 const DEFAULT_PREFIX: &str = "/root/ws-daemon";
@@ -121,6 +122,7 @@ impl Flags {
             file: file(&prefix.join("config.json"))?,
             prefix: (prefix, named_by),
             any_writer: self.any_writer,
+            accounts: Accounts { user: system::user_id, group: system::group_id },
             in_container: CONTAINER_SIGNS.iter().any(|sign| Path::new(sign).exists()),
         };
         let resolved = Settings::resolve(&sources).map_err(|fault| match &fault {

@@ -8,6 +8,7 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 use super::exit::{Exit, Trouble};
 use super::gather::Flags;
 use super::log::{Log, Writing};
+use crate::audit::AuditFault;
 use crate::config::Row;
 use crate::control::Reload;
 use crate::daemon::{Daemon, StartFault};
@@ -46,7 +47,10 @@ fn reload(flags: Flags, in_use: Vec<Row>) -> Reload {
 /// What must be mended by hand is said to be so: a service manager need not try again.
 fn exit(fault: &StartFault) -> Exit {
     match fault {
-        StartFault::Prefix { .. } | StartFault::Socket(SocketFault::NoGroup(_) | SocketFault::TooLong { .. }) => Exit::Config,
+        StartFault::Prefix { .. }
+        | StartFault::Keys(_)
+        | StartFault::Audit(AuditFault::Unsafe { .. })
+        | StartFault::Socket(SocketFault::NoGroup(_) | SocketFault::TooLong { .. }) => Exit::Config,
         _ => Exit::Unavailable,
     }
 }

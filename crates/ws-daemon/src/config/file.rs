@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 
+use super::rules::WrittenRule;
 use super::size;
 
 /// Which end of the link this daemon is.
@@ -56,6 +59,12 @@ pub struct Written {
     pub tags: Option<Vec<String>>,
     /// Whether a client may ask for a run on another one.
     pub relay: Option<bool>,
+    /// Encryption.
+    pub tls: Option<WrittenTls>,
+    /// Who may ask for what.
+    pub rules: Option<Vec<WrittenRule>>,
+    /// Where it is written down who asked for what.
+    pub audit: Option<WrittenAudit>,
     /// Bounds.
     #[serde(default)]
     pub limits: WrittenLimits,
@@ -72,6 +81,79 @@ pub enum WrittenOpen {
     All(bool),
     /// To these.
     Networks(Vec<IpNet>),
+}
+
+/// Encryption as written; what each part means stands in [`super::Tls`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WrittenTls {
+    /// None.
+    Off,
+    /// As it is without a word.
+    On,
+    /// There, in these words.
+    Parts(WrittenTlsParts),
+}
+
+/// The words of [`WrittenTls`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenTlsParts {
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub clients: Option<PathBuf>,
+    pub names: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "duration")]
+    pub lifetime: Option<Duration>,
+    pub plain: Option<bool>,
+    pub roots: Option<PathBuf>,
+}
+
+impl<'de> Deserialize<'de> for WrittenTls {
+    /// By hand, since an untagged choice would lose which of the words is the wrong one.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = WrittenTls;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, or an object like {\"names\": [\"example.org\"]}")
+            }
+
+            fn visit_bool<E>(self, on: bool) -> Result<WrittenTls, E> {
+                Ok(if on { WrittenTls::On } else { WrittenTls::Off })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WrittenTls, A::Error> {
+                WrittenTlsParts::deserialize(MapAccessDeserializer::new(map)).map(WrittenTls::Parts)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// `true`, `false`, a path, or an object.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "true, false, a path, or an object like {\"path\": \"audit.jsonl\", \"params\": true}")]
+pub enum WrittenAudit {
+    /// In the file that is usual, or nowhere.
+    Is(bool),
+    /// In this one.
+    Path(PathBuf),
+    /// In this one, and what of it.
+    File(WrittenAuditFile),
+}
+
+/// The audit log in full.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenAuditFile {
+    /// Its path.
+    pub path: Option<PathBuf>,
+    /// Whether params are written down as they are.
+    #[serde(default)]
+    pub params: bool,
 }
 
 /// Bounds as written; what each means stands in [`super::Limits`].
@@ -95,6 +177,7 @@ pub struct WrittenLimits {
     #[serde(default, deserialize_with = "size::deserialize")]
     pub spool_bytes: Option<usize>,
     pub spool_runs: Option<usize>,
+    pub peer_runs: Option<usize>,
 }
 
 /// Intervals as written; what each means stands in [`super::Times`].
@@ -231,6 +314,9 @@ mod tests {
         assert!(fault("{\"port\": 70000}").contains("port: "));
         assert!(fault("{\"times\":{\"ping\":\"soon\"}}").contains("\"soon\" is no duration"));
         assert!(fault("{\"mode\":\"peer\"}").contains("mode: "));
+        assert!(fault("{\"tls\":{\"names\":5}}").contains("tls.names: "));
+        assert!(fault("{\"tls\":{\"nmaes\":[]}}").contains("did you mean \"names\"?"));
+        assert!(fault("{\"tls\":5}").contains("true, false, or an object"));
         assert!(fault("{\"port\": 1").contains("EOF"));
         assert!(fault("{} x").contains("trailing"));
     }

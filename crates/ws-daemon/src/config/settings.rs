@@ -3,15 +3,21 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::Value;
 use ws_daemon_protocol::codec::v2::{NAME_CHARS, TAGS, is_name};
 
-use super::file::{Mode, Written, WrittenLimits, WrittenOpen, WrittenTimes};
+use super::file::{
+    Mode, Written, WrittenAudit, WrittenAuditFile, WrittenLimits, WrittenOpen, WrittenTimes, WrittenTls, WrittenTlsParts,
+};
+use super::rules::{Accounts, Rule};
 use super::server_url::{SEED_PORT, ServerUrl, ServerUrlFault};
+
+/// The audit log, if no other path is given.
+const AUDIT_FILE: &str = "audit.jsonl";
 
 /// Where a setting came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +58,8 @@ pub struct Sources {
     pub in_container: bool,
     /// Whether the command line said that others may be able to write the scripts.
     pub any_writer: bool,
+    /// Who knows the users and groups of this machine.
+    pub accounts: Accounts,
 }
 
 impl Default for Source {
@@ -78,12 +86,27 @@ pub struct Settings {
     pub name: Option<String>,
     /// More names.
     pub tags: Vec<String>,
-    /// Whether a client may ask for a run on another one.
+    /// Whether any client may ask for a run on another one, where no rule is about peers.
     pub relay: bool,
+    /// Encryption.
+    pub tls: Tls,
+    /// Who may ask for what.
+    pub rules: Vec<Rule>,
+    /// Where it is written down who asked for what.
+    pub audit: Option<AuditFile>,
     /// Bounds.
     pub limits: Limits,
     /// Intervals and deadlines.
     pub times: Times,
+}
+
+/// The audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// Whether params are written down as they are, and not only their length and hash.
+    pub params: bool,
 }
 
 /// Which end of the link the daemon is.
@@ -112,6 +135,25 @@ pub enum Open {
     Networks(Vec<IpNet>),
     /// Anyone.
     All,
+}
+
+/// Encryption: what a server shows, what a client believes. Paths stand on their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Server: whether there is any; `None`: as soon as there are keys.
+    pub on: Option<bool>,
+    /// Its own certificate and key, instead of those that it makes; client: those to prove by who it is.
+    pub own: Option<(PathBuf, PathBuf)>,
+    /// Server: whose certificates prove who a client is.
+    pub clients: Option<PathBuf>,
+    /// Server: what else its certificate is for.
+    pub names: Vec<String>,
+    /// Server: how long a certificate that it makes is good.
+    pub lifetime: Duration,
+    /// Server: whether links without it are taken from other machines.
+    pub plain: bool,
+    /// Client: the roots that are believed; `None`: those that were pinned, else the system's.
+    pub roots: Option<PathBuf>,
 }
 
 /// Where TCP speaks the local conversation.
@@ -154,6 +196,8 @@ pub struct Limits {
     pub spool_bytes: usize,
     /// Queued runs, asked for and claimed, with their history; when full of unsettled ones, more are answered `queue_full`.
     pub spool_runs: usize,
+    /// Runs of one peer in a second, and ten times as many at once; more are answered `busy`.
+    pub peer_runs: usize,
 }
 
 /// The intervals and deadlines.
@@ -223,6 +267,12 @@ pub enum SettingsFault {
     /// An interval that would never, or always, be over.
     #[error("times.{0} must be longer than 0")]
     NoTime(&'static str),
+    /// A part of `tls` that is not for this end, or not whole.
+    #[error("tls: {0}")]
+    Tls(&'static str),
+    /// A rule about nobody that is known.
+    #[error("rules[{0}]: {1}")]
+    Rule(usize, String),
     /// The first wait is longer than the last.
     #[error("times.backoff_min is longer than times.backoff_max")]
     Backoff,
@@ -315,8 +365,13 @@ impl Settings {
         let (name, tags) = names(&mut resolver)?;
         let (relay, source) = resolver.or_default(false, |written| written.relay);
         resolver.row("relay", relay, source);
+        let tls = tls(&mut resolver, mode)?;
+        let rules = rules(&mut resolver)?;
+        let audit = audit(&mut resolver, &prefix);
         let any_writer = sources.any_writer;
-        Ok((Self { prefix, any_writer, role, local, socket_group, name, tags, relay, limits, times }, resolver.rows))
+        let settings =
+            Self { prefix, any_writer, role, local, socket_group, name, tags, relay, tls, rules, audit, limits, times };
+        Ok((settings, resolver.rows))
     }
 }
 
@@ -337,6 +392,111 @@ fn names(resolver: &mut Resolver) -> Result<(Option<String>, Vec<String>), Setti
         resolver.row("tags", tags.clone(), *source);
     }
     Ok((name.map(|(name, _)| name), tags.map(|(tags, _)| tags).unwrap_or_default()))
+}
+
+/// Three months, renewed after two.
+const LEAF_LIFE: Duration = Duration::from_hours(90 * 24);
+
+/// A certificate that is renewed more often than this is no certificate but a load.
+const SHORTEST_LIFE: Duration = Duration::from_secs(3);
+
+fn tls(resolver: &mut Resolver, mode: Mode) -> Result<Tls, SettingsFault> {
+    let prefix = resolver.sources.prefix.0.clone();
+    let (written, source) = resolver
+        .written(|written| written.tls.clone())
+        .map_or((None, Source::Default), |(written, source)| (Some(written), source));
+    let (on, parts) = match written {
+        None => (None, WrittenTlsParts::default()),
+        Some(WrittenTls::Off) => (Some(false), WrittenTlsParts::default()),
+        Some(WrittenTls::On) => (Some(true), WrittenTlsParts::default()),
+        Some(WrittenTls::Parts(parts)) => (Some(true), parts),
+    };
+    let WrittenTlsParts { certificate, key, clients, names, lifetime, plain, roots } = parts;
+    let is_server = mode == Mode::Server;
+    let wrong = if is_server && roots.is_some() {
+        "\"roots\" is for a client; whose certificates prove a client's name is \"clients\""
+    } else if !is_server && (clients.is_some() || names.is_some() || lifetime.is_some() || plain.is_some()) {
+        "\"clients\", \"names\", \"lifetime\" and \"plain\" are for a server; a client has \"roots\", \"certificate\" and \"key\""
+    } else if !is_server && on == Some(false) {
+        "whether a client encrypts is said by the URL in \"proxy\": wss:// or ws://"
+    } else if certificate.is_some() != key.is_some() {
+        "\"certificate\" and \"key\" go together: the path of each, both PEM files"
+    } else if is_server && certificate.is_some() && (names.is_some() || lifetime.is_some()) {
+        "\"names\" and \"lifetime\" are for certificates that the server makes, and \"certificate\" names one that it does not"
+    } else if lifetime.is_some_and(|lifetime| lifetime < SHORTEST_LIFE) {
+        "\"lifetime\" must be 3 s or more"
+    } else {
+        ""
+    };
+    if !wrong.is_empty() {
+        return Err(SettingsFault::Tls(wrong));
+    }
+    let path = |path: PathBuf| prefix.join(path);
+    let tls = Tls {
+        on,
+        own: certificate.map(path).zip(key.map(path)),
+        clients: clients.map(path),
+        names: names.unwrap_or_default(),
+        lifetime: lifetime.unwrap_or(LEAF_LIFE),
+        plain: plain.unwrap_or(true),
+        roots: roots.map(path),
+    };
+    tls_rows(resolver, &tls, is_server, source);
+    Ok(tls)
+}
+
+fn tls_rows(resolver: &mut Resolver, tls: &Tls, is_server: bool, source: Source) {
+    let shown = |path: &PathBuf| path.display().to_string();
+    if is_server {
+        let (value, note) = match tls.on {
+            None => ("auto".into(), Some("on from the first invitation on")),
+            Some(on) => (Value::Bool(on), None),
+        };
+        resolver.noted("tls", value, note, source);
+    }
+    let (certificate, key) = tls.own.as_ref().map(|(certificate, key)| (shown(certificate), shown(key))).unzip();
+    let parts = [
+        ("tls.certificate", certificate.map(Value::from)),
+        ("tls.key", key.map(Value::from)),
+        ("tls.clients", tls.clients.as_ref().map(|path| shown(path).into())),
+        ("tls.roots", tls.roots.as_ref().map(|path| shown(path).into())),
+        ("tls.names", (!tls.names.is_empty()).then(|| tls.names.clone().into())),
+        ("tls.lifetime", (tls.lifetime != LEAF_LIFE).then(|| format!("{:?}", tls.lifetime).into())),
+        ("tls.plain", (!tls.plain).then(|| false.into())),
+    ];
+    for (name, value) in parts {
+        if let Some(value) = value {
+            resolver.row(name, value, source);
+        }
+    }
+}
+
+/// Who may ask for what.
+fn rules(resolver: &mut Resolver) -> Result<Vec<Rule>, SettingsFault> {
+    let Some((written, source)) = resolver.written(|written| written.rules.clone()) else { return Ok(Vec::new()) };
+    resolver.row("rules", serde_json::to_value(&written).unwrap_or_default(), source);
+    let accounts = &resolver.sources.accounts;
+    let meant = written.iter().enumerate().map(|(at, rule)| rule.meant(accounts).map_err(|why| SettingsFault::Rule(at, why)));
+    meant.collect()
+}
+
+/// Where it is written down who asked for what; a relative path is in the prefix.
+fn audit(resolver: &mut Resolver, prefix: &Path) -> Option<AuditFile> {
+    let (written, source) = resolver.or_default(WrittenAudit::Is(false), |written| written.audit.clone());
+    let file = match written {
+        WrittenAudit::Is(false) => None,
+        WrittenAudit::Is(true) => Some(WrittenAuditFile::default()),
+        WrittenAudit::Path(path) => Some(WrittenAuditFile { path: Some(path), params: false }),
+        WrittenAudit::File(file) => Some(file),
+    };
+    let file = file.map(|file| {
+        let name = file.path.unwrap_or_else(|| AUDIT_FILE.into());
+        AuditFile { path: prefix.join(name), params: file.params }
+    });
+    let note = file.as_ref().filter(|file| file.params).map(|_| "with params");
+    let shown = file.as_ref().map_or(Value::Bool(false), |file| file.path.display().to_string().into());
+    resolver.noted("audit", shown, note, source);
+    file
 }
 
 fn server(resolver: &mut Resolver) -> Role {
@@ -398,6 +558,7 @@ fn limits(resolver: &mut Resolver) -> Result<Limits, SettingsFault> {
         held_bytes: resolver.bound("limits.held_bytes", 0, 64 << 20, |limits| limits.held_bytes)?,
         spool_bytes: resolver.bound("limits.spool_bytes", 128 << 10, 1 << 30, |limits| limits.spool_bytes)?,
         spool_runs: resolver.bound("limits.spool_runs", 1, 200_000, |limits| limits.spool_runs)?,
+        peer_runs: resolver.bound("limits.peer_runs", 1, 10_000, |limits| limits.peer_runs)?,
     })
 }
 
@@ -431,6 +592,7 @@ mod tests {
             file: file.map(written),
             in_container: false,
             any_writer: false,
+            accounts: Accounts::default(),
         }
     }
 
@@ -464,9 +626,16 @@ mod tests {
             (r#"{"mode":"client"}"#, "a client needs \"proxy\""),
             (r#"{"mode":"client","proxy":"http://x"}"#, "proxy has the scheme"),
             (r#"{"mode":"server","local":"9007"}"#, "local is \"9007\""),
+            (r#"{"mode":"server","rules":[{"who":"local"},{"who":"user:x"}]}"#, "rules[1]: this machine knows no user \"x\""),
             (r#"{"mode":"server","limits":{"runs":0}}"#, "limits.runs must be at least 1"),
             (r#"{"mode":"server","times":{"ping":0}}"#, "times.ping must be longer"),
             (r#"{"mode":"server","times":{"backoff_min":"1m"}}"#, "times.backoff_min is longer"),
+            (r#"{"mode":"server","tls":{"roots":"x"}}"#, "tls: \"roots\" is for a client"),
+            (r#"{"mode":"server","tls":{"key":"x"}}"#, "tls: \"certificate\" and \"key\" go together"),
+            (r#"{"mode":"server","tls":{"lifetime":"1s"}}"#, "tls: \"lifetime\" must be"),
+            (r#"{"mode":"server","tls":{"key":"x","certificate":"x","names":[]}}"#, "tls: \"names\" and"),
+            (r#"{"mode":"client","proxy":"h","tls":{"plain":false}}"#, "tls: \"clients\", \"names\""),
+            (r#"{"mode":"client","proxy":"h","tls":false}"#, "tls: whether a client encrypts"),
         ];
         for (file, expected) in cases {
             let said = Settings::resolve(&sources("{}", "{}", Some(file))).expect_err(file).to_string();
@@ -483,6 +652,23 @@ mod tests {
         sources.environment = written(r#"{"local":"0.0.0.0:9007"}"#);
         let (settings, _) = Settings::resolve(&sources).expect("complete");
         assert_eq!(settings.local, LocalTcp::Asked(([0, 0, 0, 0], 9007).into()));
+    }
+
+    #[test]
+    fn the_audit_log_is_where_it_is_said_to_be() {
+        let table = [
+            ("false", None, "false"),
+            ("true", Some(("/p/audit.jsonl", false)), "/p/audit.jsonl"),
+            ("\"a/b\"", Some(("/p/a/b", false)), "/p/a/b"),
+            ("{\"path\":\"/x\",\"params\":true}", Some(("/x", true)), "/x (with params)"),
+            ("{\"params\":true}", Some(("/p/audit.jsonl", true)), "/p/audit.jsonl (with params)"),
+        ];
+        for (written, expected, shown) in table {
+            let file = format!("{{\"mode\":\"server\",\"audit\":{written}}}");
+            let (settings, rows) = Settings::resolve(&sources("{}", "{}", Some(&file))).expect("complete");
+            let expected = expected.map(|(path, params)| AuditFile { path: path.into(), params });
+            assert_eq!((settings.audit, row(&rows, "audit").0), (expected, shown.to_owned()), "{written}");
+        }
     }
 
     #[test]

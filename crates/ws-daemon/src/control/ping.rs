@@ -25,7 +25,7 @@ impl Control {
         let found: Vec<(String, Option<Link>)> =
             peers.all_matching(target).into_iter().map(|peer| (peer.name, peer.link)).collect();
         if found.is_empty() && one {
-            let choice = Choice { target, route: &Route::RoundRobin, not: None };
+            let choice = Choice { target, route: &Route::RoundRobin, not: None, within: None };
             let hint = match peers.pick(&choice) {
                 Pick::UnknownTarget(Some(nearest)) => format!("; did you mean {nearest:?}?"),
                 _ => String::new(),

@@ -1,5 +1,5 @@
 //! A run that a client asks its server for, but that another peer of the server is to do: it is asked for here in the client's
-//! place, and what becomes of it goes back. It is passed on only where the settings let it.
+//! place, and what becomes of it goes back. Whether it may be is for others to say.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 use ws_daemon_protocol::codec::v2::{OUTPUT_COST_BYTES, Order, Progress, Verdict};
 use ws_daemon_protocol::command::Which;
 use ws_daemon_protocol::event::Event;
@@ -21,6 +21,7 @@ use super::Control;
 use crate::link::{IncomingRun, Link, Replier};
 use crate::origin::{Origin, RELAYED, Said};
 use crate::peers::Match;
+use crate::policy::Scope;
 use crate::worker::Credit;
 
 /// The longest list of others that is told, in bytes; a longer one is refused.
@@ -71,10 +72,12 @@ fn key(link: &Link, run: &RunId) -> Option<Key> {
 }
 
 impl Control {
-    /// What a client is told that asks who else there is: those that a run can be passed on to.
+    /// What a client is told that asks who else there is: those that its runs can be passed on to.
     pub(super) fn others(&self, asker: &Link) -> Report {
         let others = self.0.peers.all_matching(None).into_iter();
+        let sees = self.0.rules.sees(asker.standing());
         let others = others.filter(|peer| peer.instance.is_some() && peer.instance.as_deref() != asker.instance());
+        let others = others.filter(|peer| sees.has(&peer.name, &peer.tags));
         let show = |peer: Match| json!({ "name": peer.name, "tags": peer.tags, "connected": peer.link.is_some() });
         let others = others.map(show).collect::<Value>().to_string();
         if others.len() > OTHERS_BYTES {
@@ -85,18 +88,14 @@ impl Control {
         report
     }
 
-    /// Passes a run on, if that is allowed.
-    pub(super) fn relay(&self, relays: &Relays, incoming: IncomingRun) {
+    /// Passes a run on that may be passed on to somebody `within`.
+    pub(super) fn relay(&self, relays: &Relays, incoming: IncomingRun, within: Scope) {
         let IncomingRun { name, params, order, replier } = incoming;
         let verdict = Verdict { attempt: order.queue.then_some(order.attempt), refused: false };
         let (Some(run), Some(asker)) = (replier.run().cloned(), replier.asker().map(str::to_owned)) else { return };
-        if !self.0.relay {
-            info!(peer = %replier.peer(), "a run for another peer was not passed on: \"relay\" is off");
-            return replier.report(&super::passes_nothing_on().into(), verdict);
-        }
         let id = relayed_id(&run, order.attempt);
         let request = Request { name, id: Some(id.clone()), params, options: options(&order) };
-        let said = self.0.origin.order_for(request, &format!("{RELAYED}{asker}"), order.caller);
+        let said = self.0.origin.order_for(request, &format!("{RELAYED}{asker}"), order.caller, within);
         let key = (Box::from(asker), run);
         let passed = Arc::new(Passed { credit: Credit::new(order.credit), cancel: CancellationToken::new() });
         relays.table().insert(key.clone(), Arc::clone(&passed));

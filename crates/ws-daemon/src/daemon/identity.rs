@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use rustix::process::geteuid;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,9 @@ use uuid::Uuid;
 use ws_daemon_protocol::codec::v2::Hello;
 
 use crate::config::{Role, Settings};
+use crate::control::ROOTS;
 use crate::peers::{EpochSource, PeerChange, PeerRecord, Peers};
+use crate::policy::Rules;
 use crate::spool::{self, Bounds, Durability, Spool, SpoolFault};
 
 /// The wait before a spool that failed to raise the epoch is asked again: without a new epoch there is no link.
@@ -55,6 +58,11 @@ pub fn open_spool(settings: &Settings) -> Result<Option<Spool>, SpoolFault> {
     }
 }
 
+/// Who may ask this daemon for what.
+pub fn rules(settings: &Settings) -> Rules {
+    Rules::new(settings.rules.clone(), settings.relay, geteuid().as_raw())
+}
+
 /// What this daemon says of itself.
 pub async fn who_i_am(settings: &Settings, spool: Option<&Spool>) -> Hello {
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -74,7 +82,10 @@ pub async fn who_i_am(settings: &Settings, spool: Option<&Spool>) -> Hello {
     if spool.is_some() {
         features.push("queue".into());
     }
-    if settings.relay {
+    if matches!(settings.role, Role::Client { .. }) {
+        features.push(ROOTS.into());
+    }
+    if rules(settings).relays_for_anyone() {
         features.push("relay".into());
     }
     Hello {

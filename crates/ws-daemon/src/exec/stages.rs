@@ -152,6 +152,11 @@ impl Running {
         Some((pid, orphans::start_time(pid).unwrap_or(0)))
     }
 
+    /// The script's process id; `None` if it is no process of its own.
+    pub fn pid(&self) -> Option<u32> {
+        self.begun.pid()
+    }
+
     /// Waits for the script's end.
     pub async fn end(self) -> Ended {
         let Self { run, begun, span, slot } = self;
@@ -293,6 +298,7 @@ mod tests {
             held_bytes: 0,
             spool_bytes: 0,
             spool_runs: 0,
+            peer_runs: 0,
         };
         let stop = Stop::default();
         let around = around.with_grace(Grace { kill, drain });

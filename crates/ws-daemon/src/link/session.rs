@@ -42,7 +42,7 @@ pub enum Ended {
     #[error("the peer does not read its outcomes: more than {} bytes wait", super::mux::REPLY_QUEUE_BYTES)]
     DoesNotRead,
     /// The same instance came by another link.
-    #[error("replaced by a newer link of the same instance")]
+    #[error("replaced by a newer link of the same instance, or of who has proved its name")]
     Replaced,
     /// This daemon closed it.
     #[error("closed here")]
@@ -228,14 +228,12 @@ impl Session {
             Ok(v2::Frame::Credit(run, bytes)) => self.hand_up(Inbound::Credit { link, run, bytes }),
             Ok(v2::Frame::Cancel(run, attempt)) => self.hand_up(Inbound::Cancel { link, run, attempt }),
             Ok(v2::Frame::Ack(run, attempt)) => self.hand_up(Inbound::Ack { link, run, attempt }),
+            Ok(v2::Frame::Roots(roots)) => self.hand_up(Inbound::Roots { link, roots }),
             Ok(v2::Frame::Drain) => link.0.draining.store(true, Ordering::Release),
             Ok(v2::Frame::Ping(id)) => link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into())),
             Ok(v2::Frame::Command(message)) => self.command(message),
             Ok(v2::Frame::LocalStatus(id, data)) => {
-                if let Some(id) = id {
-                    link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into()));
-                }
-                self.hand_up(Inbound::UnclaimedStatus(data));
+                self.hand_up(Inbound::UnclaimedStatus { data, replier: Replier::new(&link, id, None) });
             }
             Ok(v2::Frame::Hello(_)) => self.bad_frame(&"HELLO was said before"),
             Err(refused) => self.refuse(&refused),
@@ -276,7 +274,8 @@ impl Session {
             _ => false,
         };
         if !claimed {
-            self.hand_up(Inbound::UnclaimedStatus(data));
+            let replier = Replier::new(&self.link, None, None);
+            self.hand_up(Inbound::UnclaimedStatus { data, replier });
         }
     }
 
@@ -305,7 +304,9 @@ async fn part(wire: &mut Wire, ended: &Ended) {
         Ended::Gone(gone) => gone.close_code(),
         Ended::Dead(_) => None,
         Ended::DoesNotRead => Some((CloseCode::Policy, "outcomes are not read")),
-        Ended::Replaced => Some((CloseCode::Away, "replaced by a newer link of the same instance")),
+        Ended::Replaced => {
+            Some((CloseCode::Away, "replaced by a newer link of the same instance, or of who has proved its name"))
+        }
         Ended::ClosedHere => Some((CloseCode::Away, "going away")),
     };
     if let Some((code, reason)) = closing {

@@ -135,6 +135,12 @@ impl Wire {
         self.socket.get_ref().moved()
     }
 
+    /// Whether it runs over TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.socket.get_ref().is_encrypted()
+    }
+
     /// Whether more may be fed.
     #[must_use]
     pub fn has_room(&self) -> bool {

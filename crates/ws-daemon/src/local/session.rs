@@ -17,9 +17,10 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::Local;
 use super::answers::{Answers, IN_FLIGHT, Next, Pending};
+use crate::audit::Entry;
 use crate::control::{Answer, Control};
 use crate::origin::Said;
-use crate::policy::{self, Caller};
+use crate::policy::{Action, Actor, At, By, Caller, Scope, Verdict};
 use crate::system::hung_up;
 use crate::tasks::Turn;
 
@@ -184,18 +185,75 @@ impl Session {
 
     async fn request(&self, request: Request) {
         let id = request.id.clone();
+        let within = match self.may_ask(&request).await {
+            Ok(within) => within,
+            Err(outcome) => return self.tell(id.as_ref(), outcome),
+        };
         let Some(pending) = self.begin(id.as_ref(), true) else { return };
-        if !request.options.are_plain() {
-            let said = self.local.origin.order(request, &self.user);
-            return self.local.origin.deliver(lines(pending, said, id));
+        let is_plain = request.options.are_plain();
+        if !is_plain || !within.is_anyone() {
+            let said = self.local.origin.order(request, &self.user, within);
+            return self.local.origin.deliver(lines(pending, said, id, is_plain));
         }
         let submitted = self.local.origin.submit(request).await;
         self.local.origin.deliver(deliver(pending, submitted.outcome(), id, Answered::Always));
     }
 
+    /// Whom the process may have asked for this, by the rules; that is written down.
+    async fn may_ask(&self, request: &Request) -> Result<Scope, Outcome> {
+        let Local { rules, origin, audit, .. } = &self.local;
+        let Request { name, options, .. } = request;
+        let actor = Actor::Local(&self.caller);
+        let ask = Action::Ask(name, At::Somebody);
+        let mut verdict = rules.decide(actor, ask);
+        let mut refused = ask;
+        let kept = options.queue.is_some() && !options.each;
+        let within = origin.within(rules.scope(actor, name), options.to.as_ref(), kept).filter(|_| verdict.allowed);
+        if verdict.allowed && within.is_none() {
+            verdict = Verdict { allowed: false, by: By::NoRule };
+            refused = options.to.as_ref().map_or(ask, |to| Action::Ask(name, At::Whoever(to)));
+        }
+        // What is run here with the outcome is asked for as well.
+        if let (true, Some(then)) = (verdict.allowed, &options.then) {
+            let then = Action::Ask(then, At::Somebody);
+            let of_then = rules.decide(actor, then);
+            (verdict, refused) = if of_then.allowed { (verdict, refused) } else { (of_then, then) };
+        }
+        let entry = || {
+            let entry = by_caller(Entry::new("ask"), &self.caller).text("script", name);
+            let entry = entry.with_known("id", request.id.as_ref().map(|id| id.as_json().to_owned()));
+            let entry = match &options.to {
+                Some(to) => entry.text("to", &to.to_string()),
+                None => entry,
+            };
+            let entry = match &options.then {
+                Some(then) => entry.text("then", then),
+                None => entry,
+            };
+            let params = audit.params(request.params.as_written());
+            entry.with("params", params).with("allowed", verdict.allowed).with("by", verdict.by.to_string())
+        };
+        audit.record(entry).await;
+        within.filter(|_| verdict.allowed).ok_or_else(|| rules.refusal(actor, refused))
+    }
+
+    /// Whether the process may give this command, by the rules; that is written down.
+    async fn may_command(&self, message: &CommandMessage) -> Result<(), Outcome> {
+        let Local { rules, audit, .. } = &self.local;
+        let (actor, action) = (Actor::Local(&self.caller), Action::Command(&message.command));
+        let Verdict { allowed, by } = rules.decide(actor, action);
+        let entry = || {
+            let code = format!("{}{}", if message.place == Place::Here { "+" } else { "&" }, message.command.code());
+            let entry = by_caller(Entry::new("command"), &self.caller).with("code", code);
+            entry.with("allowed", allowed).with("by", by.to_string())
+        };
+        audit.record(entry).await;
+        if allowed { Ok(()) } else { Err(rules.refusal(actor, action)) }
+    }
+
     async fn command(&self, message: CommandMessage) {
-        if !policy::may_command(self.caller, message.place, &message.command) {
-            return self.tell(message.id.as_ref(), Outcome::failed(ErrorCode::Denied, "not by TCP; use the socket file"));
+        if let Err(outcome) = self.may_command(&message).await {
+            return self.tell(message.id.as_ref(), outcome);
         }
         match message.place {
             Place::Here => self.command_here(message).await,
@@ -251,6 +309,14 @@ impl Session {
     }
 }
 
+/// An entry with whose process it is.
+fn by_caller(entry: Entry, caller: &Caller) -> Entry {
+    match caller {
+        Caller::Socket(process) => entry.with("uid", process.uid).with_known("pid", process.pid),
+        Caller::Tcp => entry.with("tcp", true),
+    }
+}
+
 /// Reads on without looking, so that the connection is not reset over what was not read.
 async fn throw_away<S: AsyncRead>(reader: ReadHalf<S>) {
     let mut rest = reader.take(THROWN_AWAY_BYTES);
@@ -279,7 +345,7 @@ async fn deliver(pending: Pending, outcome: impl Future<Output = Report>, id: Op
 
 /// The rest of a request's life that has more than one line: each is told as it comes, as fast as its caller reads. Behind the last
 /// one the request is over.
-async fn lines(pending: Pending, mut said: mpsc::Receiver<Said>, id: Option<CallerId>) {
+async fn lines(pending: Pending, mut said: mpsc::Receiver<Said>, id: Option<CallerId>, is_plain: bool) {
     loop {
         let said = tokio::select! {
             said = said.recv() => said,
@@ -289,6 +355,8 @@ async fn lines(pending: Pending, mut said: mpsc::Receiver<Said>, id: Option<Call
         let Some(said) = said else { break };
         let line = match said {
             Said::Event(event) => event.to_json(id.as_ref()),
+            // Whoever asked in the seed's own grammar gets the seed's own keys.
+            Said::Final(report) if is_plain => Report { more: None, ..report }.to_json(id.as_ref()),
             Said::Final(report) => report.to_json(id.as_ref()),
         };
         pending.line(&line).await;
@@ -305,7 +373,7 @@ async fn answer(control: Control, command: Command, user: Box<str>, pending: Pen
             report.more_mut().result = Some(result.to_string().into());
             pending.answer(&report.to_json(id.as_ref()));
         }
-        Answer::Lines(said) => lines(pending, said, id).await,
+        Answer::Lines(said) => lines(pending, said, id, false).await,
         Answer::Objects(mut objects) => {
             while let Some(object) = objects.recv().await {
                 pending.line(&with_id(&object, id.as_ref())).await;

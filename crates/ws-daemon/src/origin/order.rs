@@ -22,9 +22,10 @@ use super::direct::Direct;
 use super::follow::Follow;
 use super::ledger::Seat;
 use super::queued::Queued;
-use super::whom::{NoWay, Whom, unknown, whole_ms};
+use super::whom::{NoWay, Whom, others_only, unknown, whole_ms};
 use super::{Origin, Said};
 use crate::peers::wall_ms;
+use crate::policy::Scope;
 use crate::spool::{Accepted, NewRequest, NewRun, RunRecord, RunState, Spool, SpoolError, StoredRequest};
 
 /// Lines of one request that wait to be written; when full, whoever tells waits, and a script's output with it.
@@ -54,14 +55,14 @@ impl Caller {
 }
 
 impl Origin {
-    /// Puts a request of `user` with options on the way. What is told of it ends with the channel.
-    pub fn order(&self, request: Request, user: &str) -> mpsc::Receiver<Said> {
+    /// Puts a request of `user` with options on the way to somebody `within`. What is told of it ends with the channel.
+    pub fn order(&self, request: Request, user: &str, within: Scope) -> mpsc::Receiver<Said> {
         let caller = request.id.clone();
-        self.order_for(request, user, caller)
+        self.order_for(request, user, caller, within)
     }
 
     /// The same for a `caller` elsewhere, whose own id is for the script to see.
-    pub fn order_for(&self, request: Request, user: &str, id: Option<CallerId>) -> mpsc::Receiver<Said> {
+    pub fn order_for(&self, request: Request, user: &str, id: Option<CallerId>, within: Scope) -> mpsc::Receiver<Said> {
         let (say, said) = mpsc::channel(SAID);
         let (origin, user) = (self.clone(), Box::from(user));
         let caller = Caller(say);
@@ -70,8 +71,8 @@ impl Origin {
                 return caller.tell(Said::refused(ErrorCode::Busy, "the daemon is stopping and takes nothing more")).await;
             }
             match request.options.queue.clone() {
-                Some(queue) => origin.queue(request, id, &queue, user, caller).await,
-                None => origin.direct(request, id, &user, caller).await,
+                Some(queue) => origin.queue(request, id, &queue, user, &within, caller).await,
+                None => origin.direct(request, id, &user, &within, caller).await,
             }
         };
         self.requests().spawn(life);
@@ -79,17 +80,17 @@ impl Origin {
     }
 
     /// The parts of a request: one, or one for each peer that matches.
-    async fn parts(&self, request: &Request, user: &str) -> Result<Vec<Part>, Outcome> {
+    async fn parts(&self, request: &Request, user: &str, within: &Scope) -> Result<Vec<Part>, Outcome> {
         let part = |whom| Part { run: new_run(), whom };
         if !request.options.each {
-            return Ok(vec![part(Whom::of(request).asked_by(user))]);
+            return Ok(vec![part(Whom::of(request).asked_by(user).only(within.clone()))]);
         }
         let queued = request.options.queue.is_some();
         let to = request.options.to.as_ref();
-        let beyond = self.beyond(to, queued).await?;
+        let beyond = self.beyond(to, queued, within).await?;
         let found = self.peers().all_matching(to).into_iter();
         let parts: Vec<Part> = found
-            .filter(|peer| queued || peer.link.is_some())
+            .filter(|peer| (queued || peer.link.is_some()) && within.has(&peer.name, &peer.tags))
             .filter_map(|peer| match peer.instance {
                 Some(instance) => Some(Whom { instance: Some(instance.into()), ..Whom::default() }),
                 // A seed peer has only its name, which is its address.
@@ -101,6 +102,7 @@ impl Origin {
         match parts.len() {
             0 => match self.look(&Whom::of(request)) {
                 Err(NoWay::Unknown(nearest)) => Err(unknown(&Whom::of(request), nearest.as_deref())),
+                _ if !within.is_anyone() => Err(others_only()),
                 _ => Err(Outcome::failed(ErrorCode::NoPeer, "nobody who matches \"to\" is connected")),
             },
             1..=FAN_OUT => Ok(parts),
@@ -109,18 +111,18 @@ impl Origin {
     }
 
     /// The same of a queued request. A client asks nobody who there is for one that it has accepted before: its list is fixed.
-    async fn parts_to_queue(&self, request: &Request, user: &str, spool: &Spool) -> Result<Vec<Part>, Outcome> {
+    async fn parts_to_queue(&self, request: &Request, user: &str, within: &Scope, spool: &Spool) -> Result<Vec<Part>, Outcome> {
         if let Some(id) = request.id.as_ref().filter(|_| request.options.each && self.is_client()) {
             let known = spool.by_caller_id(user, id.key().as_text()).await;
             if known.is_ok_and(|known| !known.is_empty()) {
                 return Ok(Vec::new());
             }
         }
-        self.parts(request, user).await
+        self.parts(request, user, within).await
     }
 
-    async fn direct(&self, request: Request, id: Option<CallerId>, user: &str, caller: Caller) {
-        let parts = match self.parts(&request, user).await {
+    async fn direct(&self, request: Request, id: Option<CallerId>, user: &str, within: &Scope, caller: Caller) {
+        let parts = match self.parts(&request, user, within).await {
             Ok(parts) => parts,
             Err(outcome) => return self.nobody(&request, outcome, &caller).await,
         };
@@ -190,13 +192,21 @@ impl Origin {
         }
     }
 
-    async fn queue(&self, request: Request, id: Option<CallerId>, queue: &Queue, user: Box<str>, caller: Caller) {
+    async fn queue(
+        &self,
+        request: Request,
+        id: Option<CallerId>,
+        queue: &Queue,
+        user: Box<str>,
+        within: &Scope,
+        caller: Caller,
+    ) {
         let Some(spool) = self.spool().cloned() else {
             return caller
                 .tell(Said::refused(ErrorCode::SpoolFailed, "this daemon runs without a spool; its log says why"))
                 .await;
         };
-        let parts = match self.parts_to_queue(&request, &user, &spool).await {
+        let parts = match self.parts_to_queue(&request, &user, within, &spool).await {
             Ok(parts) => parts,
             Err(outcome) => return caller.tell(Said::Final(outcome.into())).await,
         };

@@ -228,7 +228,8 @@ impl Queued {
             };
             match self.origin.look(&whom) {
                 Ok(way) => return Ok(self.by_hop(way)),
-                Err(NoWay::Yet(_) | NoWay::Unknown(_)) => {}
+                // What may be asked was decided when it was accepted.
+                Err(NoWay::Yet(_) | NoWay::Unknown(_) | NoWay::Denied(_)) => {}
             }
             if let Some(instance) = self.bound.as_deref().filter(|instance| self.origin.is_lost(instance)) {
                 let why = format!("the spool of the instance {instance} that had it was lost; it may have run");

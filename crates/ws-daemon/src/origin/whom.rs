@@ -14,6 +14,7 @@ use ws_daemon_protocol::target::Target;
 use super::Origin;
 use crate::link::Link;
 use crate::peers::{Choice, Pick};
+use crate::policy::Scope;
 
 /// What the user of a run begins with that is passed on; behind it stands the instance that asked.
 pub const RELAYED: &str = "relay:";
@@ -34,6 +35,8 @@ pub struct Whom {
     pub route: Route,
     /// Not this instance: it asked for the run to be passed on.
     pub not: Option<Box<str>>,
+    /// And only these.
+    pub within: Scope,
 }
 
 /// A way to whom a run is for.
@@ -52,6 +55,8 @@ pub enum NoWay {
     Yet(Outcome),
     /// Nobody of that name was ever seen; the nearest known name.
     Unknown(Option<String>),
+    /// There are some, and the rules let none of them be asked.
+    Denied(Outcome),
 }
 
 impl Whom {
@@ -65,6 +70,12 @@ impl Whom {
     #[must_use]
     pub fn asked_by(self, user: &str) -> Self {
         Self { not: user.strip_prefix(RELAYED).map(Into::into), ..self }
+    }
+
+    /// The same, of these alone.
+    #[must_use]
+    pub fn only(self, within: Scope) -> Self {
+        Self { within, ..self }
     }
 
     /// One of a fan-out, as it stands on disk: an instance, which has no colon in it, or a name beyond the server.
@@ -96,7 +107,17 @@ impl Origin {
             let hop = Hop { to: Target::parse(name).ok(), route: Route::default() };
             return Ok(Way { link, hop: Some(Box::new(hop)) });
         }
-        let pick = self.peers().pick(&Choice { target: whom.to.as_ref(), route: &whom.route, not: whom.not.as_deref() });
+        let (target, not) = (whom.to.as_ref(), whom.not.as_deref());
+        let within = Some(&whom.within).filter(|within| !within.is_anyone());
+        let pick = self.peers().pick(&Choice { target, route: &whom.route, not, within });
+        if let (Some(within), false) = (within, matches!(pick, Pick::Link(_))) {
+            let known = self.peers().all_matching(target);
+            let is_nobody_known_at_all = known.is_empty() && target.is_none();
+            if !is_nobody_known_at_all && !known.iter().any(|peer| within.has(&peer.name, &peer.tags)) {
+                return Err(NoWay::Denied(others_only()));
+            }
+            return Err(absent("those whom the rules let you ask are not connected now"));
+        }
         match pick {
             Pick::Link(link) => Ok(Way { link, hop: None }),
             Pick::NobodyConnected => self
@@ -104,6 +125,22 @@ impl Origin {
                 .ok_or_else(|| absent("nobody who may run it is connected; start a client with this server as its proxy")),
             Pick::KnownButAbsent => self.hop(whom).ok_or_else(|| absent("whoever matches \"to\" is not connected now")),
             Pick::UnknownTarget(nearest) => self.hop(whom).ok_or(NoWay::Unknown(nearest)),
+        }
+    }
+
+    /// Which part of `scope` a request is for that names `to`: anyone, if whoever matches is in it. `None` if it is for nobody of
+    /// it; also if it is `kept` until somebody is there, and it cannot be told now that all who may come are.
+    pub fn within(&self, scope: Scope, to: Option<&Target>, kept: bool) -> Option<Scope> {
+        if scope.is_anyone() {
+            return Some(scope);
+        }
+        let name = to.and_then(Target::single_name);
+        // Of a peer that is known its tags are, too.
+        let known = name.and_then(|_| self.peers().all_matching(to).into_iter().next());
+        match (known, to) {
+            (Some(peer), _) => scope.has(&peer.name, &peer.tags).then_some(Scope::ANYONE),
+            (None, Some(to)) if scope.has_all(to) => Some(Scope::ANYONE),
+            _ => (name.is_none() && !kept).then_some(scope),
         }
     }
 
@@ -127,7 +164,7 @@ impl Origin {
     ///
     /// # Errors
     /// The server did not tell; nothing was started.
-    pub async fn beyond(&self, to: Option<&Target>, absent_too: bool) -> Result<Vec<Whom>, Outcome> {
+    pub async fn beyond(&self, to: Option<&Target>, absent_too: bool, within: &Scope) -> Result<Vec<Whom>, Outcome> {
         #[derive(Deserialize)]
         struct Other {
             name: Box<str>,
@@ -150,7 +187,10 @@ impl Origin {
         // A name that reads as a pattern would be more than one.
         let is_name = |name: &str| Target::parse(name).is_ok_and(|target| target.single_name() == Some(name));
         let wanted = others.into_iter().filter(|other| {
-            (absent_too || other.connected) && is_name(&other.name) && to.is_none_or(|to| to.matches(&other.name, &other.tags))
+            (absent_too || other.connected)
+                && is_name(&other.name)
+                && to.is_none_or(|to| to.matches(&other.name, &other.tags))
+                && within.has(&other.name, &other.tags)
         });
         Ok(wanted.map(|other| Whom { beyond: Some(other.name), ..Whom::default() }).collect())
     }
@@ -167,6 +207,7 @@ impl Origin {
             match self.look(whom) {
                 Ok(way) => return Ok(way),
                 Err(NoWay::Unknown(nearest)) => return Err(unknown(whom, nearest.as_deref())),
+                Err(NoWay::Denied(outcome)) => return Err(outcome),
                 Err(NoWay::Yet(outcome)) if !self.is_client() || self.peers().is_somebody_there() => return Err(outcome),
                 Err(NoWay::Yet(_)) => {
                     if waits.is_none() {
@@ -181,6 +222,12 @@ impl Origin {
             }
         }
     }
+}
+
+/// What is said of peers that are there and may not be asked.
+pub fn others_only() -> Outcome {
+    let why = "the rules of this daemon let you ask for this script of other peers only: see \"targets\" in its config.json";
+    Outcome::failed(ErrorCode::Denied, why)
 }
 
 /// What is said of a target that nobody ever was.

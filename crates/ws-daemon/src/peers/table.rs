@@ -8,9 +8,11 @@ use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::options::Route;
 use ws_daemon_protocol::target::Target;
 
-use super::registry::Registry;
+use super::registry::{Registry, Unwelcome};
 use crate::link::Link;
+use crate::policy::Scope;
 use crate::route;
+use crate::standing::Proven;
 
 /// The table.
 #[derive(Debug)]
@@ -36,11 +38,13 @@ pub struct Choice<'a> {
     pub route: &'a Route,
     /// Not this instance: the one that asks for it.
     pub not: Option<&'a str>,
+    /// Only of these, as the rules have it; `None`: of all.
+    pub within: Option<&'a Scope>,
 }
 
 impl Choice<'_> {
     /// Anyone, in turn.
-    pub const ANYONE: Choice<'static> = Choice { target: None, route: &Route::RoundRobin, not: None };
+    pub const ANYONE: Choice<'static> = Choice { target: None, route: &Route::RoundRobin, not: None, within: None };
 }
 
 /// What came of a choice.
@@ -132,6 +136,21 @@ impl Table {
         Some((link.address().to_owned(), link.hello().is_some_and(|hello| hello.configured && hello.name == name)))
     }
 
+    /// Who must go for the peer that has proved its name: one that has not, or a seed peer's older link, of which nothing else tells
+    /// that it is the same peer's. The newcomer is of `instance`, or a seed peer.
+    ///
+    /// # Errors
+    /// Another instance is here with the same proof.
+    pub fn in_the_way(&self, proven: &Proven, instance: Option<&str>) -> Result<Option<Link>, Unwelcome> {
+        let holder = self.by_name.get(&*proven.name).filter(|link| instance.is_none() || link.instance() != instance);
+        let Some(holder) = holder else { return Ok(None) };
+        let has_proved = holder.standing().proven().is_some_and(|held| held.name == proven.name);
+        if has_proved && (instance.is_some() || holder.instance().is_some()) {
+            return Err(Unwelcome::NameTaken { name: proven.name.to_string(), holder: holder.address().to_owned() });
+        }
+        Ok(Some(holder.clone()))
+    }
+
     /// See [`Peers::pick`](super::Peers::pick).
     pub fn pick(&mut self, choice: &Choice<'_>) -> Pick {
         match self.choose(choice) {
@@ -141,6 +160,11 @@ impl Table {
             }
             None => self.why_nobody(choice.target),
         }
+    }
+
+    /// Whom [`pick`](Self::pick) would pick now.
+    pub fn peek(&self, choice: &Choice<'_>) -> Option<Link> {
+        self.choose(choice).map(|index| self.links[index].clone())
     }
 
     /// See [`Peers::registered`](super::Peers::registered).
@@ -174,7 +198,8 @@ impl Table {
         let fits = |index: &usize| {
             let link = &self.links[*index];
             let asks = choice.not.is_some() && link.instance() == choice.not;
-            !link.is_draining() && !asks && choice.target.is_none_or(|target| target.matches(link.peer(), link.tags()))
+            let may = choice.within.is_none_or(|within| within.has(link.peer(), link.tags()));
+            may && !link.is_draining() && !asks && choice.target.is_none_or(|target| target.matches(link.peer(), link.tags()))
         };
         // The common way: whoever is next, most likely at the first look.
         if *choice.route == Route::RoundRobin {

@@ -1,7 +1,7 @@
 //! The Linux ways: O_PATH, pidfd_open(2), close_range(2).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -33,6 +33,54 @@ impl ExitWatch {
     /// As there.
     pub async fn exited(&mut self) -> io::Result<()> {
         self.0.readable().await.map(|mut guard| guard.retain_ready())
+    }
+}
+
+/// Groups of one process that are asked for; the kernel lets it have as many.
+const GROUPS: usize = 65_536;
+
+/// See [`super::peer_process`].
+///
+/// # Errors
+/// It is no Unix socket.
+pub fn peer_process(socket: BorrowedFd<'_>) -> io::Result<super::Process> {
+    let peer = rustix::net::sockopt::socket_peercred(socket)?;
+    let mut groups = vec![peer.gid.as_raw()];
+    // Before Linux 4.13 only the one group is known.
+    groups.extend(peer_groups(socket).unwrap_or_default());
+    groups.dedup();
+    Ok(super::Process { uid: Some(peer.uid.as_raw()), groups: groups.into(), pid: Some(peer.pid.as_raw_nonzero().get()) })
+}
+
+/// The supplementary groups of the process at the other end, by SO_PEERGROUPS.
+fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 32];
+    loop {
+        let mut bytes = libc::socklen_t::try_from(size_of_val(&groups[..])).map_err(io::Error::other)?;
+        #[expect(
+            unsafe_code,
+            reason = "no safe wrapper: getsockopt(2) writes at most `bytes` into `groups`, which has as many"
+        )]
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut bytes,
+            )
+        };
+        let found = bytes as usize / size_of::<u32>();
+        if result == 0 {
+            groups.truncate(found);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // Then it says how many there are.
+        if error.raw_os_error() != Some(libc::ERANGE) || found <= groups.len() || found > GROUPS {
+            return Err(error);
+        }
+        groups.resize(found, 0);
     }
 }
 

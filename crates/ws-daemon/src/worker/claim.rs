@@ -329,12 +329,14 @@ impl Work {
                 Noted::Forgotten => return self.finish(&forgotten().into()).await,
             }
         }
+        self.worker.is_written_down(&self.seat).await;
         let running = match ready.start().await {
             Ok(running) => running,
             Err(ended) if ended.drained() => return self.put_back(true).await,
             Err(ended) => return self.finish(&report_of(&ended)).await,
         };
         self.tell(Progress::Started);
+        self.worker.has_started(&self.seat, running.pid()).await;
         let process = running.process();
         let noted = async {
             match process {
@@ -408,6 +410,7 @@ impl Work {
         }
         info!(%run, script = name, status = ?report.status, "queued run over");
         drop(seat);
+        worker.has_ended(&run, report).await;
     }
 }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
 mod abuse;
+mod audit;
 mod browser;
 mod command_line;
 mod container;
@@ -24,12 +25,15 @@ mod packaging;
 mod pages;
 mod queue;
 mod recordings;
+mod rules;
 mod script_names;
+mod secrets;
 mod service_manager;
 mod settings;
 mod shutdown;
 mod support;
 mod targets;
+mod tls;
 mod tools;
 mod tools_local;
 mod version2;

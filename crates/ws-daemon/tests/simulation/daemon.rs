@@ -9,6 +9,7 @@ use fastrand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use ws_daemon::audit::Audit;
 use ws_daemon::config::Limits;
 use ws_daemon::control::{Control, Means, Reload};
 use ws_daemon::daemon::identity;
@@ -17,6 +18,7 @@ use ws_daemon::link::Terms;
 use ws_daemon::news::News;
 use ws_daemon::origin::{self, Origin};
 use ws_daemon::peers::Peers;
+use ws_daemon::policy::Rules;
 use ws_daemon::spool::{Bounds, Durability, Spool, WallClock};
 use ws_daemon::tasks::{Stop, Tasks};
 use ws_daemon::worker::Worker;
@@ -41,6 +43,7 @@ const LIMITS: Limits = Limits {
     held_bytes: 1 << 20,
     spool_bytes: 64 << 20,
     spool_runs: 10_000,
+    peer_runs: 1_000_000,
 };
 
 /// What outlives a crash.
@@ -112,13 +115,13 @@ impl Site {
         let (inbound, inbound_receiver) = mpsc::channel(1024);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(1024);
         let terms = Terms { message: LIMITS.message, nesting: LIMITS.nesting, ping: Duration::from_secs(20) };
-        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
+        let peers = Peers::new(inbound, terms, Rules::default(), stop.close_links.clone(), me, known, changes);
         let around = Surroundings::new(&self.prefix, &self.prefix.join("socket"), std::iter::empty()).expect("no NUL");
         let around = around.with_doer(self.counts.doer(self.index));
         let executor = Executor::new(around, &LIMITS, tasks.clone(), stop.clone()).expect("threads");
         let news = News::default();
-        let worker =
-            Worker::new(executor.clone(), peers.clone(), Some(spool.clone()), tasks.clone(), tasks.clone(), stop.clone());
+        let (runs, rest, audit) = (tasks.clone(), tasks.clone(), Audit::off());
+        let worker = Worker::new(executor.clone(), peers.clone(), Some(spool.clone()), audit.clone(), runs, rest, stop.clone());
         let means = origin::Means {
             peers: peers.clone(),
             spool: Some(spool.clone()),
@@ -138,6 +141,8 @@ impl Site {
         worker.recover().await;
         origin.recover().await;
         let control = Control::new(Means {
+            tls: None,
+            client_tls: None,
             dialer: None,
             peers: peers.clone(),
             origin: origin.clone(),
@@ -145,7 +150,11 @@ impl Site {
             executor,
             spool: Some(spool),
             news: news.clone(),
-            relay: false,
+            tls: None,
+            client_tls: None,
+            rules: Rules::default(),
+            audit,
+            peer_runs: LIMITS.peer_runs,
             reload: Reload(Box::new(|| Err(Outcome::Exited(1)))),
             rest: tasks.clone(),
             since: Instant::now(),

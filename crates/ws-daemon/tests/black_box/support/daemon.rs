@@ -1,6 +1,7 @@
 //! A daemon in a temporary prefix: ours, or the seed daemon's stand-in, which is set up and waited for alike. It
 //! owns the prefix, the process and what it was seen to bind; it never looks inside either.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::config::merge;
 use super::local::Local;
 use super::log::Log;
 use super::process::{Process, write_executable};
-use super::stand_in;
+use super::{sentinel, stand_in};
 
 /// A daemon that runs; dropped, it is killed with all that it started.
 pub struct Daemon {
@@ -37,6 +38,8 @@ pub struct DaemonPlan {
     /// The words of a program that starts the daemon: a shell, `unshare`.
     starter: Vec<String>,
     arguments: Vec<String>,
+    /// Whether a client has no token, even where the whole suite is searched for one.
+    without_token: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -118,6 +121,16 @@ impl Daemon {
         Local::unix(&self.socket, self.log())
     }
 
+    /// A local connection of another user, in these groups, whom the folder and the socket are opened to; asks for
+    /// [`need_root`](super::need_root).
+    #[track_caller]
+    pub fn connect_as(&self, user: u32, groups: &[u32]) -> Local {
+        let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("they are ours");
+        open(self.prefix(), 0o711);
+        open(&self.socket, 0o666);
+        Local::unix_as(user, groups, &self.socket, self.log())
+    }
+
     /// A local connection through TCP, as in a container; asks for `.env("WSDAEMON_LOCAL", "127.0.0.1:0")`.
     pub fn connect_tcp(&self) -> Local {
         Local::tcp(&self.local_address(), self.log())
@@ -185,12 +198,13 @@ impl Daemon {
         if let Some(port) = self.port {
             merge(&mut self.plan.config, json!({ "port": port }));
         }
-        self.plan
+        self.plan.clone()
     }
 }
 
 impl DaemonPlan {
     fn new(program: Program, title: &'static str, config: Value) -> Self {
+        let level = if sentinel::is_on() { "trace" } else { "debug" };
         let prefix = tempfile::Builder::new().prefix("ws-daemon-test-").tempdir().expect("a temporary folder can be made");
         Self {
             program,
@@ -199,7 +213,8 @@ impl DaemonPlan {
             config,
             starter: Vec::new(),
             arguments: Vec::new(),
-            env: vec![("WSDAEMON_LOCAL".into(), "off".into()), ("WSDAEMON_LOG".into(), "debug".into())],
+            without_token: false,
+            env: vec![("WSDAEMON_LOCAL".into(), "off".into()), ("WSDAEMON_LOG".into(), level.into())],
         }
     }
 
@@ -207,6 +222,11 @@ impl DaemonPlan {
     pub fn config(mut self, more: Value) -> Self {
         merge(&mut self.config, more);
         self
+    }
+
+    /// For a test of what a client says that has no token.
+    pub fn without_token(self) -> Self {
+        Self { without_token: true, ..self }
     }
 
     pub fn env(mut self, key: &str, value: &str) -> Self {
@@ -271,7 +291,11 @@ impl DaemonPlan {
 
     /// Starts the program and waits for nothing: for daemons that are not expected to come up.
     pub fn spawn(&self) -> Process {
-        let config = serde_json::to_string_pretty(&self.config).expect("a value is always JSON");
+        let mut config = self.config.clone();
+        if self.is_searched() && !self.without_token {
+            sentinel::equip(&mut config);
+        }
+        let config = serde_json::to_string_pretty(&config).expect("a value is always JSON");
         // Whole when it appears: a daemon of the same prefix may be reading it just now.
         let draft = tempfile::NamedTempFile::new_in(&*self.prefix).expect("the prefix is ours to write");
         fs::write(&draft, config).expect("the draft is ours to write");
@@ -300,8 +324,23 @@ impl DaemonPlan {
         command
     }
 
+    /// Whether all that it leaves is searched for a secret.
+    fn is_searched(&self) -> bool {
+        sentinel::is_on() && matches!(self.program, Program::Ours)
+    }
+
     fn write_script(&self, name: &str, body: &str) {
         write_executable(&self.prefix().join("scripts").join(name), body);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.plan.is_searched() {
+            // It does nothing more while the search takes its time. Gone already is as good.
+            let _ = kill_process(self.pid(), Signal::STOP);
+            sentinel::search_all(self.plan.prefix(), self.log(), self.pid());
+        }
     }
 }
 

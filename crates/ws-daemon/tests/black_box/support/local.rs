@@ -7,8 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use std::{io, mem};
+use std::{io, mem, thread};
 
+use rustix::thread::{Gid, Uid, set_thread_gid, set_thread_groups, set_thread_uid};
 use serde_json::{Value, json};
 
 use super::log::Log;
@@ -31,6 +32,23 @@ impl Local {
         let connection =
             UnixStream::connect(path).unwrap_or_else(|error| panic!("cannot connect to {}: {error}\n{log}", path.display()));
         Self::greet(Box::new(connection), log)
+    }
+
+    /// A connection of a process of another user, in these groups; asks for [`need_root`](super::need_root). The daemon is not
+    /// asked whether it is known there yet: that user may not be allowed to ask anything.
+    pub fn unix_as(user: u32, groups: &[u32], path: &Path, log: &Log) -> Self {
+        let connect = || {
+            let groups: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
+            // Of this thread alone, by the system's own calls.
+            set_thread_groups(&groups).expect("root may");
+            set_thread_gid(Gid::from_raw(user)).expect("root may");
+            set_thread_uid(Uid::from_raw(user)).expect("root may");
+            UnixStream::connect(path)
+        };
+        let connected = thread::scope(|scope| scope.spawn(connect).join().expect("it does not panic"));
+        let connection = connected.unwrap_or_else(|error| panic!("cannot connect to {}: {error}\n{log}", path.display()));
+        connection.limit_writes(DEADLINE).expect("a deadline is not zero");
+        Self { connection: Box::new(connection), unread: Vec::new(), log: log.clone() }
     }
 
     pub fn tcp(address: &str, log: &Log) -> Self {
