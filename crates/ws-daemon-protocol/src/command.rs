@@ -59,10 +59,76 @@ pub enum Command {
     Subscribe(Vec<Topic>),
     /// Read the settings again.
     Reload,
+    /// Invite somebody to become a peer.
+    Invite(Invite),
+    /// Let a peer enter no more, from now on.
+    Revoke(Revoke),
+    /// Have a peer trade for another token.
+    Rotate(Rotate),
     /// Something about the server's keys.
     Keys(KeysTask),
     /// Who may ask for a script, and who would get it.
     Explain(ExplainQuery),
+}
+
+/// How long an invitation may be traded unless it is said.
+pub const INVITATION_TTL: Duration = Duration::from_hours(1);
+
+/// Who is invited.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Invite {
+    /// What the peer will be called; with several uses, how their names begin.
+    pub name: String,
+    /// Tags that it gets, and nobody else can take.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// The scripts that it may ask for, as globs; without them the rules alone decide.
+    #[serde(default)]
+    pub allow: Option<Vec<String>>,
+    /// How long it may be traded.
+    #[serde(default, deserialize_with = "ttl")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::duration"))]
+    pub ttl: Option<Duration>,
+    /// How many peers it makes: one unless it is said.
+    #[serde(default)]
+    pub uses: Option<u32>,
+    /// Where the server is, from there.
+    #[serde(default)]
+    pub url: Option<String>,
+}
+
+/// Who may enter no more.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Revoke {
+    /// The peer's name, or that of an invitation.
+    pub name: String,
+}
+
+/// Whose token is to be another.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Rotate {
+    /// The peer's name.
+    pub name: String,
+    /// Whether the old token is good for nothing from now on, rather than from the trade on.
+    #[serde(default)]
+    pub at_once: bool,
+    /// How long it may be traded.
+    #[serde(default, deserialize_with = "ttl")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::duration"))]
+    pub ttl: Option<Duration>,
+    /// Where the server is, from there.
+    #[serde(default)]
+    pub url: Option<String>,
+}
+
+fn ttl<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    crate::time::deserialize(deserializer).map(Some)
 }
 
 /// What is to be done with a server's keys.
@@ -214,7 +280,7 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 13] = [
+    pub const CODES: [&'static str; 16] = [
         "PAUSE",
         "STATUS",
         "PEERS",
@@ -226,6 +292,9 @@ impl Command {
         "STATS",
         "SUBSCRIBE",
         "RELOAD",
+        "INVITE",
+        "REVOKE",
+        "ROTATE",
         "KEYS",
         "EXPLAIN",
     ];
@@ -248,6 +317,9 @@ impl Command {
             Self::Stats => "STATS",
             Self::Subscribe(_) => "SUBSCRIBE",
             Self::Reload => "RELOAD",
+            Self::Invite(_) => "INVITE",
+            Self::Revoke(_) => "REVOKE",
+            Self::Rotate(_) => "ROTATE",
             Self::Keys(_) => "KEYS",
             Self::Explain(_) => "EXPLAIN",
         }
@@ -267,7 +339,8 @@ impl Command {
             }
             (
                 Place::There,
-                code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "KEYS" | "PEERS" | "EXPLAIN"),
+                code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS" | "INVITE" | "REVOKE"
+                | "ROTATE" | "KEYS" | "EXPLAIN"),
             ) => Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd"))),
             (_, code) => Self::of_code(code, written.data()),
         }
@@ -310,6 +383,9 @@ impl Command {
                 Ok(Self::Subscribe(topics.unwrap_or_else(|| Topic::ALL.into())))
             }
             "RELOAD" => Ok(Self::Reload),
+            "INVITE" => Ok(Self::Invite(serde_json::from_str(data).map_err(wrong)?)),
+            "REVOKE" => Ok(Self::Revoke(serde_json::from_str(data).map_err(wrong)?)),
+            "ROTATE" => Ok(Self::Rotate(serde_json::from_str(data).map_err(wrong)?)),
             "KEYS" => Ok(Self::Keys(serde_json::from_str::<WrittenKeys>(data).map_err(wrong)?.r#do)),
             "EXPLAIN" => Ok(Self::Explain(serde_json::from_str(data).map_err(wrong)?)),
             code => Err(unknown(code)),
@@ -429,6 +505,11 @@ mod tests {
             (r#"{"code":"RUN","data":{"run":"r","id":1}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"SUBSCRIBE","data":["runs"]}"#, Ok(Command::Subscribe(vec![Topic::Runs]))),
             (r#"{"code":"SUBSCRIBE","data":["sun"]}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"REVOKE","data":{"name":"web"}}"#, Ok(Command::Revoke(Revoke { name: "web".into() }))),
+            (r#"{"code":"REVOKE"}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"INVITE","data":{"name":"web","ttl":"soon"}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"INVITE","data":{"nmae":"web"}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"ROTATE","data":"web"}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"KEYS","data":{"do":"rotate"}}"#, Ok(Command::Keys(KeysTask::Rotate))),
             (r#"{"code":"KEYS","data":{"do":"eat"}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"KEYS"}"#, Err(ErrorCode::BadMessage)),
@@ -447,11 +528,12 @@ mod tests {
 
     #[test]
     fn what_daemons_say_among_themselves_is_refused_from_a_local_process() {
-        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD", "KEYS", "EXPLAIN"]) {
+        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD", "INVITE", "REVOKE", "ROTATE", "KEYS", "EXPLAIN"])
+        {
             let found = Command::parse(Place::There, &format!("{{\"code\":\"{code}\"}}"));
             assert!(matches!(found, Err(Outcome::Failed(ErrorCode::Denied, _))), "{code}: {found:?}");
         }
-        for code in ["HELLO", "CANCEL", "RELOAD", "PEERS"] {
+        for code in ["HELLO", "CANCEL", "RELOAD", "PEERS", "INVITE"] {
             assert!(Command::parse_seed(&format!("{{\"code\":\"{code}\"}}")).is_err(), "{code}");
         }
     }

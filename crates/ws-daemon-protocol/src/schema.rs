@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::codec::v2::{Have, Hello, Hop, ID_BYTES, Roots};
-use crate::command::{ExplainQuery, KeysTask, LONGEST_PAUSE, RunsQuery, StreamName, Topic};
+use crate::command::{ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, Revoke, Rotate, RunsQuery, StreamName, Topic};
 use crate::options::{OutputMode, Queue, RETRIES, Route, TEXT_BYTES};
 use crate::target::Target;
 use crate::time;
@@ -340,7 +340,8 @@ impl JsonSchema for Uuid {
     }
 }
 
-fn duration(_: &mut SchemaGenerator) -> Schema {
+/// A duration as people write it.
+pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {
     Schema::try_from(time::schema()).unwrap_or_default()
 }
 
@@ -484,6 +485,9 @@ fn command() -> Value {
         said("STATS", &any(), false),
         said("SUBSCRIBE", &nullable(schema::<Vec<Topic>>()), false),
         said("RELOAD", &any(), false),
+        said("INVITE", &schema::<Invite>(), true),
+        said("REVOKE", &schema::<Revoke>(), true),
+        said("ROTATE", &schema::<Rotate>(), true),
         said("KEYS", &keys, true),
         said("EXPLAIN", &schema::<ExplainQuery>(), true),
     ];

@@ -13,7 +13,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, Roots, RunFrame, StatusFrame, Verdict};
 use ws_daemon_protocol::command::{
-    Command, ExplainQuery, KeysTask, OutputQuery, Place, RunQuery, RunState, RunsQuery, StreamName, Topic, Which,
+    Command, ExplainQuery, Invite, KeysTask, OutputQuery, Place, Revoke, Rotate, RunQuery, RunState, RunsQuery, StreamName,
+    Topic, Which,
 };
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -303,6 +304,15 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
     let of_run = || Which::Run(run());
     let output = OutputQuery { stream: Some(StreamName::Stdout), offset: 10, limit: Some(100), follow: true };
     let runs = RunsQuery { state: Some(RunState::Settled), peer: Some("web-1".into()), limit: Some(5) };
+    let plain = Invite { name: "web-1".into(), tags: Vec::new(), allow: None, ttl: None, uses: None, url: None };
+    let full = Invite {
+        name: "web".into(),
+        tags: vec!["sms".into()],
+        allow: Some(vec!["sms/*".into()]),
+        ttl: Some(Duration::from_mins(10)),
+        uses: Some(3),
+        url: Some("wss://hub:3006/".into()),
+    };
     vec![
         ("command-pause", r#"{"code":"PAUSE","data":1000}"#, Command::Pause(Duration::from_secs(1))),
         (
@@ -341,6 +351,18 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
         ("command-subscribe", r#"{"code":"SUBSCRIBE"}"#, Command::Subscribe(Topic::ALL.into())),
         ("command-subscribe-some", r#"{"code":"SUBSCRIBE","data":["runs"]}"#, Command::Subscribe(vec![Topic::Runs])),
         ("command-reload", r#"{"code":"RELOAD"}"#, Command::Reload),
+        ("command-invite", r#"{"code":"INVITE","data":{"name":"web-1"}}"#, Command::Invite(plain)),
+        (
+            "command-invite-full",
+            r#"{"code":"INVITE","data":{"name":"web","tags":["sms"],"allow":["sms/*"],"ttl":"10m","uses":3,"url":"wss://hub:3006/"}}"#,
+            Command::Invite(full),
+        ),
+        ("command-revoke", r#"{"code":"REVOKE","data":{"name":"web-1"}}"#, Command::Revoke(Revoke { name: "web-1".into() })),
+        (
+            "command-rotate",
+            r#"{"code":"ROTATE","data":{"name":"web-1","at_once":true,"ttl":60000}}"#,
+            Command::Rotate(Rotate { name: "web-1".into(), at_once: true, ttl: Some(Duration::from_mins(1)), url: None }),
+        ),
         ("command-keys", r#"{"code":"KEYS","data":{"do":"show"}}"#, Command::Keys(KeysTask::Show)),
         (
             "command-explain",

@@ -16,6 +16,8 @@ mod final_line;
 mod gather;
 mod health;
 mod init;
+mod invite;
+mod join;
 mod keys;
 mod log;
 mod logs;
@@ -30,6 +32,7 @@ mod scripts;
 mod show;
 mod stats;
 mod table;
+mod token;
 mod wait;
 mod when;
 
@@ -68,7 +71,11 @@ enum Command {
     Run,
     /// Run a script on a peer, wait, and exit with its status.
     Exec(exec::Arguments),
-    /// List the peers: who is connected, and who was.
+    /// Print a line that makes another machine a peer of this server.
+    Invite(invite::Arguments),
+    /// Become a peer of the server that printed this line.
+    Join(join::Arguments),
+    /// List the peers: who is connected, and who was; revoke one, or give it another token.
     Peers(peers::Arguments),
     /// Measure the way to a peer and back.
     Ping(ping::Arguments),
@@ -134,6 +141,8 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
     match command.unwrap_or(Command::Run) {
         Command::Run => run::run(&flags),
         Command::Exec(arguments) => exec::run(&flags, &arguments),
+        Command::Invite(arguments) => invite::run(&flags, &arguments),
+        Command::Join(arguments) => join::run(&flags, &arguments),
         Command::Peers(arguments) => peers::run(&flags, &arguments),
         Command::Ping(arguments) => ping::run(&flags, &arguments),
         Command::Runs(arguments) => runs::run(&flags, &arguments),

@@ -1,6 +1,7 @@
 //! The built-in commands, and the desk where what links hand up is sorted: runs to the worker, what is said of runs to whoever
 //! has them, commands carried out here, statuses that nobody waits for passed on. It never waits for anything slow.
 
+mod entry;
 mod explain;
 mod gate;
 mod hooks;
@@ -11,6 +12,7 @@ mod shown;
 
 pub use keys::ROOTS;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -58,6 +60,8 @@ pub struct Means {
     pub spool: Option<Spool>,
     /// Where it is told what happens.
     pub news: News,
+    /// On a server: where it listens.
+    pub reached: Option<SocketAddr>,
     /// On a server: its keys.
     pub tls: Option<ServerTls>,
     /// On a client: the roots that it believes.
@@ -112,13 +116,16 @@ impl Control {
     /// # Errors
     /// The outcome that says why not.
     pub fn check(&self, command: &Command) -> Result<(), Outcome> {
-        match (command, &self.0.dialer) {
-            (Command::Pause(_), None) => {
-                let why = "PAUSE works on a client; this daemon is a server and dials nobody";
-                Err(Outcome::failed(ErrorCode::Unsupported, why))
+        let why = match (command, self.0.reached) {
+            (Command::Pause(_), _) if self.0.dialer.is_none() => {
+                "PAUSE works on a client; this daemon is a server and dials nobody"
             }
-            _ => Ok(()),
-        }
+            (Command::Invite(_) | Command::Revoke(_) | Command::Rotate(_), None) => {
+                "this daemon is a client: who may enter is for its server to say"
+            }
+            _ => return Ok(()),
+        };
+        Err(Outcome::failed(ErrorCode::Unsupported, why))
     }
 
     /// Carries out a command that [`check`](Self::check) let pass, for `user`.
@@ -154,6 +161,9 @@ impl Control {
             Command::Subscribe(topics) => Answer::News(self.0.news.subscribe(topics)),
             Command::Reload => of(self.reload().await),
             Command::Keys(task) => of(self.keys(task).await),
+            Command::Invite(invite) => self.invite(invite).await,
+            Command::Revoke(revoke) => self.revoke(revoke).await,
+            Command::Rotate(rotate) => self.rotate(rotate).await,
             Command::Explain(query) => match self.explain(query).await {
                 Ok(explained) => Answer::Result(explained),
                 Err(outcome) => Answer::Outcome(outcome),

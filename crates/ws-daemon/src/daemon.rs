@@ -25,19 +25,23 @@ use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
 use crate::news::News;
 use crate::origin::{self, Origin};
-use crate::peers::{Dialer, DialerHandle, Peers};
+use crate::peers::{Dialer, DialerHandle, Known, Peers};
+use crate::register::{BrokenRegister, Register};
 use crate::spool::{Spool, SpoolFault};
 use crate::system;
 use crate::tasks::{Stop, Tasks};
 use crate::tls::KeysFault;
 use crate::worker::Worker;
-use encryption::Encryption;
+pub use encryption::Encryption;
 
 /// Requests and commands from links, between being read and being sorted; when full, links are not read.
 const INBOUND: usize = 1024;
 
 /// Statuses that nobody waits for, before they are passed on; when full, they are dropped.
 const UNCLAIMED: usize = 1024;
+
+/// Where a server keeps who its peers are, in its prefix.
+const REGISTER: &str = "keys/peers.json";
 
 /// Connections that wait to be accepted on TCP.
 const BACKLOG: u32 = 1024;
@@ -50,8 +54,10 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
-const OWN_VARIABLES: [&str; 12] = [
+const OWN_VARIABLES: [&str; 14] = [
     "WSDAEMON_PROXY",
+    "WSDAEMON_TOKEN",
+    "CREDENTIALS_DIRECTORY",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
@@ -90,6 +96,9 @@ pub enum StartFault {
     /// The spool is of a later version.
     #[error(transparent)]
     Spool(SpoolFault),
+    /// The register of peers cannot be read.
+    #[error(transparent)]
+    Register(#[from] BrokenRegister),
     /// Keys or certificates are broken.
     #[error("TLS: {0}")]
     Keys(#[from] KeysFault),
@@ -112,6 +121,7 @@ pub struct Daemon {
     executor: Executor,
     spool: Option<Spool>,
     audit: Audit,
+    register: Register,
     reload: Reload,
     stop: Stop,
     counts: Counts,
@@ -168,9 +178,9 @@ impl Daemon {
                 .transpose()?,
         };
         let encryption = Encryption::of(&settings)?;
-        let port = match &settings.role {
-            Role::Server { listen, .. } => Some(bind_port(*listen)?),
-            Role::Client { .. } => None,
+        let (port, register) = match &settings.role {
+            Role::Server { listen, .. } => (Some(bind_port(*listen)?), Register::open(&prefix.join(REGISTER))?),
+            Role::Client { .. } => (None, Register::default()),
         };
         let local_tcp = bind_local_tcp(settings.local)?;
         let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
@@ -183,13 +193,40 @@ impl Daemon {
         let executor = surroundings(&settings, &socket)
             .and_then(|around| Executor::new(around, &settings.limits, counts.rest.clone(), stop.clone()))
             .map_err(StartFault::Executor)?;
-        Ok(Self { settings, socket, executor, spool, audit, reload, stop, counts, local_tcp, port, encryption, signals })
+        Ok(Self {
+            settings,
+            socket,
+            executor,
+            spool,
+            register,
+            audit,
+            reload,
+            stop,
+            counts,
+            local_tcp,
+            port,
+            encryption,
+            signals,
+        })
     }
 
     /// Runs until a signal says stop, and returns when everything has been settled.
     pub async fn run(self) {
-        let Self { settings, socket, executor, spool, audit, reload, stop, counts, local_tcp, port, encryption, mut signals } =
-            self;
+        let Self {
+            settings,
+            socket,
+            executor,
+            spool,
+            register,
+            audit,
+            reload,
+            stop,
+            counts,
+            local_tcp,
+            port,
+            encryption,
+            mut signals,
+        } = self;
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
@@ -199,8 +236,11 @@ impl Daemon {
         let known = identity::known_peers(spool.as_ref()).await;
         let (changes, remembering) = identity::remember(spool.clone(), stop.close_local.clone());
         counts.rest.spawn(remembering);
-        let rules = identity::rules(&settings);
-        let peers = Peers::new(inbound, terms, rules.clone(), stop.close_links.clone(), me, known, changes);
+        let known = Known { records: known, register, rules: identity::rules(&settings) };
+        let rules = known.rules.clone();
+        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
+        // A crash may have come between a revocation and this.
+        peers.forget_gone();
         if let (Some(spool), Some(damaged)) = (spool.clone(), damaged) {
             let (settings, close) = (settings.clone(), stop.close_links.clone());
             counts.rest.spawn(identity::keep_true(settings, spool, damaged, peers.clone(), close));
@@ -221,8 +261,9 @@ impl Daemon {
         // What was claimed is settled before its asker can ask again.
         worker.recover().await;
         origin.recover().await;
+        let reached = port.as_ref().and_then(|listener| listener.local_addr().ok());
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
-        let dialer = start_role(&settings, port, encryption, &peers, spool.clone(), &audit, &counts, &stop);
+        let dialer = start_role(&settings, port, encryption, &peers, (spool.clone(), &audit), &counts, &stop);
         let control = Control::new(Means {
             dialer,
             peers: peers.clone(),
@@ -231,6 +272,7 @@ impl Daemon {
             executor: executor.clone(),
             spool: spool.clone(),
             news,
+            reached,
             tls,
             client_tls,
             rules: rules.clone(),
@@ -308,8 +350,7 @@ fn start_role(
     port: Option<TcpListener>,
     encryption: Encryption,
     peers: &Peers,
-    spool: Option<Spool>,
-    audit: &Audit,
+    (spool, audit): (Option<Spool>, &Audit),
     counts: &Counts,
     stop: &Stop,
 ) -> Option<DialerHandle> {

@@ -7,7 +7,9 @@
 
 mod addresses;
 mod connections;
+mod credential;
 mod handshake;
+mod join;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -210,8 +212,8 @@ impl Http {
     pub async fn upgrade(&self, stream: TcpStream, address: SocketAddr) -> Option<(Wire, Dialect, Standing)> {
         let entrance = Entrance { own: canonical(stream.local_addr().ok()?), address };
         let (stream, standing) = self.encrypt(stream, address).await?;
-        let upgraded = handshake(stream, entrance, &standing, &self.door, self.counters()).await?;
-        let Upgraded { stream, behind, dialect } = upgraded;
+        let upgraded = handshake(stream, entrance, &standing, &self.door, &self.peers).await?;
+        let Upgraded { stream, behind, dialect, standing } = upgraded;
         Some((Wire::accepted(stream, behind, self.peers.terms().message).await, dialect, standing))
     }
 }

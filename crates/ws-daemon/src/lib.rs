@@ -11,8 +11,8 @@
 //! | 4 | `control` |
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
-//! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `audit` |
+//! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `audit`, `secret`, `invitation` |
 
 pub mod audit;
 pub mod cli;
@@ -22,6 +22,7 @@ pub mod counters;
 pub mod daemon;
 pub mod exec;
 pub mod http;
+pub mod invitation;
 pub mod link;
 pub mod local;
 pub mod news;
@@ -29,7 +30,9 @@ pub mod origin;
 pub mod peers;
 pub mod policy;
 pub mod rate;
+pub mod register;
 pub mod route;
+pub mod secret;
 pub mod spool;
 pub mod standing;
 pub mod system;

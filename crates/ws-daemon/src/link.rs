@@ -10,22 +10,24 @@ mod mux;
 mod run_stream;
 mod session;
 mod stream;
+mod trade;
 mod wire;
 
 pub use backoff::Backoff;
 pub use departure::Departure;
 pub use dial::{DialFault, dial};
-pub use greeting::{CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, GreetingFault};
+pub use greeting::{CLOSE_BOUND, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CLOSE_REVOKED, GreetingFault};
 pub use mux::{Ask, AskBody, Closed, Dialect, Sink};
 pub use run_stream::{RunEvent, RunSink, RunStream, STREAM_CREDIT_BYTES, run_stream};
 pub use session::{Ended, serve};
 pub use stream::Stream;
 pub use tokio_tungstenite::tungstenite::protocol::Role;
 pub use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+pub use trade::{Answer, trade};
 pub use wire::{Event, Gone, Wire};
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -63,6 +65,8 @@ struct Inner {
     closing: CancellationToken,
     /// The same instance has come by another link: nothing that this one still reads is handed up.
     replaced: AtomicBool,
+    /// The peer may be here no more: the code and words of the close frame.
+    farewell: OnceLock<(u16, &'static str)>,
     /// The peer wants no more new work.
     draining: AtomicBool,
     /// It runs over TLS.
@@ -294,9 +298,10 @@ impl Link {
         mux: Mux,
         closing: CancellationToken,
     ) -> Self {
-        let (replaced, draining, encrypted) = (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
+        let (replaced, farewell) = (AtomicBool::new(false), OnceLock::new());
+        let (draining, encrypted) = (AtomicBool::new(false), AtomicBool::new(false));
         let mux = Arc::new(mux);
-        Self(Arc::new(Inner { peer, address, hello, standing, me, mux, closing, replaced, draining, encrypted }))
+        Self(Arc::new(Inner { peer, address, hello, standing, me, mux, closing, replaced, farewell, draining, encrypted }))
     }
 
     fn mux(&self) -> &Arc<Mux> {
@@ -390,6 +395,11 @@ impl Link {
     #[must_use]
     pub fn is_replaced(&self) -> bool {
         self.0.replaced.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing of what the peer says counts any more.
+    fn is_over(&self) -> bool {
+        self.is_replaced() || self.0.farewell.get().is_some()
     }
 
     /// How many requests wait for this peer's answer.
@@ -518,6 +528,15 @@ impl Link {
 
     /// Closes the link once what waits to leave has left.
     pub fn close(&self) {
+        self.0.closing.cancel();
+    }
+
+    /// Closes the link at once, with a code and words of the close frame: the peer may be here no more. What is in flight is settled
+    /// when this returns, and nothing that it says from now on is handed up.
+    pub fn expel(&self, code: u16, words: &'static str) {
+        // The first reason is the one.
+        let _ = self.0.farewell.set((code, words));
+        self.mux().close();
         self.0.closing.cancel();
     }
 

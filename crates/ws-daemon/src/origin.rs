@@ -94,7 +94,7 @@ impl Said {
 /// Queued runs whose params are read from the spool at once; the next one waits.
 const READING: usize = 16;
 
-/// Instances that are remembered as lost; beyond it they are forgotten, and what is bound to them waits for its ttl.
+/// Instances that are remembered as lost, beside those that the register says are gone; beyond it they are forgotten, and what is bound to them waits for its ttl.
 const LOST: usize = 65_536;
 
 /// A request that is on its way, or was refused at once.
@@ -303,7 +303,8 @@ impl Origin {
     }
 
     fn is_lost(&self, instance: &str) -> bool {
-        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).contains(instance)
+        self.peers().register().is_gone(instance)
+            || self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).contains(instance)
     }
 
     /// A doer says how a run ended for which nobody waits: its asker may have given it up, or was told and could not say that it

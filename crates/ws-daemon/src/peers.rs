@@ -22,11 +22,12 @@ use ws_daemon_protocol::target::Target;
 
 use crate::counters::{Count, Counters};
 use crate::link::{
-    self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CloseCode, Dialect, Ended, Gone, GreetingFault, Inbound, Link,
-    Terms, Wire,
+    self, CLOSE_BOUND, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CLOSE_REVOKED, CloseCode, Dialect, Ended, Gone,
+    GreetingFault, Inbound, Link, Terms, Wire,
 };
 use crate::policy::Rules;
-use crate::standing::Standing;
+use crate::register::{Register, Unbound};
+use crate::standing::{Proof, Standing};
 use registry::{Registry, be_proven, name_for};
 use table::Table;
 
@@ -39,6 +40,7 @@ pub struct Peers(Arc<Inner>);
 
 struct Inner {
     table: Mutex<Table>,
+    register: Register,
     /// How many have come so far.
     arrivals: watch::Sender<u64>,
     inbound: mpsc::Sender<Inbound>,
@@ -76,6 +78,17 @@ pub struct Newcomer {
     standing: Standing,
 }
 
+/// Who is known before anyone has come, and what peers may do.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The peers that were here before.
+    pub records: Vec<PeerRecord>,
+    /// Those that can prove who they are.
+    pub register: Register,
+    /// What they may ask for.
+    pub rules: Rules,
+}
+
 /// What came of a newcomer.
 #[derive(Debug)]
 pub enum Life {
@@ -86,27 +99,54 @@ pub enum Life {
 }
 
 impl Peers {
-    /// An empty table whose links hand up to `inbound`; each hears of relaying only if the `rules` let it have it. This daemon is
-    /// `me`; `records` are the peers that it knows from before; `changes` is told, in order and without waiting, what is to be
-    /// remembered.
+    /// An empty table whose links hand up to `inbound`; each hears of relaying only if the rules let it have it. This daemon is
+    /// `me`; `changes` is told, in order and without waiting, what is to be remembered.
     #[must_use]
     pub fn new(
         inbound: mpsc::Sender<Inbound>,
         terms: Terms,
-        rules: Rules,
         closing: CancellationToken,
         me: Hello,
-        records: Vec<PeerRecord>,
+        known: Known,
         changes: impl Fn(PeerChange) + Send + Sync + 'static,
     ) -> Self {
+        let Known { records, register, rules } = known;
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
         let (arrivals, counters, changes) = (watch::Sender::default(), Counters::default(), Box::new(changes));
-        Self(Arc::new(Inner { table, arrivals, inbound, terms, rules, closing, counters, changes }))
+        Self(Arc::new(Inner { table, register, arrivals, inbound, terms, rules, closing, counters, changes }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         // Every section leaves the table whole.
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who can prove who they are.
+    #[must_use]
+    pub fn register(&self) -> &Register {
+        &self.0.register
+    }
+
+    /// Closes the links of a registered peer at once, with words for it: they are in the table no more when this returns.
+    pub fn expel(&self, name: &str) {
+        const WORDS: &str = "this peer's token is good no more: it was revoked, or another was traded for it";
+        let is_its = |link: &&Link| link.standing().proven().is_some_and(|proven| *proven.name == *name);
+        for link in self.links().iter().filter(is_its) {
+            info!(peer = name, address = link.address(), "a link is closed: its peer was revoked, or has another token");
+            self.table().remove(link);
+            link.expel(CLOSE_REVOKED, WORDS);
+        }
+    }
+
+    /// Nothing is remembered any more of the instances that the register says are gone; whoever waits for one looks again.
+    pub fn forget_gone(&self) {
+        let mut table = self.table();
+        let gone: Vec<String> = table.registry.records().map(|record| record.instance.clone()).collect();
+        let gone = gone.into_iter().filter(|instance| self.0.register.is_gone(instance));
+        let changes: Vec<PeerChange> = gone.filter_map(|instance| table.registry.forget(&instance)).collect();
+        drop(table);
+        changes.into_iter().for_each(&self.0.changes);
+        self.touch();
     }
 
     /// Who this daemon is.
@@ -268,8 +308,12 @@ impl Peers {
     /// Has a link's life from here on: in the table until its session ends, unless it is not taken in. `closing` closes this one
     /// link.
     pub async fn host(&self, newcomer: Newcomer, closing: CancellationToken) -> Life {
-        let Newcomer { mut wire, address, hello, me, standing } = newcomer;
-        let (place, before) = match self.join(hello, me, &address, standing, closing) {
+        let Newcomer { mut wire, address, mut hello, me, standing } = newcomer;
+        let proved = match hello.as_deref_mut() {
+            Some(hello) => self.hold_to(&standing, hello).await,
+            None => Ok(()),
+        };
+        let (place, before) = match proved.and_then(|()| self.join(hello, me, &address, standing, closing)) {
             Ok(joined) => joined,
             Err(unwelcome) => {
                 self.counters().count(Count::Unwelcome);
@@ -319,6 +363,59 @@ impl Peers {
         ended
     }
 
+    /// What a peer says of itself, held against what it has proved: a registered one has the name and the tags that it was given, and
+    /// is the instance that its token is bound to; and nobody has what is another one's.
+    async fn hold_to(&self, standing: &Standing, hello: &mut Hello) -> Result<(), Unwelcome> {
+        let register = &self.0.register;
+        if *standing == Standing::Server {
+            return Ok(());
+        }
+        let own: &[Box<str>] = match standing.proven() {
+            Some(proven) => {
+                be_proven(hello, proven)?;
+                if proven.by == Proof::Token {
+                    register.bind(&proven.name, &hello.instance, &hello.former).await.map_err(Unwelcome::Bound)?;
+                }
+                &proven.tags
+            }
+            None => {
+                if register.is_gone(&hello.instance) {
+                    return Err(Unwelcome::Revoked { instance: hello.instance.clone() });
+                }
+                &[]
+            }
+        };
+        let is_given = |tag: &String| own.iter().any(|own| **own == **tag);
+        let is_claimed = |tag: &String| register.is_reserved(tag) && !is_given(tag);
+        if let Some(tag) = hello.tags.iter().find(|tag| is_claimed(tag)) {
+            warn!(peer = hello.name, tag, "tags that the register gives out to others are passed over");
+            hello.tags.retain(|tag| !is_claimed(tag));
+        }
+        hello.tags.retain(|tag| !is_given(tag));
+        hello.tags.splice(0..0, own.iter().map(ToString::to_string));
+        let proven = standing.proven().map(|proven| &*proven.name);
+        hello.former.retain(|former| register.owner_of(former).is_none_or(|owner| Some(&*owner) == proven));
+        Ok(())
+    }
+
+    /// Whether whoever has come may be called so, and be this instance, now that the table is held: what the register says may have
+    /// changed since it was asked at the door.
+    fn check_standing(&self, standing: &Standing, hello: Option<&Hello>) -> Result<(), Unwelcome> {
+        let register = &self.0.register;
+        let unproven = |name: &str| Err(Unwelcome::Unproven { name: name.into() });
+        match (standing, hello) {
+            (Standing::Peer(proven), _) if !register.still_has(proven) => {
+                Err(Unwelcome::Bound(Unbound::Revoked(proven.name.clone())))
+            }
+            (Standing::Anonymous, Some(hello)) if register.has_name(&hello.name) => unproven(&hello.name),
+            (Standing::Anonymous, Some(hello)) => match register.owner_of(&hello.instance) {
+                Some(owner) => unproven(&owner),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
     /// When nobody sorts any more, the daemon is stopping.
     async fn hand_up(&self, what: fn(Link) -> Inbound, link: Link) {
         // Made when there is a place for it: while it waits, each link of ten thousand would keep room for the largest of all.
@@ -339,7 +436,8 @@ impl Peers {
     ) -> Result<(Place<'_>, Vec<Link>), Unwelcome> {
         let message = self.0.terms.message;
         let mut table = self.table();
-        let Some(mut hello) = hello else {
+        self.check_standing(&standing, hello.as_deref())?;
+        let Some(hello) = hello else {
             let before = standing.proven().map(|proven| table.in_the_way(proven, None)).transpose()?.flatten();
             if let Some(before) = &before {
                 table.remove(before);
@@ -361,15 +459,18 @@ impl Peers {
         if standing != Standing::Server {
             table.registry.check_epoch(&hello)?;
         }
+        let here = table.by_instance.get(&hello.instance).and_then(|link| link.standing().proven());
+        if let Some(owner) = here.filter(|owner| standing.proven().is_none_or(|proven| proven.name != owner.name)) {
+            return Err(Unwelcome::Unproven { name: owner.name.to_string() });
+        }
         let mut before = Vec::new();
         if let Some(proven) = standing.proven() {
-            be_proven(&mut hello, proven)?;
             before.extend(table.in_the_way(proven, Some(&hello.instance))?);
         }
         for before in &before {
             table.remove(before);
         }
-        let name = name_for(&hello, |name| table.holder(name, &hello.instance))?;
+        let name = name_for(&hello, |name| table.holder(name, &hello.instance).or_else(|| self.registered_name(name, &hello)))?;
         let me = self.for_peer(me, &standing);
         if let Some(link) = table.by_instance.get(&hello.instance).cloned() {
             table.remove(&link);
@@ -392,6 +493,11 @@ impl Peers {
         let mut me = (*me).clone();
         me.features.retain(|feature| feature != RELAY);
         me.into()
+    }
+
+    /// A numbered name is not to be a registered one either.
+    fn registered_name(&self, name: &str, hello: &Hello) -> Option<(String, bool)> {
+        (name != hello.name && self.0.register.has_name(name)).then(|| (String::new(), true))
     }
 
     fn settle_in(&self, table: &mut Table, link: Link) -> Place<'_> {
@@ -420,7 +526,10 @@ impl Unwelcome {
     fn close_code(&self) -> CloseCode {
         match self {
             Self::Clone { .. } => CloseCode::Library(CLOSE_CLONE),
-            Self::NameTaken { .. } => CloseCode::Library(CLOSE_NAME_TAKEN),
+            Self::NameTaken { .. } | Self::Unproven { .. } => CloseCode::Library(CLOSE_NAME_TAKEN),
+            Self::Bound(Unbound::Revoked(_)) | Self::Revoked { .. } => CloseCode::Library(CLOSE_REVOKED),
+            Self::Bound(Unbound::Register(_)) => CloseCode::Again,
+            Self::Bound(_) => CloseCode::Library(CLOSE_BOUND),
             Self::OtherName { .. } => CloseCode::Library(CLOSE_OTHER_NAME),
         }
     }
@@ -435,6 +544,12 @@ impl Unwelcome {
             Self::NameTaken { name, .. } => {
                 format!("give one of the two another \"name\" in config.json; taken by a connected peer: {name}")
             }
+            Self::Unproven { name } => format!("join as it, or set another \"name\" in config.json; a registered peer: {name}"),
+            Self::Bound(Unbound::Other { name, .. }) => format!("the token belongs to another daemon; of the peer {name}"),
+            Self::Bound(Unbound::Owned(name)) => format!("this daemon is registered here as another peer: {name}"),
+            Self::Bound(Unbound::Revoked(name)) => format!("revoked: {name}"),
+            Self::Bound(Unbound::Register(_)) => "the register cannot be written just now".into(),
+            Self::Revoked { .. } => "this instance was revoked".into(),
         }
     }
 }
@@ -442,7 +557,7 @@ impl Unwelcome {
 /// Under which count a link's end goes.
 fn cause(ended: &Ended) -> Count {
     match ended {
-        Ended::Gone(Gone::Closed) => Count::ByPeer,
+        Ended::Gone(Gone::Closed) | Ended::Told(_) => Count::ByPeer,
         Ended::Gone(Gone::Lost) => Count::Lost,
         Ended::Gone(Gone::TooLarge(_)) => Count::TooLarge,
         Ended::Gone(Gone::NotUtf8) => Count::NotUtf8,
@@ -451,7 +566,7 @@ fn cause(ended: &Ended) -> Count {
         Ended::Dead(_) => Count::Silent,
         Ended::DoesNotRead => Count::DoesNotRead,
         Ended::Replaced => Count::Replaced,
-        Ended::ClosedHere => Count::Here,
+        Ended::ClosedHere | Ended::Expelled(..) => Count::Here,
     }
 }
 
@@ -504,7 +619,8 @@ mod tests {
         let (sender, inbound) = mpsc::channel(64);
         let terms = Terms { message: 1 << 20, nesting: 128, ping: Duration::from_secs(20) };
         let closing = CancellationToken::new();
-        let peers = Peers::new(sender, terms, Rules::default(), closing.clone(), me, records, |_| {});
+        let known = Known { records, ..Known::default() };
+        let peers = Peers::new(sender, terms, closing.clone(), me, known, |_| {});
         End { peers, inbound, closing }
     }
 

@@ -20,8 +20,40 @@ pub struct Visitor {
     /// Whether the other end of the connection was seen to belong to root or to the daemon's user. Decides only where
     /// [`Refusal::OtherUser`] is the verdict without it.
     pub is_ours: bool,
-    /// Whether it has proved who it is: then it comes from wherever it likes, through proxies too.
-    pub has_proof: bool,
+    /// What it has shown of itself.
+    pub credential: Credential,
+}
+
+/// What came of a name and a token, or of a client certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// There was none, or nobody here to whom one was given.
+    None,
+    /// It is a peer's.
+    Right,
+    /// It is nobody's: which part is wrong is not told.
+    Wrong,
+}
+
+/// Who somebody claims to be in one way, by a certificate or by name and token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim<'a> {
+    /// It has claimed nothing.
+    None,
+    /// It is that peer.
+    Right(&'a str),
+    /// It is not who it claims to be.
+    Wrong,
+}
+
+/// What two claims come to: whoever makes both must be the same by both.
+#[must_use]
+pub fn agree<'a>(one: Claim<'a>, other: Claim<'a>) -> Claim<'a> {
+    match (one, other) {
+        (Claim::None, only) | (only, Claim::None) => only,
+        (Claim::Right(one), Claim::Right(other)) if one == other => Claim::Right(one),
+        _ => Claim::Wrong,
+    }
 }
 
 /// The headers by which a proxy shows itself.
@@ -36,6 +68,12 @@ pub enum Refusal {
     /// A web page.
     #[error("a web page may not open a link: the handshake carries an Origin header")]
     Origin,
+    /// A name and a token that do not belong together here. The same words whichever is wrong.
+    #[error(
+        "no peer of this server has this name and this token, or it was revoked. On the server: ws-daemon peers list; then \
+         ws-daemon invite NAME, or ws-daemon peers rotate NAME, and join here with the line that it prints"
+    )]
+    Credential,
     /// Someone on this machine whom the daemon's user need not trust.
     #[error(
         "protected mode: from its own machine this server takes links of root and of the user it runs as only. Run what dials here \
@@ -61,8 +99,10 @@ pub fn admit(visitor: Visitor, open: &Open) -> Result<(), Refusal> {
     if visitor.has_origin {
         return Err(Refusal::Origin);
     }
-    if visitor.has_proof {
-        return Ok(());
+    match visitor.credential {
+        Credential::Right => return Ok(()),
+        Credential::Wrong => return Err(Refusal::Credential),
+        Credential::None => {}
     }
     let address = visitor.address.to_canonical();
     let is_here = address.is_loopback() && !visitor.was_forwarded;
@@ -84,6 +124,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whoever_claims_to_be_somebody_in_two_ways_must_be_the_same_by_both() {
+        let (none, wrong, web, mail) = (Claim::None, Claim::Wrong, Claim::Right("web"), Claim::Right("mail"));
+        let table = [
+            (none, none, none),
+            (none, web, web),
+            (web, web, web),
+            (web, mail, wrong),
+            (none, wrong, wrong),
+            (web, wrong, wrong),
+            (wrong, wrong, wrong),
+        ];
+        for (one, other, expected) in table {
+            assert_eq!((agree(one, other), agree(other, one)), (expected, expected), "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
     fn who_may_enter() {
         let networks =
             || Open::Networks(vec!["10.0.0.0/8".parse().expect("a network"), "fd00::/8".parse().expect("a network")]);
@@ -94,9 +151,10 @@ mod tests {
             has_origin,
             was_forwarded,
             is_ours,
-            has_proof: false,
+            credential: Credential::None,
         };
-        let proven = |visitor: Visitor| Visitor { has_proof: true, ..visitor };
+        let shows = |credential, visitor| Visitor { credential, ..visitor };
+        let (right, wrong) = (|visitor| shows(Credential::Right, visitor), |visitor| shows(Credential::Wrong, visitor));
         let local = |address: &str| visitor(address, false, false, true);
         let another_users = |address: &str| visitor(address, false, false, false);
         let forwarded = |address: &str| visitor(address, false, true, true);
@@ -119,10 +177,7 @@ mod tests {
             (local("192.0.2.1"), nobody.clone(), Err(Refusal::Protected)),
             (local("::ffff:192.0.2.1"), nobody.clone(), Err(Refusal::Protected)),
             (forwarded("127.0.0.1"), nobody.clone(), Err(Refusal::Protected)),
-            (proven(another_users("192.0.2.1")), nobody.clone(), Ok(())),
-            (proven(forwarded("127.0.0.1")), nobody.clone(), Ok(())),
-            (proven(page("192.0.2.1")), nobody.clone(), Err(Refusal::Origin)),
-            (page("127.0.0.1"), nobody, Err(Refusal::Origin)),
+            (page("127.0.0.1"), nobody.clone(), Err(Refusal::Origin)),
             (local("10.1.2.3"), networks(), Ok(())),
             (local("::ffff:10.1.2.3"), networks(), Ok(())),
             (local("fd00::1"), networks(), Ok(())),
@@ -132,7 +187,18 @@ mod tests {
             (forwarded("10.1.2.3"), networks(), Err(Refusal::NotListed)),
             (local("192.0.2.1"), all.clone(), Ok(())),
             (forwarded("192.0.2.1"), all.clone(), Ok(())),
-            (page("192.0.2.1"), all, Err(Refusal::Origin)),
+            (page("192.0.2.1"), all.clone(), Err(Refusal::Origin)),
+            // With a credential nothing else counts, but that it is no web page.
+            (right(local("192.0.2.1")), nobody.clone(), Ok(())),
+            (right(forwarded("127.0.0.1")), nobody.clone(), Ok(())),
+            (right(forwarded("192.0.2.1")), networks(), Ok(())),
+            (right(another_users("127.0.0.1")), nobody.clone(), Ok(())),
+            (right(page("127.0.0.1")), all.clone(), Err(Refusal::Origin)),
+            (wrong(local("127.0.0.1")), nobody.clone(), Err(Refusal::Credential)),
+            (wrong(local("10.1.2.3")), networks(), Err(Refusal::Credential)),
+            (wrong(local("192.0.2.1")), all.clone(), Err(Refusal::Credential)),
+            (wrong(page("192.0.2.1")), all, Err(Refusal::Origin)),
+            (wrong(forwarded("192.0.2.1")), nobody, Err(Refusal::Credential)),
         ];
         for (visitor, open, expected) in table {
             assert_eq!(admit(visitor, &open), expected, "{visitor:?} {open:?}");

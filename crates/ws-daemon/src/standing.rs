@@ -45,3 +45,14 @@ impl Standing {
         }
     }
 }
+
+impl Proof {
+    /// The word that PEERS has for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Certificate => "certificate",
+        }
+    }
+}

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up. Modules of one layer do not know each other.
 const LAYERS: [&[&str]; 8] = [
-    &["config", "news", "tasks", "system", "standing", "rate", "counters", "tls", "audit"],
-    &["link", "exec", "route", "policy", "spool"],
+    &["config", "news", "tasks", "system", "standing", "rate", "counters", "tls", "audit", "secret", "invitation"],
+    &["link", "exec", "route", "policy", "spool", "register"],
     &["peers"],
     &["origin", "worker"],
     &["control"],

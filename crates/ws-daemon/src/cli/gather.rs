@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::exit::{Exit, Trouble};
+use super::token;
 use crate::config::{Accounts, Mode, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
 use crate::system;
 
@@ -113,13 +114,22 @@ impl Flags {
 
     /// Everything that was written, and what it means.
     pub fn settings(&self) -> Result<(Settings, Vec<Row>), Trouble> {
+        let (prefix, _) = self.prefix();
+        let file = file(&prefix.join("config.json"))?;
+        let (mut settings, mut rows) = self.settings_by(file)?;
+        token::find(&mut settings, &mut rows)?;
+        Ok((settings, rows))
+    }
+
+    /// The same as if this stood in config.json, and without a token.
+    pub fn settings_by(&self, file: Option<Written>) -> Result<(Settings, Vec<Row>), Trouble> {
         let (prefix, named_by) = self.prefix();
         // Scripts are started from elsewhere, so every path must stand on its own.
         let prefix = std::path::absolute(&prefix).unwrap_or(prefix);
         let sources = Sources {
             flags: written("a flag", self.words())?,
             environment: written("the environment", environment(|name| std::env::var_os(name)))?,
-            file: file(&prefix.join("config.json"))?,
+            file,
             prefix: (prefix, named_by),
             any_writer: self.any_writer,
             accounts: Accounts { user: system::user_id, group: system::group_id },
@@ -187,7 +197,12 @@ fn file(path: &Path) -> Result<Option<Written>, Trouble> {
             return Err(Trouble::new(Exit::Config, said));
         }
     };
-    Written::parse(path, &text).map(Some).map_err(|fault| {
+    parse(path, &text).map(Some)
+}
+
+/// Reads what stands, or is to stand, in config.json.
+pub fn parse(path: &Path, text: &str) -> Result<Written, Trouble> {
+    Written::parse(path, text).map_err(|fault| {
         let theme = if super::colours(&std::io::stderr()) {
             miette::GraphicalTheme::unicode()
         } else {

@@ -57,6 +57,8 @@ pub struct Written {
     pub name: Option<String>,
     /// More names.
     pub tags: Option<Vec<String>>,
+    /// Where a client's token stands.
+    pub token_file: Option<PathBuf>,
     /// Whether a client may ask for a run on another one.
     pub relay: Option<bool>,
     /// Encryption.

@@ -86,6 +86,8 @@ pub struct Settings {
     pub name: Option<String>,
     /// More names.
     pub tags: Vec<String>,
+    /// Where a client's token stands, if someone said so; a relative path is in the prefix.
+    pub token_file: Option<PathBuf>,
     /// Whether any client may ask for a run on another one, where no rule is about peers.
     pub relay: bool,
     /// Encryption.
@@ -365,12 +367,30 @@ impl Settings {
         let (name, tags) = names(&mut resolver)?;
         let (relay, source) = resolver.or_default(false, |written| written.relay);
         resolver.row("relay", relay, source);
+        let token_file = resolver.written(|written| written.token_file.clone());
+        if let Some((path, source)) = &token_file {
+            resolver.row("token_file", path.display().to_string(), *source);
+        }
         let tls = tls(&mut resolver, mode)?;
         let rules = rules(&mut resolver)?;
         let audit = audit(&mut resolver, &prefix);
-        let any_writer = sources.any_writer;
-        let settings =
-            Self { prefix, any_writer, role, local, socket_group, name, tags, relay, tls, rules, audit, limits, times };
+        let (token_file, any_writer) = (token_file.map(|(path, _)| path), sources.any_writer);
+        let settings = Self {
+            prefix,
+            any_writer,
+            role,
+            local,
+            socket_group,
+            name,
+            tags,
+            token_file,
+            relay,
+            tls,
+            rules,
+            audit,
+            limits,
+            times,
+        };
         Ok((settings, resolver.rows))
     }
 }

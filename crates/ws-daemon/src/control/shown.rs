@@ -44,15 +44,38 @@ impl Control {
         let mut peers = self.0.peers.registered();
         peers.sort_by(|one, other| one.name.cmp(&other.name).then_with(|| other.last_seen_ms.cmp(&one.last_seen_ms)));
         let show = |peer: &crate::peers::Registered| {
-            json!({
+            let mut shown = json!({
                 "name": peer.name, "instance": peer.instance, "address": peer.address, "tags": peer.tags,
                 "connected": peer.link.is_some(), "seed": peer.instance.is_none(), "last_seen": peer.last_seen_ms,
                 "version": peer.version, "epoch": peer.epoch, "capacity": peer.capacity,
                 "in_flight": peer.link.as_ref().map_or(0, crate::link::Link::in_flight),
                 "draining": peer.link.as_ref().is_some_and(crate::link::Link::is_draining),
-            })
+            });
+            if let Some(link) = &peer.link {
+                shown["encrypted"] = link.is_encrypted().into();
+                if let Some(proven) = link.standing().proven() {
+                    shown["proven"] = proven.by.word().into();
+                }
+            }
+            shown
         };
-        peers.iter().map(show).collect()
+        let known = |name: &str, instance: Option<&str>| {
+            let is_it = |peer: &&crate::peers::Registered| match instance {
+                Some(_) => peer.instance.as_deref() == instance,
+                None => peer.name == name && peer.link.is_some(),
+            };
+            peers.iter().any(|peer| is_it(&peer))
+        };
+        // Those that have never linked, or may no more.
+        let registered = self.0.peers.register().peers();
+        let unseen = registered.iter().filter(|peer| !known(&peer.name, peer.instance.as_deref())).map(|peer| {
+            json!({
+                "name": peer.name, "instance": peer.instance, "address": "", "tags": peer.tags, "connected": false, "seed": false,
+                "last_seen": null, "version": null, "epoch": null, "capacity": null, "in_flight": 0, "draining": false,
+                "revoked": peer.revoked,
+            })
+        });
+        peers.iter().map(show).chain(unseen).collect()
     }
 
     /// The scripts of this daemon.

@@ -35,6 +35,21 @@ const CHANGES: usize = 4096;
 /// # Errors
 /// When a later version of this program has written it: to go on without would be to forget what it holds.
 pub fn open_spool(settings: &Settings) -> Result<Option<Spool>, SpoolFault> {
+    match try_spool(settings) {
+        Ok(spool) => Ok(Some(spool)),
+        Err(fault @ SpoolFault::Newer { .. }) => Err(fault),
+        Err(error) => {
+            warn!(%error, "the daemon runs without a spool: requests with \"queue\" are refused");
+            Ok(None)
+        }
+    }
+}
+
+/// Opens the spool of this daemon, or says why not.
+///
+/// # Errors
+/// Another daemon has it, a later version has written it, or the disk does not let it.
+pub fn try_spool(settings: &Settings) -> Result<Spool, SpoolFault> {
     let (mode, port) = match &settings.role {
         Role::Server { listen, .. } => ("server", listen.port()),
         Role::Client { server } => ("client", server.port),
@@ -42,20 +57,12 @@ pub fn open_spool(settings: &Settings) -> Result<Option<Spool>, SpoolFault> {
     let path = settings.prefix.join(format!("spool-{mode}-{port}.db"));
     let limits = &settings.limits;
     let bounds = Bounds { bytes: limits.spool_bytes as u64, runs: limits.spool_runs as u64, ..Bounds::default() };
-    match Spool::open(&path, bounds, Durability::Full) {
-        Ok(opened) => {
-            if let Some(aside) = opened.set_aside {
-                error!(path = %aside.display(), "the spool was damaged and is set aside; what it held is lost to this daemon");
-            }
-            info!(path = %path.display(), instance = %opened.spool.identity().instance, "spool ready");
-            Ok(Some(opened.spool))
-        }
-        Err(fault @ SpoolFault::Newer { .. }) => Err(fault),
-        Err(error) => {
-            warn!(%error, "the daemon runs without a spool: requests with \"queue\" are refused");
-            Ok(None)
-        }
+    let opened = Spool::open(&path, bounds, Durability::Full)?;
+    if let Some(aside) = opened.set_aside {
+        error!(path = %aside.display(), "the spool was damaged and is set aside; what it held is lost to this daemon");
     }
+    info!(path = %path.display(), instance = %opened.spool.identity().instance, "spool ready");
+    Ok(opened.spool)
 }
 
 /// Who may ask this daemon for what.

@@ -14,16 +14,20 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use rustix::process::geteuid;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2;
 
 use super::Door;
+use super::credential::Shown;
+use super::join;
 use crate::audit::Entry;
 use crate::config::Open;
-use crate::counters::{Count, Counters};
+use crate::counters::Count;
 use crate::link::{Dialect, Stream};
-use crate::policy::{self, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
+use crate::peers::Peers;
+use crate::policy::{self, Credential, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
 use crate::standing::Standing;
 use crate::system;
 
@@ -42,6 +46,8 @@ pub struct Upgraded {
     pub behind: Vec<u8>,
     /// What is spoken on it.
     pub dialect: Dialect,
+    /// What the other end has proved.
+    pub standing: Standing,
 }
 
 /// The two ends of a connection.
@@ -53,21 +59,29 @@ pub struct Entrance {
     pub address: SocketAddr,
 }
 
-/// Reads one request of a visitor that has proved to be who `standing` says, and answers it; `None` if it did not become a link.
-/// The deadline is the caller's.
+/// Reads one request of a visitor whose certificate proves that it is who `standing` says, and answers it; `None` if it did not
+/// become a link. The deadline is the caller's.
 pub async fn handshake(
     stream: Stream,
     entrance: Entrance,
     standing: &Standing,
     door: &Door,
-    counters: &Counters,
+    peers: &Peers,
 ) -> Option<Upgraded> {
-    let address = entrance.address;
-    let needs_tls = !stream.is_encrypted() && !door.tls.takes_plain() && !address.ip().is_loopback();
-    let upgrade: Mutex<Option<(OnUpgrade, Dialect)>> = Mutex::new(None);
+    let (address, counters) = (entrance.address, peers.counters());
+    let is_encrypted = stream.is_encrypted();
+    let needs_tls = !is_encrypted && !door.tls.takes_plain() && !address.ip().is_loopback();
+    let upgrade: Mutex<Option<(OnUpgrade, Dialect, Standing)>> = Mutex::new(None);
     let slot = &upgrade;
     let service = service_fn(|mut request: Request<Incoming>| async move {
-        let verdict = admit(request.headers(), entrance, standing, &door.open).await;
+        let since = Instant::now();
+        if join::is_asked(&request) && !needs_tls {
+            // Whom to trust is told only where nobody on the way can have changed it.
+            let roots = if is_encrypted { door.tls.roots_to_pin() } else { String::new() };
+            return Ok(join::answer(request, address, peers, &roots, since).await);
+        }
+        let shown = Shown::of(request.headers(), standing, peers.register());
+        let verdict = admit(request.headers(), entrance, shown.credential, &door.open).await;
         if let Err(refusal) = &verdict {
             let entry = || Entry::new("link").with("address", address.to_string()).with("allowed", false);
             door.audit.record(|| entry().with("why", refusal.to_string())).await;
@@ -79,13 +93,17 @@ pub async fn handshake(
         let response = match answer {
             Ok((switch, dialect)) => {
                 if let Ok(mut upgrade) = slot.lock() {
-                    *upgrade = Some((hyper::upgrade::on(&mut request), dialect));
+                    *upgrade = Some((hyper::upgrade::on(&mut request), dialect, shown.standing));
                 }
                 switch
             }
+            Err(refusal) if refusal.status() == StatusCode::UNAUTHORIZED => {
+                counters.count(Count::Unauthorized);
+                shown.refused(address, since).await;
+                *refusal
+            }
             Err(refusal) => {
                 counters.count(match refusal.status() {
-                    StatusCode::UNAUTHORIZED => Count::Unauthorized,
                     StatusCode::FORBIDDEN => Count::Forbidden,
                     _ => Count::BadHandshake,
                 });
@@ -106,13 +124,13 @@ pub async fn handshake(
         counters.count(Count::BadHandshake);
         debug!(%address, %error, "a connection ended without a link");
     }
-    let (upgrade, dialect) = upgrade.into_inner().ok()??;
+    let (upgrade, dialect, standing) = upgrade.into_inner().ok()??;
     let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
-    Some(Upgraded { stream: parts.io.into_inner(), behind: parts.read_buf.to_vec(), dialect })
+    Some(Upgraded { stream: parts.io.into_inner(), behind: parts.read_buf.to_vec(), dialect, standing })
 }
 
 /// Whether whoever is at `address` and sends these headers may enter. Whose process that is is looked up only where it decides.
-async fn admit(headers: &HeaderMap, entrance: Entrance, standing: &Standing, open: &Open) -> Result<(), Refusal> {
+async fn admit(headers: &HeaderMap, entrance: Entrance, credential: Credential, open: &Open) -> Result<(), Refusal> {
     let Entrance { own, address } = entrance;
     let visitor = Visitor {
         address: address.ip(),
@@ -121,7 +139,7 @@ async fn admit(headers: &HeaderMap, entrance: Entrance, standing: &Standing, ope
             .keys()
             .any(|name| FORWARDED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(FORWARDED_PREFIX)),
         is_ours: false,
-        has_proof: standing.proven().is_some(),
+        credential,
     };
     match policy::admit(visitor, open) {
         Err(Refusal::OtherUser) => policy::admit(Visitor { is_ours: is_ours(own, address).await, ..visitor }, open),
@@ -152,6 +170,9 @@ fn answer<B>(request: &Request<B>, verdict: Result<(), Refusal>) -> Result<(Answ
     if !has_token(headers, header::UPGRADE, "websocket") {
         let body = "this port of ws-daemon takes WebSocket links; point a client's \"proxy\" here";
         return Err(Box::new(with(words(StatusCode::UPGRADE_REQUIRED, body), header::UPGRADE, "websocket")));
+    }
+    if verdict == Err(Refusal::Credential) {
+        return Err(Box::new(unauthorized()));
     }
     if let Err(refusal) = verdict {
         return refuse(StatusCode::FORBIDDEN, &refusal.to_string());
@@ -217,7 +238,14 @@ fn dialect(headers: &HeaderMap) -> Result<Dialect, String> {
     }
 }
 
-fn words(status: StatusCode, body: &str) -> Answer {
+/// The one answer to whoever shows a secret that nobody has.
+pub fn unauthorized() -> Answer {
+    let refusal = words(StatusCode::UNAUTHORIZED, &Refusal::Credential.to_string());
+    with(refusal, header::WWW_AUTHENTICATE, "Basic realm=\"ws-daemon\"")
+}
+
+/// An answer that is no link.
+pub fn words(status: StatusCode, body: &str) -> Answer {
     let newline = if body.is_empty() { "" } else { "\n" };
     let mut response = Response::new(Full::new(Bytes::from(format!("{body}{newline}"))));
     *response.status_mut() = status;
@@ -257,8 +285,7 @@ mod tests {
         // There is no connection whose owner could be looked up, so the address is listed.
         let open = Open::Networks(vec!["127.0.0.1/32".parse().expect("a network")]);
         let end = SocketAddr::from(([127, 0, 0, 1], 1));
-        match answer(&request, admit(request.headers(), Entrance { own: end, address: end }, &Standing::Anonymous, &open).await)
-        {
+        match answer(&request, admit(request.headers(), Entrance { own: end, address: end }, Credential::None, &open).await) {
             Ok((response, dialect)) => {
                 let version = response.headers().get("ws-daemon").map(HeaderValue::as_bytes);
                 assert_eq!(version, (dialect == Dialect::Version2).then_some(b"2".as_slice()));

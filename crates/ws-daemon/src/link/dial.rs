@@ -47,6 +47,9 @@ pub enum DialFault {
     /// Something else answered.
     #[error("no WebSocket there: {0}")]
     Handshake(Box<Error>),
+    /// The connection ended before an answer came.
+    #[error("no answer: {0}")]
+    NoAnswer(io::Error),
     /// It took too long.
     #[error("no link within {0:?}")]
     TooSlow(Duration),
@@ -92,7 +95,7 @@ fn chosen<B>(response: &Response<B>) -> Result<Dialect, DialFault> {
 }
 
 /// Each address in turn, each with its share of the time, so that one that swallows packets does not hide the next.
-async fn connect(server: &ServerUrl, within: Duration) -> Result<TcpStream, DialFault> {
+pub(super) async fn connect(server: &ServerUrl, within: Duration) -> Result<TcpStream, DialFault> {
     let name = match &server.host {
         Host::Domain(name) => name.clone(),
         Host::Ipv4(address) => address.to_string(),

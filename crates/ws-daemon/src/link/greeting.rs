@@ -19,6 +19,12 @@ pub const CLOSE_NAME_TAKEN: u16 = 4002;
 /// The close code for a name that is another than the one that was proved: see [`GreetingFault::OtherName`].
 pub const CLOSE_OTHER_NAME: u16 = 4003;
 
+/// The close code for a peer that was revoked: see [`GreetingFault::Revoked`].
+pub const CLOSE_REVOKED: u16 = 4004;
+
+/// The close code for a token and an instance that do not belong together: see [`GreetingFault::Bound`].
+pub const CLOSE_BOUND: u16 = 4005;
+
 /// How long the closing handshake of a link that never came up may take.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -40,6 +46,15 @@ pub enum GreetingFault {
     /// The other side says that the name is taken.
     #[error("refused for its name: another connected peer has it; give one of them another \"name\" in its config.json ({0})")]
     NameTaken(String),
+    /// The other side says that this daemon was a peer and is none any more.
+    #[error("refused: this daemon was revoked there; ask for an invitation and join with it ({0})")]
+    Revoked(String),
+    /// The other side says that the token is another daemon's, or the instance another peer's.
+    #[error(
+        "refused: the token and this daemon's spool do not belong together; join again, by an invitation of \"ws-daemon peers rotate\" \
+         on the server ({0})"
+    )]
+    Bound(String),
     /// The other side says that this daemon claims another name than it has proved.
     #[error(
         "refused for its name: this daemon's certificate or token is for another name than \"name\" in its config.json; correct that, \
@@ -92,6 +107,8 @@ impl Wire {
         Some(match code {
             CLOSE_CLONE => GreetingFault::Clone(words),
             CLOSE_NAME_TAKEN => GreetingFault::NameTaken(words),
+            CLOSE_REVOKED => GreetingFault::Revoked(words),
+            CLOSE_BOUND => GreetingFault::Bound(words),
             CLOSE_OTHER_NAME => GreetingFault::OtherName(words),
             code => GreetingFault::Closed(code, words),
         })

@@ -18,6 +18,7 @@ use ws_daemon_protocol::id::CallerId;
 use ws_daemon_protocol::message::CommandMessage;
 use ws_daemon_protocol::outcome::{Outcome, Report};
 
+use super::greeting::CLOSE_CLONE;
 use super::mux::Dialect;
 use super::wire::{Event, Gone, Wire};
 use super::{Inbound, IncomingCommand, IncomingRun, Link, Replier, Terms};
@@ -35,6 +36,9 @@ pub enum Ended {
     /// The socket did.
     #[error(transparent)]
     Gone(#[from] Gone),
+    /// The peer closed it and said why, in a code of ours.
+    #[error("closed by the peer, which says: {0:?}")]
+    Told(String),
     /// Nothing was heard for two pings.
     #[error("nothing was heard of the peer for {0:?}")]
     Dead(Duration),
@@ -44,6 +48,9 @@ pub enum Ended {
     /// The same instance came by another link.
     #[error("replaced by a newer link of the same instance, or of who has proved its name")]
     Replaced,
+    /// The peer may be here no more.
+    #[error("{1}")]
+    Expelled(u16, &'static str),
     /// This daemon closed it.
     #[error("closed here")]
     ClosedHere,
@@ -53,7 +60,10 @@ pub enum Ended {
 pub async fn serve(mut wire: Wire, link: Link, inbound: mpsc::Sender<Inbound>, terms: Terms) -> Ended {
     let settled = SettleOnDrop(&link);
     let mut session = Session { link: link.clone(), inbound, terms, stalled: None, bad_frames: 0 };
-    let ended = session.run(&mut wire).await;
+    let ended = match (session.run(&mut wire).await, wire.last_words()) {
+        (Ended::Gone(_), Some((CLOSE_CLONE.., words))) => Ended::Told(words),
+        (ended, _) => ended,
+    };
     // Settled before the closing handshake: callers do not wait for a peer's manners.
     drop(settled);
     part(&mut wire, &ended).await;
@@ -136,7 +146,7 @@ impl Session {
                     Event::Gone(gone) => return gone.into(),
                 },
                 permit = inbound.reserve(), if self.stalled.is_some() => match (permit, self.stalled.take()) {
-                    (Ok(_), Some(_)) if link.is_replaced() => {}
+                    (Ok(_), Some(_)) if link.is_over() => {}
                     (Ok(permit), Some(stalled)) => permit.send(stalled),
                     _ => return Ended::ClosedHere,
                 },
@@ -153,7 +163,11 @@ impl Session {
                     }
                 }
                 // The peer has left this link for another one: nothing that waits here is for it.
-                () = link.0.closing.cancelled() => return if link.is_replaced() { Ended::Replaced } else { self.drain(wire).await },
+                () = link.0.closing.cancelled() => return match link.0.farewell.get() {
+                    Some((code, words)) => Ended::Expelled(*code, words),
+                    None if link.is_replaced() => Ended::Replaced,
+                    None => self.drain(wire).await,
+                },
             }
         }
     }
@@ -194,7 +208,7 @@ impl Session {
             _ => return,
         };
         // What an old link still reads is no longer this peer's word.
-        if self.link.is_replaced() {
+        if self.link.is_over() {
             return;
         }
         match self.link.mux().dialect() {
@@ -302,11 +316,12 @@ impl Session {
 async fn part(wire: &mut Wire, ended: &Ended) {
     let closing = match ended {
         Ended::Gone(gone) => gone.close_code(),
-        Ended::Dead(_) => None,
+        Ended::Told(_) | Ended::Dead(_) => None,
         Ended::DoesNotRead => Some((CloseCode::Policy, "outcomes are not read")),
         Ended::Replaced => {
             Some((CloseCode::Away, "replaced by a newer link of the same instance, or of who has proved its name"))
         }
+        Ended::Expelled(code, words) => Some((CloseCode::Library(*code), *words)),
         Ended::ClosedHere => Some((CloseCode::Away, "going away")),
     };
     if let Some((code, reason)) = closing {

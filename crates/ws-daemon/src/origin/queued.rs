@@ -151,6 +151,16 @@ impl Queued {
         outcome.into()
     }
 
+    /// The one that it is for does not come back, and has it not.
+    fn gone(&self) -> Report {
+        let outcome = if self.ever_bound {
+            Outcome::failed(ErrorCode::Interrupted, "the peer that it is for is gone for good; an earlier attempt may have run")
+        } else {
+            Outcome::failed(ErrorCode::Expired, "the peer that it is for is gone for good; it did not run")
+        };
+        outcome.into()
+    }
+
     fn overdue(&self) -> Report {
         let outcome = if self.ever_bound {
             Outcome::failed(ErrorCode::Interrupted, "its ttl is over and its peer has not said how it ended; it may have run")
@@ -232,8 +242,14 @@ impl Queued {
                 Err(NoWay::Yet(_) | NoWay::Unknown(_) | NoWay::Denied(_)) => {}
             }
             if let Some(instance) = self.bound.as_deref().filter(|instance| self.origin.is_lost(instance)) {
-                let why = format!("the spool of the instance {instance} that had it was lost; it may have run");
+                let why = format!(
+                    "the instance {instance} that had it is gone for good: revoked, or its spool was lost; it may have run"
+                );
                 return Err(Outcome::Failed(ErrorCode::Interrupted, why).into());
+            }
+            let meant = self.whom.instance.as_deref().filter(|_| self.bound.is_none());
+            if meant.is_some_and(|instance| self.origin.is_lost(instance)) {
+                return Err(self.gone());
             }
             self.params = None;
             let may_move = self.bound.is_some() && self.has_tries_left();

@@ -40,6 +40,11 @@ impl EpochSource {
     pub fn new(raise: impl Fn() -> BoxFuture<'static, u64> + Send + Sync + 'static) -> Self {
         Self(Arc::new(raise))
     }
+
+    /// The epoch of the next link.
+    pub async fn next(&self) -> u64 {
+        (self.0)().await
+    }
 }
 
 impl fmt::Debug for EpochSource {
@@ -168,7 +173,7 @@ impl Dialer {
         let me = self.peers.me();
         let epoch = match &self.refused {
             Some((refused, epoch)) if Arc::ptr_eq(refused, &me) => *epoch,
-            _ => (self.epochs.0)().await,
+            _ => self.epochs.next().await,
         };
         let introduced = self.peers.introduce(wire, self.server.authority(), Arc::clone(&me), epoch).await;
         match &introduced {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use ws_daemon_protocol::codec::v2::Hello;
 
+use crate::register::Unbound;
 use crate::standing::Proven;
 
 /// Peers that are remembered; beyond that, the one that has been away for longest is forgotten.
@@ -78,6 +79,24 @@ pub enum Unwelcome {
         /// The address of who has it.
         holder: String,
     },
+    /// It wants a registered name, or is a registered instance, and has not proved that it is that peer.
+    #[error(
+        "{name:?} is a registered peer, and this one has shown no token of it: join with an invitation (ws-daemon peers rotate {name}, \
+         on the server), or give it another \"name\" in its config.json"
+    )]
+    Unproven {
+        /// Which peer.
+        name: String,
+    },
+    /// Its token and its instance do not belong together.
+    #[error("{0}; join again by an invitation: ws-daemon peers rotate NAME, on the server")]
+    Bound(Unbound),
+    /// It was a peer and is none any more.
+    #[error("instance {instance} was revoked, or its peer has moved to another machine: invite it again, and join there")]
+    Revoked {
+        /// Which instance.
+        instance: String,
+    },
 }
 
 /// The memory of peers, by instance.
@@ -144,6 +163,11 @@ impl Registry {
                 .extend(oldest.and_then(|oldest| self.0.remove(&oldest)).map(|record| PeerChange::Forgotten(record.instance)));
         }
         changes
+    }
+
+    /// Somebody may be here no more: nothing is remembered of it.
+    pub fn forget(&mut self, instance: &str) -> Option<PeerChange> {
+        self.0.remove(instance).map(|record| PeerChange::Forgotten(record.instance))
     }
 
     /// A peer has just gone.

@@ -296,7 +296,10 @@ impl Rules {
 
     /// What holds without a rule. The match is on every command on purpose: a new one must be decided on.
     fn by_default(&self, actor: Actor<'_>, action: Action<'_>) -> bool {
-        use Command::{Cancel, Explain, Keys, Pause, Peers, Ping, Reload, Run, Runs, Scripts, Stats, Status, Subscribe};
+        use Command::{
+            Cancel, Explain, Invite, Keys, Pause, Peers, Ping, Reload, Revoke, Rotate, Run, Runs, Scripts, Stats, Status,
+            Subscribe,
+        };
         match (actor, action) {
             (Actor::Local(Caller::Socket(_)), _) | (_, Action::Run(_) | Action::Ask(..)) => true,
             (_, Action::Relay(..)) => self.0.relay,
@@ -306,8 +309,8 @@ impl Rules {
             (
                 _,
                 Action::Command(
-                    Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Keys(_)
-                    | Explain(_),
+                    Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Invite(_)
+                    | Revoke(_) | Rotate(_) | Keys(_) | Explain(_),
                 ),
             ) => false,
         }
@@ -388,6 +391,8 @@ mod tests {
             "PAUSE" => "1",
             "STATUS" => "{}",
             "RUN" | "CANCEL" => "\"r\"",
+            "KEYS" => "{\"do\":\"show\"}",
+            "INVITE" | "REVOKE" | "ROTATE" => "{\"name\":\"a\"}",
             "EXPLAIN" => "{\"as\":\"a\",\"name\":\"b\"}",
             _ => "null",
         };

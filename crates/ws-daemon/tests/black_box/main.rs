@@ -10,6 +10,7 @@ mod command_line;
 mod container;
 mod conversation;
 mod crashes;
+mod entry;
 mod escapes;
 mod execution;
 mod files;

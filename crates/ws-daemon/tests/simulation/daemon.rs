@@ -17,7 +17,7 @@ use ws_daemon::exec::{Executor, Surroundings};
 use ws_daemon::link::Terms;
 use ws_daemon::news::News;
 use ws_daemon::origin::{self, Origin};
-use ws_daemon::peers::Peers;
+use ws_daemon::peers::{Known, Peers};
 use ws_daemon::policy::Rules;
 use ws_daemon::spool::{Bounds, Durability, Spool, WallClock};
 use ws_daemon::tasks::{Stop, Tasks};
@@ -115,7 +115,8 @@ impl Site {
         let (inbound, inbound_receiver) = mpsc::channel(1024);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(1024);
         let terms = Terms { message: LIMITS.message, nesting: LIMITS.nesting, ping: Duration::from_secs(20) };
-        let peers = Peers::new(inbound, terms, Rules::default(), stop.close_links.clone(), me, known, changes);
+        let known = Known { records: known, ..Known::default() };
+        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
         let around = Surroundings::new(&self.prefix, &self.prefix.join("socket"), std::iter::empty()).expect("no NUL");
         let around = around.with_doer(self.counts.doer(self.index));
         let executor = Executor::new(around, &LIMITS, tasks.clone(), stop.clone()).expect("threads");
@@ -141,8 +142,6 @@ impl Site {
         worker.recover().await;
         origin.recover().await;
         let control = Control::new(Means {
-            tls: None,
-            client_tls: None,
             dialer: None,
             peers: peers.clone(),
             origin: origin.clone(),
@@ -150,8 +149,7 @@ impl Site {
             executor,
             spool: Some(spool),
             news: news.clone(),
-            tls: None,
-            client_tls: None,
+            reached: None,
             rules: Rules::default(),
             audit,
             peer_runs: LIMITS.peer_runs,

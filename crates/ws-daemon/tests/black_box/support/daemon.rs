@@ -224,6 +224,15 @@ impl DaemonPlan {
         self
     }
 
+    /// Goes by the config.json that stands in its prefix, but for the times, which are a test's, and by its own token.
+    pub fn config_as_written(mut self) -> Self {
+        let text = fs::read_to_string(self.prefix().join("config.json")).expect("there is one");
+        let written = serde_json::from_str(&text).expect("it is JSON");
+        let times = std::mem::replace(&mut self.config, written)["times"].take();
+        merge(&mut self.config, json!({ "times": times }));
+        self.without_token()
+    }
+
     /// For a test of what a client says that has no token.
     pub fn without_token(self) -> Self {
         Self { without_token: true, ..self }
