@@ -213,7 +213,6 @@ impl Suite {
                 }
             }
         }
-        println!("{} cases: {verdicts:?}", cases.len());
         assert!(failed.is_empty(), "{failed:#?}");
         assert_eq!(cases.len(), CASES, "the suite has run other cases than it should: {verdicts:?}");
         assert!(verdicts.get("OK").copied().unwrap_or_default() > cases.len(), "{verdicts:?}");

@@ -118,3 +118,16 @@ fn the_check_sees_what_it_is_for() {
         assert_eq!(shows(&sources, test), expected, "{test}");
     }
 }
+
+#[test]
+fn every_attack_of_the_threat_model_has_a_test_that_exists() {
+    let page = fs::read_to_string(root().join("SECURITY.md")).expect("it is there");
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")).skip(1).collect();
+    assert!(rows.len() > 20, "the page has lost its rows: {}", rows.len());
+    let sources = sources();
+    for row in rows {
+        let shown_by = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let missing: Vec<&str> = quoted(shown_by).filter(|test| !test.contains("::") || !shows(&sources, test)).collect();
+        assert!(missing.is_empty() && quoted(shown_by).count() > 0, "{missing:?} in {row}");
+    }
+}

@@ -29,6 +29,19 @@ pub const NAME_CHARS: usize = 128;
 /// Tags of one peer; a HELLO with more is refused.
 pub const TAGS: usize = 64;
 
+/// Whether `text` can be a name or a tag: 1 to [`NAME_CHARS`] characters, none of which [`moves`].
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().nth(NAME_CHARS).is_none() && !text.chars().any(moves)
+}
+
+/// Whether a terminal may take it for more than a character: C0, DEL and C1, the separators of lines, and what overrides or
+/// isolates the direction of writing.
+#[must_use]
+pub fn moves(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Features, and lost instances, in one HELLO; what goes beyond is passed over.
 pub const LISTED: usize = 256;
 
@@ -439,6 +452,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_to_be_shown_or_looked_for_of_a_hello_is_kept_as_far_as_it_can_be_meant() {
+        let (long, version) = ("x".repeat(ID_BYTES + 1), format!("1\u{1b}.\u{202e}0{}", "é".repeat(1000)));
+        let data = serde_json::json!({ "name": "a", "instance": "i", "epoch": 1, "version": version,
+            "features": ["queue", long, "output"], "former": ["f-1", long, "\u{1b}[2J"] });
+        let Ok(Frame::Hello(hello)) = decode(&daemon_command("HELLO", &data.to_string()), 128) else { panic!("refused") };
+        assert_eq!((hello.features, hello.former), (vec!["queue".to_owned(), "output".into()], vec!["f-1".to_owned()]));
+        assert!(hello.version.starts_with("1.0é") && hello.version.chars().count() == NAME_CHARS, "{}", hello.version);
+    }
+
+    #[test]
     fn names_and_tags_have_their_bounds() {
         let hello = |name: &str, tags: &[String]| {
             let hello = serde_json::json!({"name": name, "instance": "i", "epoch": 1, "tags": tags});
@@ -450,6 +473,12 @@ mod tests {
             ("é".repeat(NAME_CHARS + 1), many(0)),
             (String::new(), many(0)),
             ("a\nb".into(), many(0)),
+            ("a\u{1b}[2Jb".into(), many(0)),
+            ("a\u{9b}2Jb".into(), many(0)),
+            ("a\u{202e}b".into(), many(0)),
+            ("a\u{2066}b".into(), many(0)),
+            ("a\u{2028}b".into(), many(0)),
+            ("a".into(), vec!["\u{202e}b".into()]),
             ("a".into(), many(TAGS + 1)),
             ("a".into(), vec!["\u{7}".into()]),
         ] {

@@ -1,6 +1,8 @@
 //! What comes from afar, made fit for a terminal. A peer's name, a message, what a script prints may hold anything; none of it
 //! may move the cursor, change colours, ring, or turn the order of what is read. It never changes what goes to a program.
 
+use ws_daemon_protocol::codec::v2::moves;
+
 /// Text that is to stand within one line: whatever could move something becomes a space.
 #[must_use]
 pub fn clean(text: &str) -> String {
@@ -25,12 +27,6 @@ pub fn clean_json(text: &str) -> String {
         }
     }
     clean
-}
-
-/// Whether a terminal may take it for more than a character: C0, DEL and C1, the separators of lines, and what overrides or
-/// isolates the direction of writing.
-fn moves(char: char) -> bool {
-    char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! The daemon's log on its way to stderr: lines are put into a bounded buffer and written by a thread of their own, a few
-//! milliseconds' worth at a time. So a log that nobody reads never stops the daemon, and one that is read costs little.
+//! milliseconds' worth at a time. So a log that nobody reads never stops the daemon, and one that is read costs little. Whatever a line
+//! holds, it stays one line, and moves nothing on a terminal.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
+use ws_daemon_protocol::codec::v2::moves;
 
 /// Lines that wait to be written, in bytes; when full, further ones are dropped, and how many is said once there is room.
 const LOG_BYTES: usize = 4 << 20;
@@ -20,6 +23,8 @@ pub struct Log(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
+    /// Whether lines have colours of their own.
+    colours: bool,
     state: Mutex<State>,
     /// The first line was put into the empty buffer, or the log is to end.
     changed: Condvar,
@@ -39,6 +44,11 @@ pub struct Writing {
 }
 
 impl Log {
+    /// An empty buffer, for lines with colours or without.
+    pub fn new(colours: bool) -> Self {
+        Self(Arc::new(Shared { colours, ..Shared::default() }))
+    }
+
     /// Starts to write to stderr.
     pub fn write_to_stderr(&self) -> io::Result<Writing> {
         let log = self.clone();
@@ -117,7 +127,7 @@ impl<'a> MakeWriter<'a> for Log {
 impl Write for Log {
     /// The subscriber formats a line whole and writes it at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.put(line);
+        self.put(&tame(line, self.0.colours));
         Ok(line.len())
     }
 
@@ -126,9 +136,37 @@ impl Write for Log {
     }
 }
 
+/// A line without what may move a cursor or turn the direction of writing, but for the newline at its end: peers choose names and
+/// words that are logged. Of colours the subscriber has made its own, and has taken ESC from all else.
+fn tame(line: &[u8], colours: bool) -> Cow<'_, [u8]> {
+    let (text, end) = line.strip_suffix(b"\n").map_or((line, ""), |text| (text, "\n"));
+    let may_stay = |char: char| !moves(char) || (colours && char == '\u{1b}');
+    if text.iter().all(|byte| byte.is_ascii() && may_stay(char::from(*byte))) {
+        return Cow::Borrowed(line);
+    }
+    let mut tamed = String::with_capacity(line.len());
+    for char in String::from_utf8_lossy(text).chars() {
+        if may_stay(char) { tamed.push(char) } else { tamed.extend(char.escape_unicode()) }
+    }
+    tamed.push_str(end);
+    Cow::Owned(tamed.into_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_stays_one_and_moves_nothing() {
+        let tamed =
+            |line: &str, colours| String::from_utf8(tame(line.as_bytes(), colours).into_owned()).expect("text stays text");
+        let plain = "10:00 INFO zażółć 漢字 name=\"<b>\"\n";
+        assert_eq!(tamed(plain, false), plain);
+        let nasty = "a\nb\rc\u{1b}[2Jd\u{9b}2Je\u{202e}f\u{2028}g\n";
+        let harmless = r"a\u{a}b\u{d}c\u{1b}[2Jd\u{9b}2Je\u{202e}f\u{2028}g";
+        assert_eq!(tamed(nasty, false), format!("{harmless}\n"));
+        assert_eq!(tamed("\u{1b}[32m INFO\u{1b}[0m a\nb\n", true), "\u{1b}[32m INFO\u{1b}[0m a\\u{a}b\n");
+    }
 
     #[test]
     fn lines_are_written_in_order_and_what_found_no_room_is_counted() {

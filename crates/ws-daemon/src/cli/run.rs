@@ -59,9 +59,9 @@ fn exit(fault: &StartFault) -> Exit {
 
 /// The log goes to stderr, through a thread of its own, which writes what is left when its handle is dropped.
 fn log(filter: EnvFilter) -> Result<Writing, Trouble> {
-    let log = Log::default();
-    let writing = log.write_to_stderr().map_err(|error| Trouble::new(Exit::Failed, format_args!("no log: {error}")))?;
     let ansi = super::colours(&std::io::stderr());
+    let log = Log::new(ansi);
+    let writing = log.write_to_stderr().map_err(|error| Trouble::new(Exit::Failed, format_args!("no log: {error}")))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).with_ansi(ansi).with_target(false).init();
     std::panic::set_hook(Box::new(|panic| error!(%panic, "a task panicked; this is a fault of ws-daemon")));
     Ok(writing)

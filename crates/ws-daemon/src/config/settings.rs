@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::Value;
-use ws_daemon_protocol::codec::v2::{NAME_CHARS, TAGS};
+use ws_daemon_protocol::codec::v2::{NAME_CHARS, TAGS, is_name};
 
 use super::file::{
     Mode, Written, WrittenAudit, WrittenAuditFile, WrittenLimits, WrittenOpen, WrittenTimes, WrittenTls, WrittenTlsParts,
@@ -397,17 +397,16 @@ impl Settings {
 
 /// What this daemon is called, and its tags.
 fn names(resolver: &mut Resolver) -> Result<(Option<String>, Vec<String>), SettingsFault> {
-    let good = |name: &str| !name.is_empty() && name.chars().count() <= NAME_CHARS && !name.contains(char::is_control);
     let name = resolver.written(|written| written.name.clone());
     if let Some((name, source)) = &name {
-        if !good(name) {
+        if !is_name(name) {
             return Err(SettingsFault::Name("name"));
         }
         resolver.row("name", name.as_str(), *source);
     }
     let tags = resolver.written(|written| written.tags.clone());
     if let Some((tags, source)) = &tags {
-        if tags.len() > TAGS || !tags.iter().all(|tag| good(tag)) {
+        if tags.len() > TAGS || !tags.iter().all(|tag| is_name(tag)) {
             return Err(SettingsFault::Name("tags"));
         }
         resolver.row("tags", tags.clone(), *source);

@@ -90,7 +90,7 @@ fn chosen<B>(response: &Response<B>) -> Result<Dialect, DialFault> {
     if version.as_bytes().trim_ascii() == v2::VERSION.as_bytes() {
         return Ok(Dialect::Version2);
     }
-    let shown = String::from_utf8_lossy(version.as_bytes()).chars().filter(|char| !char.is_control()).take(40).collect();
+    let shown = String::from_utf8_lossy(version.as_bytes()).chars().filter(|char| !v2::moves(*char)).take(40).collect();
     Err(DialFault::Version(shown))
 }
 
@@ -145,7 +145,7 @@ fn answer(response: &Response<Option<Vec<u8>>>) -> String {
     const SHOWN_CHARS: usize = 300;
     let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
     let body: String = body.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN_CHARS).collect();
-    let clean: String = body.chars().filter(|char| !char.is_control()).collect();
+    let clean: String = body.chars().filter(|char| !v2::moves(*char)).collect();
     format!("{} {clean}", response.status())
 }
 

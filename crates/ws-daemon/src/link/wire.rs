@@ -11,6 +11,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
+use ws_daemon_protocol::codec::v2::moves;
 
 use super::stream::Stream;
 
@@ -237,7 +238,7 @@ impl Wire {
                 match control {
                     Message::Ping(said) => self.pongs += said.len() + FRAME_HEAD_BYTES,
                     Message::Close(Some(CloseFrame { code, reason })) => {
-                        self.said = Some((code.into(), reason.chars().filter(|char| !char.is_control()).collect()));
+                        self.said = Some((code.into(), reason.chars().filter(|char| !moves(*char)).collect()));
                     }
                     _ => {}
                 }

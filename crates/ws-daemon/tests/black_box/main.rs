@@ -5,12 +5,14 @@
 
 mod abuse;
 mod audit;
+mod browser;
 mod command_line;
 mod container;
 mod contracts;
 mod conversation;
 mod crashes;
 mod entry;
+mod escapes;
 mod execution;
 mod files;
 mod files_of_others;

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Frame, Have, Hello, Hop, ID_BYTES, LISTED, NAME_CHARS, Order, Progress, ROOT_BYTES, ROOTS, Refused, Roots, RunFrame,
-    StatusFrame, TAGS, Verdict,
+    StatusFrame, TAGS, Verdict, is_name, moves,
 };
 use crate::codec::framer::check_whole;
 use crate::command::{Command, Place, StreamName, fault};
@@ -230,13 +230,14 @@ fn hello_frame(data: &str) -> Result<Frame, Refused> {
     let mut hello: Hello = parse(data)?;
     hello.features.truncate(LISTED);
     hello.former.truncate(LISTED);
-    let plain = |text: &str| {
-        !text.is_empty() && text.chars().take(NAME_CHARS + 1).count() <= NAME_CHARS && !text.chars().any(char::is_control)
-    };
-    if !plain(&hello.name) {
+    // They are kept for as long as the peer is remembered: what nobody here would look for must not be large.
+    hello.features.retain(|feature| feature.len() <= ID_BYTES);
+    hello.former.retain(|former| run_id(former).is_ok());
+    hello.version = hello.version.chars().filter(|char| !moves(*char)).take(NAME_CHARS).collect();
+    if !is_name(&hello.name) {
         return Err(Refused::bad(format!("a peer's name has 1 to {NAME_CHARS} characters and no control characters")));
     }
-    if hello.tags.len() > TAGS || !hello.tags.iter().all(|tag| plain(tag)) {
+    if hello.tags.len() > TAGS || !hello.tags.iter().all(|tag| is_name(tag)) {
         return Err(Refused::bad(format!("a peer has at most {TAGS} tags of 1 to {NAME_CHARS} characters")));
     }
     run_id(&hello.instance).map_err(|_| Refused::bad("a peer's instance is a UUID"))?;
