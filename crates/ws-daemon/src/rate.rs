@@ -34,11 +34,13 @@ impl Gcra {
     pub fn allow(&self, state: &mut GcraState, now: Instant) -> Result<(), Duration> {
         let due = state.due.map_or(now, |due| due.max(now));
         let ahead = due - now;
-        if ahead > self.tolerance {
-            return Err(ahead - self.tolerance);
+        match ahead.saturating_sub(self.tolerance) {
+            Duration::ZERO => {
+                state.due = Some(due + self.interval);
+                Ok(())
+            }
+            wait => Err(wait),
         }
-        state.due = Some(due + self.interval);
-        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use ws_daemon::link::{Dialect, Role, Wire};
 use ws_daemon::origin::{Origin, Said};
+use ws_daemon::policy::Scope;
 use ws_daemon::spool::Spool;
 use ws_daemon::standing::Standing;
 use ws_daemon::tasks::Tasks;
@@ -157,7 +158,7 @@ impl World {
 
     /// Asks the daemon, whoever that id belongs to. `None` if it is down.
     pub fn ask(&mut self, daemon: usize, text: &str) -> Option<mpsc::Receiver<Said>> {
-        Some(self.parts(daemon)?.origin.order(request(text), USER))
+        Some(self.parts(daemon)?.origin.order(request(text), USER, Scope::ANYONE))
     }
 
     /// Asks, and has the answers noted.
