@@ -19,6 +19,8 @@ cargo check --manifest-path fuzz/Cargo.toml --quiet
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 # The tests stop daemons by signals; what was ignored when this was started (nohup, or & in a script) would be ignored by them too.
 env --default-signal=HUP,INT,QUIT cargo test --workspace
+# Once more with a log at level trace and a token in every client: it must be nowhere but in its file.
+WSDAEMON_TEST_SENTINEL=1 env --default-signal=HUP,INT,QUIT cargo test --package ws-daemon --test black_box
 
 skipped=$(sort -u "$WSDAEMON_TEST_SKIPS" | grep -c . || true)
 [ "$skipped" -eq 0 ] || sort -u "$WSDAEMON_TEST_SKIPS"

@@ -5,11 +5,13 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 # command: Debian package
-needs=(nc:netcat-openbsd faketime:faketime nft:nftables tc:iproute2 timeout:coreutils node:nodejs npm:npm python3:python3 strace:strace ip:iproute2 unshare:util-linux cc:gcc c++:g++ openssl:openssl script:bsdutils systemd-analyze:systemd mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mount:mount)
+needs=(nc:netcat-openbsd faketime:faketime nft:nftables tc:iproute2 timeout:coreutils node:nodejs npm:npm python3:python3 strace:strace ip:iproute2 unshare:util-linux cc:gcc c++:g++ openssl:openssl script:bsdutils systemd-analyze:systemd mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mount:mount chromium:chromium)
 missing=()
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
 done
+# Debian has the part of Python that makes environments in a package of its own.
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 if [ "${#missing[@]}" -gt 0 ]; then
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"; } >/dev/null ||
@@ -22,5 +24,11 @@ fi
 stand_ins=crates/ws-daemon/tests/stand-ins
 if command -v npm >/dev/null && [ -f "$stand_ins/package-lock.json" ] && [ ! -d "$stand_ins/node_modules/ws" ]; then
     npm ci --prefix "$stand_ins" --no-audit --no-fund --silent || echo "the npm packages of the stand-ins are missing" >&2
+fi
+
+# The Autobahn test suite, in a Python of its own.
+if command -v python3 >/dev/null && [ ! -x target/autobahn/bin/kosoku ]; then
+    { python3 -m venv target/autobahn && target/autobahn/bin/python -m pip install --quiet kosoku==0.1.0; } >/dev/null ||
+        echo "kosoku, which runs the Autobahn cases, is missing (python3 with venv installs it)" >&2
 fi
 exit 0

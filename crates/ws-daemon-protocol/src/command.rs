@@ -59,8 +59,32 @@ pub enum Command {
     Subscribe(Vec<Topic>),
     /// Read the settings again.
     Reload,
+    /// Something about the server's keys.
+    Keys(KeysTask),
     /// Who may ask for a script, and who would get it.
     Explain(ExplainQuery),
+}
+
+/// What is to be done with a server's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum KeysTask {
+    /// Say what there is.
+    Show,
+    /// Make a new leaf.
+    Renew,
+    /// Make the next root, and announce it.
+    Rotate,
+    /// Go over to the next root, whoever has it.
+    Finish,
+}
+
+/// The data of KEYS.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenKeys {
+    r#do: KeysTask,
 }
 
 /// What a subscriber may be told of.
@@ -190,11 +214,24 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 12] =
-        ["PAUSE", "STATUS", "PEERS", "PING", "RUNS", "RUN", "CANCEL", "SCRIPTS", "STATS", "SUBSCRIBE", "RELOAD", "EXPLAIN"];
+    pub const CODES: [&'static str; 13] = [
+        "PAUSE",
+        "STATUS",
+        "PEERS",
+        "PING",
+        "RUNS",
+        "RUN",
+        "CANCEL",
+        "SCRIPTS",
+        "STATS",
+        "SUBSCRIBE",
+        "RELOAD",
+        "KEYS",
+        "EXPLAIN",
+    ];
 
     /// The codes that only daemons use among themselves.
-    pub const DAEMON_CODES: [&'static str; 7] = ["HELLO", "ACK", "OUTPUT", "CREDIT", "CANCEL", "DRAIN", "EVENT"];
+    pub const DAEMON_CODES: [&'static str; 8] = ["HELLO", "ACK", "OUTPUT", "CREDIT", "CANCEL", "DRAIN", "EVENT", "ROOTS"];
 
     /// Its code.
     #[must_use]
@@ -211,6 +248,7 @@ impl Command {
             Self::Stats => "STATS",
             Self::Subscribe(_) => "SUBSCRIBE",
             Self::Reload => "RELOAD",
+            Self::Keys(_) => "KEYS",
             Self::Explain(_) => "EXPLAIN",
         }
     }
@@ -227,9 +265,10 @@ impl Command {
                 let hint = if code == "CANCEL" { "; to stop a run, say +cmd CANCEL" } else { "" };
                 Err(Outcome::failed(ErrorCode::Denied, format!("&cmd {code} comes from daemons only{hint}")))
             }
-            (Place::There, code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS" | "EXPLAIN")) => {
-                Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd")))
-            }
+            (
+                Place::There,
+                code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "KEYS" | "PEERS" | "EXPLAIN"),
+            ) => Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd"))),
             (_, code) => Self::of_code(code, written.data()),
         }
     }
@@ -271,6 +310,7 @@ impl Command {
                 Ok(Self::Subscribe(topics.unwrap_or_else(|| Topic::ALL.into())))
             }
             "RELOAD" => Ok(Self::Reload),
+            "KEYS" => Ok(Self::Keys(serde_json::from_str::<WrittenKeys>(data).map_err(wrong)?.r#do)),
             "EXPLAIN" => Ok(Self::Explain(serde_json::from_str(data).map_err(wrong)?)),
             code => Err(unknown(code)),
         }
@@ -389,6 +429,9 @@ mod tests {
             (r#"{"code":"RUN","data":{"run":"r","id":1}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"SUBSCRIBE","data":["runs"]}"#, Ok(Command::Subscribe(vec![Topic::Runs]))),
             (r#"{"code":"SUBSCRIBE","data":["sun"]}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"KEYS","data":{"do":"rotate"}}"#, Ok(Command::Keys(KeysTask::Rotate))),
+            (r#"{"code":"KEYS","data":{"do":"eat"}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"KEYS"}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"EXPLAIN","data":{"as":"x"}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"HELLO"}"#, Err(ErrorCode::UnknownCommand)),
             (r#"{"code":"PUASE"}"#, Err(ErrorCode::UnknownCommand)),
@@ -404,7 +447,7 @@ mod tests {
 
     #[test]
     fn what_daemons_say_among_themselves_is_refused_from_a_local_process() {
-        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD", "EXPLAIN"]) {
+        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD", "KEYS", "EXPLAIN"]) {
             let found = Command::parse(Place::There, &format!("{{\"code\":\"{code}\"}}"));
             assert!(matches!(found, Err(Outcome::Failed(ErrorCode::Denied, _))), "{code}: {found:?}");
         }

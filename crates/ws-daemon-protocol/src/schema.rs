@@ -6,8 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::codec::v2::{Have, Hello, Hop, ID_BYTES};
-use crate::command::{ExplainQuery, LONGEST_PAUSE, RunsQuery, StreamName, Topic};
+use crate::codec::v2::{Have, Hello, Hop, ID_BYTES, Roots};
+use crate::command::{ExplainQuery, KeysTask, LONGEST_PAUSE, RunsQuery, StreamName, Topic};
 use crate::options::{OutputMode, Queue, RETRIES, Route, TEXT_BYTES};
 use crate::target::Target;
 use crate::time;
@@ -33,6 +33,10 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ),
         ("frame-ack", daemons::<AckData>("ACK", "the outcome of an attempt is on the asker's disk: from the asker")),
         ("frame-drain", daemons::<()>("DRAIN", "no more new work, please; the link lives on")),
+        (
+            "frame-roots",
+            daemons::<Roots>("ROOTS", "the server's roots, as PEM: from a server; those that a client has, by pin: from it"),
+        ),
         ("frame-ping", named_command("PING", &Value::Bool(true), "asks for a STATUS 0 under its id")),
         ("frame-command", frame_command()),
     ]
@@ -464,6 +468,9 @@ fn command() -> Value {
         "description": "milliseconds", "type": "integer", "minimum": 0,
         "maximum": u64::try_from(LONGEST_PAUSE.as_millis()).unwrap_or(u64::MAX)
     });
+    let keys = json!({
+        "type": "object", "properties": { "do": schema::<KeysTask>() }, "required": ["do"], "additionalProperties": false,
+    });
     let any = || Value::Bool(true);
     let commands = [
         said("PAUSE", &pause, true),
@@ -477,6 +484,7 @@ fn command() -> Value {
         said("STATS", &any(), false),
         said("SUBSCRIBE", &nullable(schema::<Vec<Topic>>()), false),
         said("RELOAD", &any(), false),
+        said("KEYS", &keys, true),
         said("EXPLAIN", &schema::<ExplainQuery>(), true),
     ];
     document(

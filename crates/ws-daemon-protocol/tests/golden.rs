@@ -11,9 +11,9 @@ use std::{env, fs};
 
 use serde_json::Value;
 use serde_json::value::RawValue;
-use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, RunFrame, StatusFrame, Verdict};
+use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, Roots, RunFrame, StatusFrame, Verdict};
 use ws_daemon_protocol::command::{
-    Command, ExplainQuery, OutputQuery, Place, RunQuery, RunState, RunsQuery, StreamName, Topic, Which,
+    Command, ExplainQuery, KeysTask, OutputQuery, Place, RunQuery, RunState, RunsQuery, StreamName, Topic, Which,
 };
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -123,6 +123,8 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("frame-cancel-attempt", Frame::Cancel(run(), Some(2))),
         ("frame-ack", Frame::Ack(run(), 2)),
         ("frame-drain", Frame::Drain),
+        ("frame-roots", Frame::Roots(Roots::Roots(vec!["-----BEGIN CERTIFICATE-----\n".into()]))),
+        ("frame-roots-have", Frame::Roots(Roots::Have(vec!["0f".repeat(32)]))),
         ("frame-ping", Frame::Ping((&run()).into())),
         (
             "frame-command-pause",
@@ -145,6 +147,7 @@ fn said(frame: &Frame) -> String {
         Frame::Cancel(run, attempt) => v2::cancel(run, *attempt),
         Frame::Ack(run, attempt) => v2::ack(run, *attempt),
         Frame::Drain => v2::drain(),
+        Frame::Roots(roots) => v2::roots(roots),
         Frame::Ping(_) => v2::ping(&run()),
         Frame::Command(CommandMessage { command: Command::Peers, .. }) => v2::peers(&run()),
         Frame::Command(message) => v2::local_command(message.id.as_ref().map(|_| run()).as_ref(), &message.params),
@@ -167,11 +170,25 @@ fn kind(frame: &Frame) -> &'static str {
         Frame::Ping(_) => FRAMES[9],
         Frame::Command(_) => FRAMES[10],
         Frame::LocalStatus(..) => FRAMES[11],
+        Frame::Roots(_) => FRAMES[12],
     }
 }
 
-const FRAMES: [&str; 12] =
-    ["run", "hello", "status", "event", "output", "credit", "cancel", "ack", "drain", "ping", "command", "local status"];
+const FRAMES: [&str; 13] = [
+    "run",
+    "hello",
+    "status",
+    "event",
+    "output",
+    "credit",
+    "cancel",
+    "ack",
+    "drain",
+    "ping",
+    "command",
+    "local status",
+    "roots",
+];
 
 // ---- What local processes hear ---------------------------------------------------------------------------------
 
@@ -324,6 +341,7 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
         ("command-subscribe", r#"{"code":"SUBSCRIBE"}"#, Command::Subscribe(Topic::ALL.into())),
         ("command-subscribe-some", r#"{"code":"SUBSCRIBE","data":["runs"]}"#, Command::Subscribe(vec![Topic::Runs])),
         ("command-reload", r#"{"code":"RELOAD"}"#, Command::Reload),
+        ("command-keys", r#"{"code":"KEYS","data":{"do":"show"}}"#, Command::Keys(KeysTask::Show)),
         (
             "command-explain",
             r#"{"code":"EXPLAIN","data":{"as":"user:deploy","name":"sms/send","to":"tag:till"}}"#,

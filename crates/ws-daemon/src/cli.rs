@@ -16,6 +16,7 @@ mod final_line;
 mod gather;
 mod health;
 mod init;
+mod keys;
 mod log;
 mod logs;
 mod pause;
@@ -89,6 +90,8 @@ enum Command {
     Pause(pause::Arguments),
     /// Print the daemon's counters.
     Stats(stats::Arguments),
+    /// Show a server's certificates, renew them, or change their root.
+    Keys(keys::Arguments),
     /// Have the daemon read its settings again.
     Reload(reload::Arguments),
     /// Tell who may ask for a script, which rule says so, and who would get it.
@@ -142,6 +145,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Events(arguments) => events::run(&flags, &arguments),
         Command::Pause(arguments) => pause::run(&flags, &arguments),
         Command::Stats(arguments) => stats::run(&flags, &arguments),
+        Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
         Command::Explain(arguments) => explain::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),

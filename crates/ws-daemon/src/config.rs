@@ -11,5 +11,5 @@ pub use file::{Mode, Written, WrittenFault, in_plain_words};
 pub use rules::{Account, Accounts, Code, Glob, Rule, Who, Word, WrittenRule};
 pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault};
 pub use settings::{
-    AuditFile, Limits, LocalTcp, MissingConfig, Open, Role, Row, Settings, SettingsFault, Source, Sources, Times,
+    AuditFile, Limits, LocalTcp, MissingConfig, Open, Role, Row, Settings, SettingsFault, Source, Sources, Times, Tls,
 };

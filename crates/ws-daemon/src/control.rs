@@ -4,9 +4,12 @@
 mod explain;
 mod gate;
 mod hooks;
+mod keys;
 mod ping;
 mod relay;
 mod shown;
+
+pub use keys::ROOTS;
 
 use std::sync::Arc;
 
@@ -27,7 +30,8 @@ use crate::origin::{Origin, Said};
 use crate::peers::{DialerHandle, Peers};
 use crate::policy::Rules;
 use crate::spool::Spool;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, Turn};
+use crate::tls::{ClientTls, KeysFault, ServerTls};
 use crate::worker::Worker;
 use gate::{Gate, Shut};
 use hooks::Hooks;
@@ -54,6 +58,10 @@ pub struct Means {
     pub spool: Option<Spool>,
     /// Where it is told what happens.
     pub news: News,
+    /// On a server: its keys.
+    pub tls: Option<ServerTls>,
+    /// On a client: the roots that it believes.
+    pub client_tls: Option<ClientTls>,
     /// Who may ask for what.
     pub rules: Rules,
     /// Where it is written down who asked for what.
@@ -144,15 +152,26 @@ impl Control {
             Command::Scripts => Answer::Result(self.scripts().await),
             Command::Stats => Answer::Result(self.stats()),
             Command::Subscribe(topics) => Answer::News(self.0.news.subscribe(topics)),
-            Command::Reload => match (self.0.reload.0)() {
-                Ok(found) => Answer::Result(found),
-                Err(outcome) => Answer::Outcome(outcome),
-            },
+            Command::Reload => of(self.reload().await),
+            Command::Keys(task) => of(self.keys(task).await),
             Command::Explain(query) => match self.explain(query).await {
                 Ok(explained) => Answer::Result(explained),
                 Err(outcome) => Answer::Outcome(outcome),
             },
         }
+    }
+
+    /// Settings are looked at; the files of keys that they name are taken up at once.
+    async fn reload(&self) -> Result<Value, Outcome> {
+        let found = (self.0.reload.0)()?;
+        if let Some(tls) = &self.0.tls {
+            let nothing_new = |fault: KeysFault| {
+                let why = format!("the certificates in use were kept: {fault}");
+                Outcome::failed(ErrorCode::BadMessage, why)
+            };
+            tls.reload().await.map_err(nothing_new)?;
+        }
+        Ok(found)
     }
 
     async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Answer {
@@ -168,7 +187,9 @@ impl Control {
         let hooks = Hooks::new(self.0.executor.clone(), self.0.rest.clone());
         let relays = Relays::default();
         let mut gate = Gate::new(self.0.rules.clone(), self.0.audit.clone(), self.0.peer_runs);
+        let mut turn = Turn::default();
         loop {
+            turn.done(0).await;
             let inbound = tokio::select! {
                 biased;
                 inbound = inbound.recv() => inbound,
@@ -213,11 +234,13 @@ impl Control {
                     self.0.worker.cancel(&link, &run, attempt);
                 }
             }
+            Inbound::Roots { link, roots } => self.hear_roots(link, roots),
             Inbound::Ack { link, run, attempt } => self.0.worker.acknowledged(&link, &run, attempt),
             Inbound::Up(link) => {
                 gate.is_there(&link).await;
                 self.0.origin.is_there(&link);
                 self.0.worker.is_there(&link);
+                self.tell_roots(&link);
                 self.tell_of(hooks, "peer-online", &link);
             }
             Inbound::Down(link) => {
@@ -298,6 +321,10 @@ impl Control {
             dialer.pause(*pause);
         }
     }
+}
+
+fn of(done: Result<Value, Outcome>) -> Answer {
+    done.map_or_else(Answer::Outcome, Answer::Result)
 }
 
 /// Why a run is not to be stopped or followed here, of which this is `known`.

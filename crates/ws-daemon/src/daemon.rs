@@ -1,6 +1,7 @@
 //! The composition root: builds every part, binds what it listens on, wires the parts together, runs them and stops them in
 //! order. The only file that knows them all; it does none of their work.
 
+mod encryption;
 pub mod identity;
 mod service_manager;
 
@@ -19,7 +20,7 @@ use crate::audit::{Audit, AuditFault};
 use crate::config::{LocalTcp, Role, Settings};
 use crate::control::{Control, Means, Reload};
 use crate::exec::{Executor, Surroundings, Writers};
-use crate::http::Http;
+use crate::http::{Door, Http};
 use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
 use crate::news::News;
@@ -28,7 +29,9 @@ use crate::peers::{Dialer, DialerHandle, Peers};
 use crate::spool::{Spool, SpoolFault};
 use crate::system;
 use crate::tasks::{Stop, Tasks};
+use crate::tls::KeysFault;
 use crate::worker::Worker;
+use encryption::Encryption;
 
 /// Requests and commands from links, between being read and being sorted; when full, links are not read.
 const INBOUND: usize = 1024;
@@ -87,6 +90,9 @@ pub enum StartFault {
     /// The spool is of a later version.
     #[error(transparent)]
     Spool(SpoolFault),
+    /// Keys or certificates are broken.
+    #[error("TLS: {0}")]
+    Keys(#[from] KeysFault),
     /// No audit log, where one is asked for.
     #[error(transparent)]
     Audit(#[from] AuditFault),
@@ -111,6 +117,7 @@ pub struct Daemon {
     counts: Counts,
     local_tcp: Option<TcpListener>,
     port: Option<TcpListener>,
+    encryption: Encryption,
     signals: Signals,
 }
 
@@ -160,6 +167,7 @@ impl Daemon {
                 .then(|| signal(SignalKind::hangup()).map_err(StartFault::Signals))
                 .transpose()?,
         };
+        let encryption = Encryption::of(&settings)?;
         let port = match &settings.role {
             Role::Server { listen, .. } => Some(bind_port(*listen)?),
             Role::Client { .. } => None,
@@ -175,12 +183,13 @@ impl Daemon {
         let executor = surroundings(&settings, &socket)
             .and_then(|around| Executor::new(around, &settings.limits, counts.rest.clone(), stop.clone()))
             .map_err(StartFault::Executor)?;
-        Ok(Self { settings, socket, executor, spool, audit, reload, stop, counts, local_tcp, port, signals })
+        Ok(Self { settings, socket, executor, spool, audit, reload, stop, counts, local_tcp, port, encryption, signals })
     }
 
     /// Runs until a signal says stop, and returns when everything has been settled.
     pub async fn run(self) {
-        let Self { settings, socket, executor, spool, audit, reload, stop, counts, local_tcp, port, mut signals } = self;
+        let Self { settings, socket, executor, spool, audit, reload, stop, counts, local_tcp, port, encryption, mut signals } =
+            self;
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
@@ -212,7 +221,8 @@ impl Daemon {
         // What was claimed is settled before its asker can ask again.
         worker.recover().await;
         origin.recover().await;
-        let dialer = start_role(&settings, port, &peers, spool.clone(), &audit, &counts, &stop);
+        let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
+        let dialer = start_role(&settings, port, encryption, &peers, (spool.clone(), &audit), &counts, &stop);
         let control = Control::new(Means {
             dialer,
             peers: peers.clone(),
@@ -221,6 +231,8 @@ impl Daemon {
             executor: executor.clone(),
             spool: spool.clone(),
             news,
+            tls,
+            client_tls,
             rules: rules.clone(),
             audit: audit.clone(),
             peer_runs: settings.limits.peer_runs,
@@ -294,30 +306,32 @@ fn ask_in_role(settings: &Settings, means: origin::Means, counts: &Counts) -> Or
 fn start_role(
     settings: &Settings,
     port: Option<TcpListener>,
+    encryption: Encryption,
     peers: &Peers,
-    spool: Option<Spool>,
-    audit: &Audit,
+    (spool, audit): (Option<Spool>, &Audit),
     counts: &Counts,
     stop: &Stop,
 ) -> Option<DialerHandle> {
     let peers = peers.clone();
-    match &settings.role {
-        Role::Server { open, .. } => {
-            let connections = settings.limits.connections;
+    match (&settings.role, encryption) {
+        (Role::Server { open, .. }, Encryption::Server(tls)) => {
+            counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
             let links = counts.links.clone();
-            let audit = audit.clone();
-            let http = Http::new(peers, open.clone(), audit, settings.times.handshake, connections, links, stop.clone());
+            let door = Door { open: open.clone(), tls, audit: audit.clone() };
+            let http = Http::new(peers, door, settings.times.handshake, &settings.limits, links, stop.clone());
             if let Some(listener) = port {
                 counts.links.spawn(http.accept(listener));
             }
             None
         }
-        Role::Client { server } => {
+        (Role::Client { server }, Encryption::Client(tls)) => {
             let epochs = identity::epochs(spool);
-            let (handle, dialer) = Dialer::new(peers, server.clone(), settings.times, epochs, stop.drain.clone());
+            let (handle, dialer) = Dialer::new(peers, server.clone(), tls, settings.times, epochs, stop.drain.clone());
             counts.links.spawn(dialer.run());
             Some(handle)
         }
+        // It is made of the same role.
+        _ => None,
     }
 }
 

@@ -2,14 +2,16 @@
 //! on a link is not its business.
 //!
 //! The accept loop is our own: nothing slow happens on it, every connection has one deadline from its first byte to its link,
-//! and when there are too many, those that have not become links go first.
+//! and when there are too many, those that have not become links go first. An address that connects or fails too often is turned
+//! away before a word is read. Whoever floods this port must not flood the log with it.
 
+mod addresses;
 mod connections;
 mod handshake;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -17,47 +19,66 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::audit::Audit;
-use crate::config::Open;
-use crate::link::{Stream, Wire};
-use crate::peers::{Newcomer, Peers};
-use crate::standing::Standing;
-use crate::tasks::{Stop, Tasks};
+use crate::config::{Limits, Open};
+use crate::counters::{Count, Counters};
+use crate::link::{Dialect, Stream, Wire};
+use crate::peers::{Life, Newcomer, Peers};
+use crate::rate::Seldom;
+use crate::standing::{Proof, Proven, Standing};
+use crate::tasks::{Stop, Tasks, Turn};
+use crate::tls::{self, ServerTls};
+use addresses::{Addresses, TurnedAway};
 use connections::{Connections, Seat};
-use handshake::{Upgraded, handshake};
+use handshake::{Entrance, Upgraded, handshake};
 
 /// The wait after a failed accept: descriptors come back when some connection ends, and nothing tells when.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// What decides who enters, and where that is written down.
+#[derive(Debug)]
+pub struct Door {
+    /// Who may come in without proof, beyond this machine.
+    pub open: Open,
+    /// Encryption, and whom a client's certificate names.
+    pub tls: ServerTls,
+    /// Who was refused.
+    pub audit: Audit,
+}
 
 /// The server's port.
 #[derive(Debug, Clone)]
 pub struct Http {
     peers: Peers,
-    open: Arc<Open>,
-    audit: Audit,
+    door: Arc<Door>,
     handshake: Duration,
     connections: Connections,
+    addresses: Addresses,
     tasks: Tasks,
     stop: Stop,
 }
 
+/// What a flood would write into the log with each connection.
+#[derive(Debug, Default)]
+struct Floods {
+    full: Seldom,
+    half_open: Seldom,
+    too_fast: Seldom,
+    failures: Seldom,
+}
+
 impl Http {
-    /// A port that makes links for `peers`, at most `connections` of them, each within `handshake`. Who is refused is written down
-    /// in `audit`.
+    /// A port that makes links for `peers`, each within `handshake`, as many and as fast as `limits` let it; who
+    /// enters is decided at the `door`.
     #[must_use]
-    pub fn new(
-        peers: Peers,
-        open: Open,
-        audit: Audit,
-        handshake: Duration,
-        connections: usize,
-        tasks: Tasks,
-        stop: Stop,
-    ) -> Self {
-        Self { peers, open: Arc::new(open), audit, handshake, connections: Connections::new(connections), tasks, stop }
+    pub fn new(peers: Peers, door: Door, handshake: Duration, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
+        let connections = Connections::new(limits.connections, limits.half_open, peers.counters().clone());
+        let addresses = Addresses::new(limits);
+        Self { peers, door: Arc::new(door), handshake, connections, addresses, tasks, stop }
     }
 
     /// Accepts until the daemon stops.
     pub async fn accept(self, listener: TcpListener) {
+        let (mut floods, mut turn) = (Floods::default(), Turn::default());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -65,10 +86,11 @@ impl Http {
             };
             match accepted {
                 // A listener for both protocols shows IPv4 addresses as mapped ones.
-                Ok((stream, address)) => match self.connections.enter() {
-                    Some((seat, dropped)) => self.tasks.spawn(self.clone().attend(stream, canonical(address), seat, dropped)),
-                    None => warn!(%address, "a connection was refused: there are as many links as limits.connections allows"),
-                },
+                Ok((stream, address)) => {
+                    self.take(stream, canonical(address), &mut floods);
+                    // Handshakes go on while others come, or each would be the oldest half-open one before it is looked at.
+                    turn.done(0).await;
+                }
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_AGAIN).await;
@@ -77,33 +99,120 @@ impl Http {
         }
     }
 
+    /// Gives a new connection its place and its task, or closes it.
+    fn take(&self, stream: TcpStream, address: SocketAddr, floods: &mut Floods) {
+        let now = Instant::now();
+        self.counters().count(Count::Accepted);
+        if let Err(why) = self.addresses.arrive(address.ip(), now) {
+            return self.turn_away(address, why, floods);
+        }
+        let Some(entered) = self.connections.enter() else {
+            self.counters().count(Count::Full);
+            if let Some(count) = floods.full.count(now) {
+                warn!(%address, count, "a connection was refused: there are as many links as limits.connections allows");
+            }
+            return;
+        };
+        if entered.made_room {
+            self.counters().count(Count::HalfOpenDropped);
+            if let Some(count) = floods.half_open.count(now) {
+                info!(count, "a half-open connection was dropped to make room for a new one");
+            }
+        }
+        self.tasks.spawn(self.clone().attend(stream, address, entered.seat, entered.dropped));
+    }
+
+    fn turn_away(&self, address: SocketAddr, why: TurnedAway, floods: &mut Floods) {
+        let now = Instant::now();
+        match why {
+            TurnedAway::TooFast => {
+                self.counters().count(Count::TooFast);
+                if let Some(count) = floods.too_fast.count(now) {
+                    warn!(%address, count, "closed at once: more connections of one address than limits.address_connections allows");
+                }
+            }
+            TurnedAway::TooManyFailures => {
+                self.counters().count(Count::TooManyFailures);
+                if let Some(count) = floods.failures.count(now) {
+                    warn!(%address, count, "closed at once: more failures of one address than limits.address_failures allows");
+                }
+            }
+        }
+    }
+
+    fn counters(&self) -> &Counters {
+        self.peers.counters()
+    }
+
+    /// No link came of a connection.
+    fn failed(&self, address: SocketAddr) {
+        self.counters().count(Count::Failures);
+        self.addresses.fail(address.ip(), Instant::now());
+    }
+
     /// One connection, from its first byte to the end of its link.
     async fn attend(self, stream: TcpStream, address: SocketAddr, seat: Seat, dropped: CancellationToken) {
         // Frames are small and waited for; a socket that does not know the option still works.
         drop(stream.set_nodelay(true));
         let greeted = tokio::select! {
             greeted = timeout(self.handshake, self.greet(stream, address)) => greeted,
-            () = dropped.cancelled() => {
-                info!(%address, "a half-open connection was dropped to make room for a new one");
-                return;
-            }
+            () = dropped.cancelled() => return,
             () = self.stop.drain.cancelled() => return,
         };
         match greeted {
             Ok(Some(newcomer)) => {
                 seat.became_link();
-                self.peers.host(newcomer, CancellationToken::new()).await;
+                if let Life::Unwelcome(_) = self.peers.host(newcomer, CancellationToken::new()).await {
+                    self.failed(address);
+                }
             }
-            Ok(None) => {}
-            Err(_) => info!(%address, within = ?self.handshake, "a connection was closed: no handshake in time"),
+            Ok(None) => self.failed(address),
+            Err(_) => {
+                self.counters().count(Count::TooSlow);
+                self.failed(address);
+                info!(%address, within = ?self.handshake, "a connection was closed: no handshake in time");
+            }
         }
     }
 
     /// From the first byte to a link whose peer is known; `None` if it does not become one.
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<Newcomer> {
-        let Upgraded { stream, behind, dialect } = handshake(stream, address, &self.open, &self.audit).await?;
-        let wire = Wire::accepted(Stream::from(stream), behind, self.peers.terms().message).await;
-        self.peers.welcome(wire, dialect, Standing::Anonymous, address.to_string()).await
+        let (wire, dialect, standing) = self.upgrade(stream, address).await?;
+        self.peers.welcome(wire, dialect, standing, address.to_string()).await
+    }
+
+    /// Tells TLS from plain HTTP by the first byte, and what a client's certificate proves.
+    async fn encrypt(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, Standing)> {
+        let mut first = [0];
+        if stream.peek(&mut first).await.ok()? == 0 || first != [tls::FIRST_BYTE] {
+            return Some((stream.into(), Standing::Anonymous));
+        }
+        if !self.door.tls.is_on() {
+            let mend = "the first ws-daemon invite switches it on, or \"tls\": true in config.json and a restart";
+            warn!(%address, "a TLS connection was closed: this server has no TLS; {mend}");
+            return None;
+        }
+        match self.door.tls.accept(stream).await {
+            Ok(accepted) => {
+                let proven = |name| Proven { name, tags: Vec::new(), allow: None, by: Proof::Certificate };
+                let standing = accepted.client.map_or(Standing::Anonymous, |name| Standing::Peer(Arc::new(proven(name))));
+                Some((Stream::encrypted(accepted.stream), standing))
+            }
+            Err(error) => {
+                info!(%address, %error, "no TLS with this connection");
+                None
+            }
+        }
+    }
+
+    /// From the first byte to a WebSocket on which nothing has been said; `None` if it does not become one. The deadline is the
+    /// caller's.
+    pub async fn upgrade(&self, stream: TcpStream, address: SocketAddr) -> Option<(Wire, Dialect, Standing)> {
+        let entrance = Entrance { own: canonical(stream.local_addr().ok()?), address };
+        let (stream, standing) = self.encrypt(stream, address).await?;
+        let upgraded = handshake(stream, entrance, &standing, &self.door, self.counters()).await?;
+        let Upgraded { stream, behind, dialect } = upgraded;
+        Some((Wire::accepted(stream, behind, self.peers.terms().message).await, dialect, standing))
     }
 }
 

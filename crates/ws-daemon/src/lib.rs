@@ -12,12 +12,13 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy` |
-//! | 0 | `audit`, `config`, `news`, `rate`, `tasks`, `system`, `standing` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `audit` |
 
 pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod counters;
 pub mod daemon;
 pub mod exec;
 pub mod http;
@@ -33,4 +34,5 @@ pub mod spool;
 pub mod standing;
 pub mod system;
 pub mod tasks;
+pub mod tls;
 pub mod worker;

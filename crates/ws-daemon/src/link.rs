@@ -15,14 +15,14 @@ mod wire;
 pub use backoff::Backoff;
 pub use departure::Departure;
 pub use dial::{DialFault, dial};
-pub use greeting::{CLOSE_CLONE, CLOSE_NAME_TAKEN, GreetingFault};
+pub use greeting::{CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, GreetingFault};
 pub use mux::{Ask, AskBody, Closed, Dialect, Sink};
 pub use run_stream::{RunEvent, RunSink, RunStream, STREAM_CREDIT_BYTES, run_stream};
 pub use session::{Ended, serve};
 pub use stream::Stream;
 pub use tokio_tungstenite::tungstenite::protocol::Role;
 pub use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-pub use wire::{Gone, Wire};
+pub use wire::{Event, Gone, Wire};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ws_daemon_protocol::codec::seed;
-use ws_daemon_protocol::codec::v2::{self, Hello, Order, Progress, Verdict};
+use ws_daemon_protocol::codec::v2::{self, Hello, Order, Progress, Roots, Verdict};
 use ws_daemon_protocol::command::Command;
 use ws_daemon_protocol::event::Chunk;
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -65,6 +65,8 @@ struct Inner {
     replaced: AtomicBool,
     /// The peer wants no more new work.
     draining: AtomicBool,
+    /// It runs over TLS.
+    encrypted: AtomicBool,
 }
 
 impl PartialEq for Link {
@@ -140,6 +142,13 @@ pub enum Inbound {
         run: RunId,
         /// Which attempt of it; `None` for a direct run.
         attempt: Option<u32>,
+    },
+    /// Something is said of a server's roots.
+    Roots {
+        /// The link that it came by.
+        link: Link,
+        /// What.
+        roots: Roots,
     },
     /// An outcome is on the asker's disk.
     Ack {
@@ -285,8 +294,9 @@ impl Link {
         mux: Mux,
         closing: CancellationToken,
     ) -> Self {
-        let (replaced, draining) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self(Arc::new(Inner { peer, address, hello, standing, me, mux: Arc::new(mux), closing, replaced, draining }))
+        let (replaced, draining, encrypted) = (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
+        let mux = Arc::new(mux);
+        Self(Arc::new(Inner { peer, address, hello, standing, me, mux, closing, replaced, draining, encrypted }))
     }
 
     fn mux(&self) -> &Arc<Mux> {
@@ -363,6 +373,17 @@ impl Link {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether it runs over TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.0.encrypted.load(Ordering::Acquire)
+    }
+
+    /// Says so, before the link is up.
+    pub fn runs_over_tls(&self) {
+        self.0.encrypted.store(true, Ordering::Release);
     }
 
     /// Whether this link counts no more: it is down, or the same instance has come by another one.
@@ -481,6 +502,11 @@ impl Link {
     /// Asks a version 2 peer for no more new work.
     pub fn send_drain(&self) {
         self.say(v2::drain);
+    }
+
+    /// Says something of a server's roots to a version 2 peer.
+    pub fn send_roots(&self, roots: &Roots) {
+        self.say(|| v2::roots(roots));
     }
 
     /// To a seed peer nothing is sent unasked.

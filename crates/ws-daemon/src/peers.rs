@@ -20,10 +20,14 @@ use tracing::{Instrument, info, info_span, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::target::Target;
 
-use crate::link::{self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CloseCode, Dialect, Ended, GreetingFault, Inbound, Link, Terms, Wire};
+use crate::counters::{Count, Counters};
+use crate::link::{
+    self, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CloseCode, Dialect, Ended, Gone, GreetingFault, Inbound, Link,
+    Terms, Wire,
+};
 use crate::policy::Rules;
 use crate::standing::Standing;
-use registry::{Registry, name_for};
+use registry::{Registry, be_proven, name_for};
 use table::Table;
 
 /// The feature of a server that passes runs on.
@@ -42,6 +46,7 @@ struct Inner {
     rules: Rules,
     /// Cancelled when all links are to be closed.
     closing: CancellationToken,
+    counters: Counters,
     changes: Box<dyn Fn(PeerChange) + Send + Sync>,
 }
 
@@ -95,8 +100,8 @@ impl Peers {
         changes: impl Fn(PeerChange) + Send + Sync + 'static,
     ) -> Self {
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
-        let (arrivals, changes) = (watch::Sender::default(), Box::new(changes));
-        Self(Arc::new(Inner { table, arrivals, inbound, terms, rules, closing, changes }))
+        let (arrivals, counters, changes) = (watch::Sender::default(), Counters::default(), Box::new(changes));
+        Self(Arc::new(Inner { table, arrivals, inbound, terms, rules, closing, counters, changes }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -121,6 +126,12 @@ impl Peers {
     #[must_use]
     pub fn terms(&self) -> Terms {
         self.0.terms
+    }
+
+    /// What became of connections and links, in numbers.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
     }
 
     /// The peer that gets the next request.
@@ -214,6 +225,7 @@ impl Peers {
             Dialect::Version2 => match wire.hear_hello(self.0.terms.nesting).await {
                 Ok(hello) => Some(Box::new(hello)),
                 Err(error) => {
+                    self.counters().count(Count::NoHello);
                     warn!(address, %error, "a link was not made");
                     wire.part(CloseCode::Protocol, &error.to_string()).await;
                     return None;
@@ -260,26 +272,34 @@ impl Peers {
         let (place, before) = match self.join(hello, me, &address, standing, closing) {
             Ok(joined) => joined,
             Err(unwelcome) => {
+                self.counters().count(Count::Unwelcome);
                 warn!(address, error = %unwelcome, "a link was refused");
                 wire.part(unwelcome.close_code(), &unwelcome.close_words()).await;
                 return Life::Unwelcome(unwelcome);
             }
         };
+        if wire.is_encrypted() {
+            place.link.runs_over_tls();
+        }
         let span = info_span!("link", peer = place.link.peer());
         Life::Ended(self.live(wire, place, before).instrument(span).await)
     }
 
-    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Option<Link>) -> Ended {
+    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Vec<Link>) -> Ended {
         let link = place.link.clone();
         if *link.standing() != Standing::Server && link.is_v2() {
             // It hears by this that it was taken in. If that fails, the session sees it at once.
             drop(wire.say_hello(link.me()));
         }
-        if let Some(before) = before.filter(Link::replace) {
-            info!("a newer link of the same instance replaces the one that was there");
+        for before in before.into_iter().filter(Link::replace) {
+            info!(
+                address = before.address(),
+                "this link replaces the one of the same instance, or of who only claimed its name"
+            );
             self.hand_up(Inbound::Down, before).await;
         }
         self.hand_up(Inbound::Up, link.clone()).await;
+        self.counters().count(Count::Linked);
         info!(address = link.address(), version = link.version(), "link up");
         let session = link::serve(wire, link.clone(), self.0.inbound.clone(), self.0.terms);
         let mut session = std::pin::pin!(session);
@@ -291,6 +311,7 @@ impl Peers {
             }
         };
         drop(place);
+        self.counters().count(cause(&ended));
         if link.replace() {
             self.hand_up(Inbound::Down, link).await;
         }
@@ -306,7 +327,8 @@ impl Peers {
         }
     }
 
-    /// Takes a newcomer in, in place of the link that its instance had, which is given back.
+    /// Takes a newcomer in, in place of the links that its instance had, and that went by a name which it alone has proved; they are
+    /// given back.
     fn join(
         &self,
         hello: Option<Box<Hello>>,
@@ -314,14 +336,18 @@ impl Peers {
         address: &str,
         standing: Standing,
         closing: CancellationToken,
-    ) -> Result<(Place<'_>, Option<Link>), Unwelcome> {
+    ) -> Result<(Place<'_>, Vec<Link>), Unwelcome> {
         let message = self.0.terms.message;
         let mut table = self.table();
-        let Some(hello) = hello else {
+        let Some(mut hello) = hello else {
+            let before = standing.proven().map(|proven| table.in_the_way(proven, None)).transpose()?.flatten();
+            if let Some(before) = &before {
+                table.remove(before);
+            }
             let place = self.settle_in(&mut table, Link::seed(address, standing, me, message, closing));
             drop(table);
             self.announce();
-            return Ok((place, None));
+            return Ok((place, before.into_iter().collect()));
         };
         if !Arc::ptr_eq(&me, &table.me) {
             // This daemon has become another since they met.
@@ -335,11 +361,19 @@ impl Peers {
         if standing != Standing::Server {
             table.registry.check_epoch(&hello)?;
         }
+        let mut before = Vec::new();
+        if let Some(proven) = standing.proven() {
+            be_proven(&mut hello, proven)?;
+            before.extend(table.in_the_way(proven, Some(&hello.instance))?);
+        }
+        for before in &before {
+            table.remove(before);
+        }
         let name = name_for(&hello, |name| table.holder(name, &hello.instance))?;
         let me = self.for_peer(me, &standing);
-        let before = table.by_instance.get(&hello.instance).cloned();
-        if let Some(before) = &before {
-            table.remove(before);
+        if let Some(link) = table.by_instance.get(&hello.instance).cloned() {
+            table.remove(&link);
+            before.push(link);
         }
         let (now, Table { registry, by_instance, .. }) = (wall_ms(), &mut *table);
         let changes = registry.see(&hello, &name, address, now, |instance| by_instance.contains_key(instance));
@@ -387,6 +421,7 @@ impl Unwelcome {
         match self {
             Self::Clone { .. } => CloseCode::Library(CLOSE_CLONE),
             Self::NameTaken { .. } => CloseCode::Library(CLOSE_NAME_TAKEN),
+            Self::OtherName { .. } => CloseCode::Library(CLOSE_OTHER_NAME),
         }
     }
 
@@ -396,10 +431,27 @@ impl Unwelcome {
             Self::Clone { seen, .. } => {
                 format!("a clone: this instance was here with epoch {seen}; stop one of the two and delete its spool-*.db")
             }
+            Self::OtherName { proven, claimed } => format!("proved to be {proven}, claims to be {claimed}"),
             Self::NameTaken { name, .. } => {
                 format!("give one of the two another \"name\" in config.json; taken by a connected peer: {name}")
             }
         }
+    }
+}
+
+/// Under which count a link's end goes.
+fn cause(ended: &Ended) -> Count {
+    match ended {
+        Ended::Gone(Gone::Closed) => Count::ByPeer,
+        Ended::Gone(Gone::Lost) => Count::Lost,
+        Ended::Gone(Gone::TooLarge(_)) => Count::TooLarge,
+        Ended::Gone(Gone::NotUtf8) => Count::NotUtf8,
+        Ended::Gone(Gone::Protocol(_)) => Count::AgainstProtocol,
+        Ended::Gone(Gone::Broken(_)) => Count::Broken,
+        Ended::Dead(_) => Count::Silent,
+        Ended::DoesNotRead => Count::DoesNotRead,
+        Ended::Replaced => Count::Replaced,
+        Ended::ClosedHere => Count::Here,
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Visitor {
     /// Whether the other end of the connection was seen to belong to root or to the daemon's user. Decides only where
     /// [`Refusal::OtherUser`] is the verdict without it.
     pub is_ours: bool,
+    /// Whether it has proved who it is: then it comes from wherever it likes, through proxies too.
+    pub has_proof: bool,
 }
 
 /// The headers by which a proxy shows itself.
@@ -59,6 +61,9 @@ pub fn admit(visitor: Visitor, open: &Open) -> Result<(), Refusal> {
     if visitor.has_origin {
         return Err(Refusal::Origin);
     }
+    if visitor.has_proof {
+        return Ok(());
+    }
     let address = visitor.address.to_canonical();
     let is_here = address.is_loopback() && !visitor.was_forwarded;
     match open {
@@ -89,7 +94,9 @@ mod tests {
             has_origin,
             was_forwarded,
             is_ours,
+            has_proof: false,
         };
+        let proven = |visitor: Visitor| Visitor { has_proof: true, ..visitor };
         let local = |address: &str| visitor(address, false, false, true);
         let another_users = |address: &str| visitor(address, false, false, false);
         let forwarded = |address: &str| visitor(address, false, true, true);
@@ -112,6 +119,9 @@ mod tests {
             (local("192.0.2.1"), nobody.clone(), Err(Refusal::Protected)),
             (local("::ffff:192.0.2.1"), nobody.clone(), Err(Refusal::Protected)),
             (forwarded("127.0.0.1"), nobody.clone(), Err(Refusal::Protected)),
+            (proven(another_users("192.0.2.1")), nobody.clone(), Ok(())),
+            (proven(forwarded("127.0.0.1")), nobody.clone(), Ok(())),
+            (proven(page("192.0.2.1")), nobody.clone(), Err(Refusal::Origin)),
             (page("127.0.0.1"), nobody, Err(Refusal::Origin)),
             (local("10.1.2.3"), networks(), Ok(())),
             (local("::ffff:10.1.2.3"), networks(), Ok(())),

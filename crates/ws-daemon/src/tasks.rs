@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,6 +42,26 @@ impl Tasks {
     pub async fn ended(&self) {
         self.tracker.close();
         self.tracker.wait().await;
+    }
+}
+
+/// A task's turn on the one thread that all share: whoever has much to do at once lets others in between.
+#[derive(Debug, Default)]
+pub struct Turn {
+    done: usize,
+}
+
+impl Turn {
+    /// Pieces of work in one turn; beyond, all others that are ready go first.
+    const PIECES: usize = 32;
+
+    /// One piece of work was done, which had so many bytes: each KiB of it is one more.
+    pub async fn done(&mut self, bytes: usize) {
+        self.done += 1 + (bytes >> 10);
+        if self.done >= Self::PIECES {
+            self.done = 0;
+            yield_now().await;
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up. Modules of one layer do not know each other.
 const LAYERS: [&[&str]; 8] = [
-    &["audit", "config", "news", "rate", "tasks", "system", "standing"],
+    &["config", "news", "tasks", "system", "standing", "rate", "counters", "tls", "audit"],
     &["link", "exec", "route", "policy", "spool"],
     &["peers"],
     &["origin", "worker"],

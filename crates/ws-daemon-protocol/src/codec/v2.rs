@@ -15,7 +15,7 @@ use crate::outcome::{ErrorCode, Outcome, Report};
 use crate::target::Target;
 
 pub use decoder::decode;
-pub use encoder::{ack, cancel, credit, drain, event, hello, local_command, output, peers, ping, run, status};
+pub use encoder::{ack, cancel, credit, drain, event, hello, local_command, output, peers, ping, roots, run, status};
 
 /// The version of the link that this module speaks, as it stands in the header.
 pub const VERSION: &str = "2";
@@ -34,6 +34,12 @@ pub const LISTED: usize = 256;
 
 /// Bytes of an instance or a run's id; a frame with a longer one is refused.
 pub const ID_BYTES: usize = 64;
+
+/// Roots in one ROOTS frame; one with more is refused.
+pub const ROOTS: usize = 4;
+
+/// Bytes of one of them; a longer one is refused.
+pub const ROOT_BYTES: usize = 16 << 10;
 
 /// What one OUTPUT frame takes of the credit at least, in bytes.
 pub const OUTPUT_COST_BYTES: u64 = 64;
@@ -65,6 +71,8 @@ pub enum Frame {
     Ack(RunId, u32),
     /// The peer wants no more new work.
     Drain,
+    /// What is said of a server's roots.
+    Roots(Roots),
     /// The peer wants to know that this daemon lives.
     Ping(CallerId),
     /// A command that local processes may give as well.
@@ -173,6 +181,17 @@ pub struct Hello {
     /// The instances it was before its spool was lost.
     #[serde(default)]
     pub former: Vec<String>,
+}
+
+/// What daemons say to each other of the roots that a server's certificates are under.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Roots {
+    /// The server: these there are, as PEM; who pins its roots is to pin these, and no others.
+    Roots(Vec<String>),
+    /// The client: it has these of them on its disk, each by the sha256 of its SubjectPublicKeyInfo in hexadecimal digits.
+    Have(Vec<String>),
 }
 
 /// How a run ended, and what that means for its attempt.
@@ -351,6 +370,8 @@ mod tests {
             (cancel(&run, Some(3)), Frame::Cancel(run.clone(), Some(3))),
             (ack(&run, 3), Frame::Ack(run.clone(), 3)),
             (drain(), Frame::Drain),
+            (roots(&Roots::Roots(vec!["PEM\n".into()])), Frame::Roots(Roots::Roots(vec!["PEM\n".into()]))),
+            (roots(&Roots::Have(vec!["0f".into()])), Frame::Roots(Roots::Have(vec!["0f".into()]))),
             (ping(&run), Frame::Ping((&run).into())),
         ];
         for (text, frame) in table {
@@ -407,6 +428,7 @@ mod tests {
             (r#"{"name":"t","id":"r","timeout":"5s"}"#, None, BadMessage, "invalid type"),
             (r#"{"name":"&cmd","params":{"code":"ACK","data":null}}"#, None, BadMessage, "invalid type"),
             (r#"{"name":"&cmd","params":{"code":"PING"}}"#, None, BadMessage, "a PING without an id"),
+            (r#"{"name":"&cmd","params":{"code":"ROOTS","data":{"roots":["","","","",""]}}}"#, None, BadMessage, "more than 4"),
             ("[]", None, BadMessage, ""),
         ];
         for (text, id, code, words) in table {

@@ -48,6 +48,7 @@ fn reload(flags: Flags, in_use: Vec<Row>) -> Reload {
 fn exit(fault: &StartFault) -> Exit {
     match fault {
         StartFault::Prefix { .. }
+        | StartFault::Keys(_)
         | StartFault::Audit(AuditFault::Unsafe { .. })
         | StartFault::Socket(SocketFault::NoGroup(_) | SocketFault::TooLong { .. }) => Exit::Config,
         _ => Exit::Unavailable,

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 
 use super::rules::WrittenRule;
 use super::size;
@@ -57,6 +59,8 @@ pub struct Written {
     pub tags: Option<Vec<String>>,
     /// Whether a client may ask for a run on another one.
     pub relay: Option<bool>,
+    /// Encryption.
+    pub tls: Option<WrittenTls>,
     /// Who may ask for what.
     pub rules: Option<Vec<WrittenRule>>,
     /// Where it is written down who asked for what.
@@ -77,6 +81,56 @@ pub enum WrittenOpen {
     All(bool),
     /// To these.
     Networks(Vec<IpNet>),
+}
+
+/// Encryption as written; what each part means stands in [`super::Tls`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WrittenTls {
+    /// None.
+    Off,
+    /// As it is without a word.
+    On,
+    /// There, in these words.
+    Parts(WrittenTlsParts),
+}
+
+/// The words of [`WrittenTls`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenTlsParts {
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub clients: Option<PathBuf>,
+    pub names: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "duration")]
+    pub lifetime: Option<Duration>,
+    pub plain: Option<bool>,
+    pub roots: Option<PathBuf>,
+}
+
+impl<'de> Deserialize<'de> for WrittenTls {
+    /// By hand, since an untagged choice would lose which of the words is the wrong one.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = WrittenTls;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, or an object like {\"names\": [\"example.org\"]}")
+            }
+
+            fn visit_bool<E>(self, on: bool) -> Result<WrittenTls, E> {
+                Ok(if on { WrittenTls::On } else { WrittenTls::Off })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WrittenTls, A::Error> {
+                WrittenTlsParts::deserialize(MapAccessDeserializer::new(map)).map(WrittenTls::Parts)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// `true`, `false`, a path, or an object.
@@ -114,6 +168,9 @@ pub struct WrittenLimits {
     pub message: Option<usize>,
     pub nesting: Option<usize>,
     pub connections: Option<usize>,
+    pub half_open: Option<usize>,
+    pub address_connections: Option<usize>,
+    pub address_failures: Option<usize>,
     pub local_connections: Option<usize>,
     #[serde(default, deserialize_with = "size::deserialize")]
     pub held_bytes: Option<usize>,
@@ -257,6 +314,9 @@ mod tests {
         assert!(fault("{\"port\": 70000}").contains("port: "));
         assert!(fault("{\"times\":{\"ping\":\"soon\"}}").contains("\"soon\" is no duration"));
         assert!(fault("{\"mode\":\"peer\"}").contains("mode: "));
+        assert!(fault("{\"tls\":{\"names\":5}}").contains("tls.names: "));
+        assert!(fault("{\"tls\":{\"nmaes\":[]}}").contains("did you mean \"names\"?"));
+        assert!(fault("{\"tls\":5}").contains("true, false, or an object"));
         assert!(fault("{\"port\": 1").contains("EOF"));
         assert!(fault("{} x").contains("trailing"));
     }

@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 use ws_daemon_protocol::codec::v2::{NAME_CHARS, TAGS};
 
-use super::file::{Mode, Written, WrittenAudit, WrittenAuditFile, WrittenLimits, WrittenOpen, WrittenTimes};
+use super::file::{
+    Mode, Written, WrittenAudit, WrittenAuditFile, WrittenLimits, WrittenOpen, WrittenTimes, WrittenTls, WrittenTlsParts,
+};
 use super::rules::{Accounts, Rule};
 use super::server_url::{SEED_PORT, ServerUrl, ServerUrlFault};
 
@@ -86,6 +88,8 @@ pub struct Settings {
     pub tags: Vec<String>,
     /// Whether any client may ask for a run on another one, where no rule is about peers.
     pub relay: bool,
+    /// Encryption.
+    pub tls: Tls,
     /// Who may ask for what.
     pub rules: Vec<Rule>,
     /// Where it is written down who asked for what.
@@ -133,6 +137,25 @@ pub enum Open {
     All,
 }
 
+/// Encryption: what a server shows, what a client believes. Paths stand on their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Server: whether there is any; `None`: as soon as there are keys.
+    pub on: Option<bool>,
+    /// Its own certificate and key, instead of those that it makes; client: those to prove by who it is.
+    pub own: Option<(PathBuf, PathBuf)>,
+    /// Server: whose certificates prove who a client is.
+    pub clients: Option<PathBuf>,
+    /// Server: what else its certificate is for.
+    pub names: Vec<String>,
+    /// Server: how long a certificate that it makes is good.
+    pub lifetime: Duration,
+    /// Server: whether links without it are taken from other machines.
+    pub plain: bool,
+    /// Client: the roots that are believed; `None`: those that were pinned, else the system's.
+    pub roots: Option<PathBuf>,
+}
+
 /// Where TCP speaks the local conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LocalTcp {
@@ -159,6 +182,12 @@ pub struct Limits {
     pub nesting: usize,
     /// Links and half-open handshakes; one more drops the oldest half-open one, or is refused.
     pub connections: usize,
+    /// Half-open handshakes among these; one more drops the oldest.
+    pub half_open: usize,
+    /// Connections of one address a second; more are closed at once.
+    pub address_connections: usize,
+    /// Connections of one address a second of which no link comes; beyond that, what comes from there is closed at once.
+    pub address_failures: usize,
     /// Local connections; one more is closed.
     pub local_connections: usize,
     /// Bytes of requests held while the server is away; more are answered `queue_full`.
@@ -238,6 +267,9 @@ pub enum SettingsFault {
     /// An interval that would never, or always, be over.
     #[error("times.{0} must be longer than 0")]
     NoTime(&'static str),
+    /// A part of `tls` that is not for this end, or not whole.
+    #[error("tls: {0}")]
+    Tls(&'static str),
     /// A rule about nobody that is known.
     #[error("rules[{0}]: {1}")]
     Rule(usize, String),
@@ -333,10 +365,12 @@ impl Settings {
         let (name, tags) = names(&mut resolver)?;
         let (relay, source) = resolver.or_default(false, |written| written.relay);
         resolver.row("relay", relay, source);
+        let tls = tls(&mut resolver, mode)?;
         let rules = rules(&mut resolver)?;
         let audit = audit(&mut resolver, &prefix);
         let any_writer = sources.any_writer;
-        let settings = Self { prefix, any_writer, role, local, socket_group, name, tags, relay, rules, audit, limits, times };
+        let settings =
+            Self { prefix, any_writer, role, local, socket_group, name, tags, relay, tls, rules, audit, limits, times };
         Ok((settings, resolver.rows))
     }
 }
@@ -359,6 +393,83 @@ fn names(resolver: &mut Resolver) -> Result<(Option<String>, Vec<String>), Setti
         resolver.row("tags", tags.clone(), *source);
     }
     Ok((name.map(|(name, _)| name), tags.map(|(tags, _)| tags).unwrap_or_default()))
+}
+
+/// Three months, renewed after two.
+const LEAF_LIFE: Duration = Duration::from_hours(90 * 24);
+
+/// A certificate that is renewed more often than this is no certificate but a load.
+const SHORTEST_LIFE: Duration = Duration::from_secs(3);
+
+fn tls(resolver: &mut Resolver, mode: Mode) -> Result<Tls, SettingsFault> {
+    let prefix = resolver.sources.prefix.0.clone();
+    let (written, source) = resolver
+        .written(|written| written.tls.clone())
+        .map_or((None, Source::Default), |(written, source)| (Some(written), source));
+    let (on, parts) = match written {
+        None => (None, WrittenTlsParts::default()),
+        Some(WrittenTls::Off) => (Some(false), WrittenTlsParts::default()),
+        Some(WrittenTls::On) => (Some(true), WrittenTlsParts::default()),
+        Some(WrittenTls::Parts(parts)) => (Some(true), parts),
+    };
+    let WrittenTlsParts { certificate, key, clients, names, lifetime, plain, roots } = parts;
+    let is_server = mode == Mode::Server;
+    let wrong = if is_server && roots.is_some() {
+        "\"roots\" is for a client; whose certificates prove a client's name is \"clients\""
+    } else if !is_server && (clients.is_some() || names.is_some() || lifetime.is_some() || plain.is_some()) {
+        "\"clients\", \"names\", \"lifetime\" and \"plain\" are for a server; a client has \"roots\", \"certificate\" and \"key\""
+    } else if !is_server && on == Some(false) {
+        "whether a client encrypts is said by the URL in \"proxy\": wss:// or ws://"
+    } else if certificate.is_some() != key.is_some() {
+        "\"certificate\" and \"key\" go together: the path of each, both PEM files"
+    } else if is_server && certificate.is_some() && (names.is_some() || lifetime.is_some()) {
+        "\"names\" and \"lifetime\" are for certificates that the server makes, and \"certificate\" names one that it does not"
+    } else if lifetime.is_some_and(|lifetime| lifetime < SHORTEST_LIFE) {
+        "\"lifetime\" must be 3 s or more"
+    } else {
+        ""
+    };
+    if !wrong.is_empty() {
+        return Err(SettingsFault::Tls(wrong));
+    }
+    let path = |path: PathBuf| prefix.join(path);
+    let tls = Tls {
+        on,
+        own: certificate.map(path).zip(key.map(path)),
+        clients: clients.map(path),
+        names: names.unwrap_or_default(),
+        lifetime: lifetime.unwrap_or(LEAF_LIFE),
+        plain: plain.unwrap_or(true),
+        roots: roots.map(path),
+    };
+    tls_rows(resolver, &tls, is_server, source);
+    Ok(tls)
+}
+
+fn tls_rows(resolver: &mut Resolver, tls: &Tls, is_server: bool, source: Source) {
+    let shown = |path: &PathBuf| path.display().to_string();
+    if is_server {
+        let (value, note) = match tls.on {
+            None => ("auto".into(), Some("on from the first invitation on")),
+            Some(on) => (Value::Bool(on), None),
+        };
+        resolver.noted("tls", value, note, source);
+    }
+    let (certificate, key) = tls.own.as_ref().map(|(certificate, key)| (shown(certificate), shown(key))).unzip();
+    let parts = [
+        ("tls.certificate", certificate.map(Value::from)),
+        ("tls.key", key.map(Value::from)),
+        ("tls.clients", tls.clients.as_ref().map(|path| shown(path).into())),
+        ("tls.roots", tls.roots.as_ref().map(|path| shown(path).into())),
+        ("tls.names", (!tls.names.is_empty()).then(|| tls.names.clone().into())),
+        ("tls.lifetime", (tls.lifetime != LEAF_LIFE).then(|| format!("{:?}", tls.lifetime).into())),
+        ("tls.plain", (!tls.plain).then(|| false.into())),
+    ];
+    for (name, value) in parts {
+        if let Some(value) = value {
+            resolver.row(name, value, source);
+        }
+    }
 }
 
 /// Who may ask for what.
@@ -441,6 +552,9 @@ fn limits(resolver: &mut Resolver) -> Result<Limits, SettingsFault> {
         message: resolver.bound("limits.message", 1024, 16 << 20, |limits| limits.message)?,
         nesting: resolver.bound("limits.nesting", 4, 128, |limits| limits.nesting)?,
         connections: resolver.bound("limits.connections", 1, 16_384, |limits| limits.connections)?,
+        half_open: resolver.bound("limits.half_open", 1, 1024, |limits| limits.half_open)?,
+        address_connections: resolver.bound("limits.address_connections", 1, 1024, |limits| limits.address_connections)?,
+        address_failures: resolver.bound("limits.address_failures", 1, 256, |limits| limits.address_failures)?,
         local_connections: resolver.bound("limits.local_connections", 1, 4096, |limits| limits.local_connections)?,
         held_bytes: resolver.bound("limits.held_bytes", 0, 64 << 20, |limits| limits.held_bytes)?,
         spool_bytes: resolver.bound("limits.spool_bytes", 128 << 10, 1 << 30, |limits| limits.spool_bytes)?,
@@ -517,6 +631,12 @@ mod tests {
             (r#"{"mode":"server","limits":{"runs":0}}"#, "limits.runs must be at least 1"),
             (r#"{"mode":"server","times":{"ping":0}}"#, "times.ping must be longer"),
             (r#"{"mode":"server","times":{"backoff_min":"1m"}}"#, "times.backoff_min is longer"),
+            (r#"{"mode":"server","tls":{"roots":"x"}}"#, "tls: \"roots\" is for a client"),
+            (r#"{"mode":"server","tls":{"key":"x"}}"#, "tls: \"certificate\" and \"key\" go together"),
+            (r#"{"mode":"server","tls":{"lifetime":"1s"}}"#, "tls: \"lifetime\" must be"),
+            (r#"{"mode":"server","tls":{"key":"x","certificate":"x","names":[]}}"#, "tls: \"names\" and"),
+            (r#"{"mode":"client","proxy":"h","tls":{"plain":false}}"#, "tls: \"clients\", \"names\""),
+            (r#"{"mode":"client","proxy":"h","tls":false}"#, "tls: whether a client encrypts"),
         ];
         for (file, expected) in cases {
             let said = Settings::resolve(&sources("{}", "{}", Some(file))).expect_err(file).to_string();

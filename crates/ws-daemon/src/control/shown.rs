@@ -1,6 +1,6 @@
 //! What RUNS, RUN, PEERS, SCRIPTS and STATS answer. It changes nothing.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use ws_daemon_protocol::command::{RunsQuery, Which};
 
 use super::Control;
@@ -76,11 +76,19 @@ impl Control {
                 "longest_commit_us": stats.longest_commit_us,
             })
         });
+        let counters = self.0.peers.counters();
+        let connections: Map<String, Value> = counters.connections().map(named).collect();
+        let links_closed: Map<String, Value> = counters.links_closed().map(named).collect();
         json!({
             "name": me.name, "instance": me.instance, "version": me.version,
             "up_ms": u64::try_from(self.0.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             "links": self.0.peers.links().len(), "asked": self.0.origin.live_count(),
-            "running": exec.running, "waiting": exec.in_line, "spool": spool,
+            "running": exec.running, "waiting": exec.in_line, "connections": connections,
+            "links_closed": links_closed, "spool": spool,
         })
     }
+}
+
+fn named((name, number): (&str, u64)) -> (String, Value) {
+    (name.to_owned(), number.into())
 }

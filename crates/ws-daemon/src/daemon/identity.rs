@@ -16,6 +16,7 @@ use uuid::Uuid;
 use ws_daemon_protocol::codec::v2::Hello;
 
 use crate::config::{Role, Settings};
+use crate::control::ROOTS;
 use crate::peers::{EpochSource, PeerChange, PeerRecord, Peers};
 use crate::policy::Rules;
 use crate::spool::{self, Bounds, Durability, Spool, SpoolFault};
@@ -80,6 +81,9 @@ pub async fn who_i_am(settings: &Settings, spool: Option<&Spool>) -> Hello {
     let mut features = vec!["output".to_owned(), "events".to_owned()];
     if spool.is_some() {
         features.push("queue".into());
+    }
+    if matches!(settings.role, Role::Client { .. }) {
+        features.push(ROOTS.into());
     }
     if rules(settings).relays_for_anyone() {
         features.push("relay".into());

@@ -6,11 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::counters::Counters;
+
 /// The connections of one port. Clones are the same count.
 #[derive(Debug, Clone)]
 pub struct Connections {
     table: Arc<Mutex<Table>>,
     limit: usize,
+    half_open: usize,
+    counters: Counters,
 }
 
 #[derive(Debug, Default)]
@@ -29,10 +33,21 @@ pub struct Seat {
     arrival: u64,
 }
 
+/// A new connection.
+#[derive(Debug)]
+pub struct Entered {
+    /// Its place.
+    pub seat: Seat,
+    /// Tells it to go.
+    pub dropped: CancellationToken,
+    /// Whether another one was told to go for it.
+    pub made_room: bool,
+}
+
 impl Connections {
-    /// Room for `limit` connections.
-    pub fn new(limit: usize) -> Self {
-        Self { table: Arc::default(), limit }
+    /// Room for `limit` connections, of which `half_open` may be half open; how many are is told to `counters`.
+    pub fn new(limit: usize, half_open: usize, counters: Counters) -> Self {
+        Self { table: Arc::default(), limit, half_open, counters }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -40,10 +55,11 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a new connection, half open, and the token that tells it to go; `None` if all places are taken by links.
-    pub fn enter(&self) -> Option<(Seat, CancellationToken)> {
+    /// A place for a new connection, half open; `None` if all places are taken by links.
+    pub fn enter(&self) -> Option<Entered> {
         let mut table = self.table();
-        if table.count >= self.limit {
+        let made_room = table.count >= self.limit || table.half_open.len() >= self.half_open;
+        if made_room {
             // Its place is given up when its task sees the token: until then there is one connection too many.
             let (_, oldest) = table.half_open.pop_first()?;
             oldest.cancel();
@@ -53,22 +69,31 @@ impl Connections {
         table.count += 1;
         let dropped = CancellationToken::new();
         table.half_open.insert(arrival, dropped.clone());
+        self.counters.half_open(table.half_open.len());
         drop(table);
-        Some((Seat { connections: self.clone(), arrival }, dropped))
+        Some(Entered { seat: Seat { connections: self.clone(), arrival }, dropped, made_room })
     }
 }
 
 impl Seat {
     /// The handshake is done: this connection is not dropped for another.
     pub fn became_link(&self) {
-        self.connections.table().half_open.remove(&self.arrival);
+        self.connections.table().close_half(self.arrival, &self.connections.counters);
+    }
+}
+
+impl Table {
+    /// It is half open no more.
+    fn close_half(&mut self, arrival: u64, counters: &Counters) {
+        self.half_open.remove(&arrival);
+        counters.half_open(self.half_open.len());
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut table = self.connections.table();
-        table.half_open.remove(&self.arrival);
+        table.close_half(self.arrival, &self.connections.counters);
         table.count -= 1;
     }
 }
@@ -79,16 +104,35 @@ mod tests {
 
     #[test]
     fn the_oldest_half_open_one_makes_room_and_links_do_not() {
-        let connections = Connections::new(2);
-        let (link, link_dropped) = connections.enter().expect("room");
-        link.became_link();
-        let (first, first_dropped) = connections.enter().expect("room");
-        let (second, second_dropped) = connections.enter().expect("the first makes room");
-        assert!(first_dropped.is_cancelled() && !second_dropped.is_cancelled() && !link_dropped.is_cancelled());
+        let connections = Connections::new(2, 2, Counters::default());
+        let link = connections.enter().expect("room");
+        link.seat.became_link();
+        let first = connections.enter().expect("room");
+        assert!(!first.made_room);
+        let second = connections.enter().expect("the first makes room");
+        assert!(second.made_room && first.dropped.is_cancelled());
+        assert!(!second.dropped.is_cancelled() && !link.dropped.is_cancelled());
         drop(first);
-        second.became_link();
+        second.seat.became_link();
         assert!(connections.enter().is_none(), "links are not dropped");
         drop(link);
         assert!(connections.enter().is_some());
+    }
+
+    #[test]
+    fn half_open_ones_have_a_bound_of_their_own_below_that_of_all() {
+        let counters = Counters::default();
+        let connections = Connections::new(100, 3, counters.clone());
+        let mut entered: Vec<_> = (0..10).map(|_| connections.enter().expect("the oldest makes room")).collect();
+        let dropped: Vec<bool> = entered.iter().map(|entered| entered.dropped.is_cancelled()).collect();
+        assert_eq!(dropped, [[true; 7].as_slice(), &[false; 3]].concat());
+        let half_open = || counters.connections().find(|(name, _)| *name == "half_open").map(|(_, now)| now);
+        assert_eq!(half_open(), Some(3));
+        entered.iter().skip(7).for_each(|entered| entered.seat.became_link());
+        assert_eq!(half_open(), Some(0));
+        let _next = connections.enter().expect("room");
+        assert!(entered.iter().skip(7).all(|link| !link.dropped.is_cancelled()), "links make no room");
+        entered.clear();
+        assert_eq!((half_open(), connections.table().count), (Some(1), 1));
     }
 }

@@ -14,15 +14,17 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use rustix::process::geteuid;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2;
 
-use crate::audit::{Audit, Entry};
+use super::Door;
+use crate::audit::Entry;
 use crate::config::Open;
-use crate::link::Dialect;
+use crate::counters::{Count, Counters};
+use crate::link::{Dialect, Stream};
 use crate::policy::{self, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
+use crate::standing::Standing;
 use crate::system;
 
 /// What the head of a request may have, in bytes; a longer one is answered 431. The least that hyper can be told.
@@ -34,26 +36,47 @@ const HEADERS: usize = 64;
 /// A connection that became a link.
 #[derive(Debug)]
 pub struct Upgraded {
-    /// Its socket.
-    pub stream: TcpStream,
+    /// Its stream.
+    pub stream: Stream,
     /// What was read behind the handshake.
     pub behind: Vec<u8>,
     /// What is spoken on it.
     pub dialect: Dialect,
 }
 
-/// Reads one request from `address` and answers it; `None` if it did not become a link. The deadline is the caller's.
-pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open, audit: &Audit) -> Option<Upgraded> {
-    let own = super::canonical(stream.local_addr().ok()?);
+/// The two ends of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Entrance {
+    /// This daemon's.
+    pub own: SocketAddr,
+    /// The other one.
+    pub address: SocketAddr,
+}
+
+/// Reads one request of a visitor that has proved to be who `standing` says, and answers it; `None` if it did not become a link.
+/// The deadline is the caller's.
+pub async fn handshake(
+    stream: Stream,
+    entrance: Entrance,
+    standing: &Standing,
+    door: &Door,
+    counters: &Counters,
+) -> Option<Upgraded> {
+    let address = entrance.address;
+    let needs_tls = !stream.is_encrypted() && !door.tls.takes_plain() && !address.ip().is_loopback();
     let upgrade: Mutex<Option<(OnUpgrade, Dialect)>> = Mutex::new(None);
     let slot = &upgrade;
     let service = service_fn(|mut request: Request<Incoming>| async move {
-        let verdict = admit(request.headers(), own, address, open).await;
+        let verdict = admit(request.headers(), entrance, standing, &door.open).await;
         if let Err(refusal) = &verdict {
             let entry = || Entry::new("link").with("address", address.to_string()).with("allowed", false);
-            audit.record(|| entry().with("why", refusal.to_string())).await;
+            door.audit.record(|| entry().with("why", refusal.to_string())).await;
         }
-        let response = match answer(&request, verdict) {
+        let answer = match verdict {
+            _ if needs_tls => Err(Box::new(wants_tls())),
+            verdict => answer(&request, verdict),
+        };
+        let response = match answer {
             Ok((switch, dialect)) => {
                 if let Ok(mut upgrade) = slot.lock() {
                     *upgrade = Some((hyper::upgrade::on(&mut request), dialect));
@@ -61,6 +84,11 @@ pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open, audi
                 switch
             }
             Err(refusal) => {
+                counters.count(match refusal.status() {
+                    StatusCode::UNAUTHORIZED => Count::Unauthorized,
+                    StatusCode::FORBIDDEN => Count::Forbidden,
+                    _ => Count::BadHandshake,
+                });
                 info!(%address, status = refusal.status().as_u16(), "no link for this connection");
                 *refusal
             }
@@ -74,15 +102,18 @@ pub async fn handshake(stream: TcpStream, address: SocketAddr, open: &Open, audi
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     if let Err(error) = connection.await {
+        // Too long a head, and what is no HTTP, is answered by hyper.
+        counters.count(Count::BadHandshake);
         debug!(%address, %error, "a connection ended without a link");
     }
     let (upgrade, dialect) = upgrade.into_inner().ok()??;
-    let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
     Some(Upgraded { stream: parts.io.into_inner(), behind: parts.read_buf.to_vec(), dialect })
 }
 
 /// Whether whoever is at `address` and sends these headers may enter. Whose process that is is looked up only where it decides.
-async fn admit(headers: &HeaderMap, own: SocketAddr, address: SocketAddr, open: &Open) -> Result<(), Refusal> {
+async fn admit(headers: &HeaderMap, entrance: Entrance, standing: &Standing, open: &Open) -> Result<(), Refusal> {
+    let Entrance { own, address } = entrance;
     let visitor = Visitor {
         address: address.ip(),
         has_origin: headers.contains_key(header::ORIGIN),
@@ -90,6 +121,7 @@ async fn admit(headers: &HeaderMap, own: SocketAddr, address: SocketAddr, open: 
             .keys()
             .any(|name| FORWARDED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(FORWARDED_PREFIX)),
         is_ours: false,
+        has_proof: standing.proven().is_some(),
     };
     match policy::admit(visitor, open) {
         Err(Refusal::OtherUser) => policy::admit(Visitor { is_ours: is_ours(own, address).await, ..visitor }, open),
@@ -163,6 +195,12 @@ fn answer<B>(request: &Request<B>, verdict: Result<(), Refusal>) -> Result<(Answ
     Ok((response, dialect))
 }
 
+/// The answer to a request without TLS where it is asked for.
+fn wants_tls() -> Answer {
+    let body = "this server takes links from other machines over TLS only: dial it by wss://";
+    with(words(StatusCode::UPGRADE_REQUIRED, body), header::UPGRADE, "TLS/1.2, HTTP/1.1")
+}
+
 /// What is spoken on the link: of the versions that a peer offers, one that is known here; with a peer that offers none, the
 /// seed's.
 ///
@@ -219,7 +257,8 @@ mod tests {
         // There is no connection whose owner could be looked up, so the address is listed.
         let open = Open::Networks(vec!["127.0.0.1/32".parse().expect("a network")]);
         let end = SocketAddr::from(([127, 0, 0, 1], 1));
-        match answer(&request, admit(request.headers(), end, end, &open).await) {
+        match answer(&request, admit(request.headers(), Entrance { own: end, address: end }, &Standing::Anonymous, &open).await)
+        {
             Ok((response, dialect)) => {
                 let version = response.headers().get("ws-daemon").map(HeaderValue::as_bytes);
                 assert_eq!(version, (dialect == Dialect::Version2).then_some(b"2".as_slice()));

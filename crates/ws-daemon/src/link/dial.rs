@@ -3,16 +3,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::Error;
@@ -25,6 +21,7 @@ use super::mux::Dialect;
 use super::stream::Stream;
 use super::wire::Wire;
 use crate::config::{Credentials, ServerUrl};
+use crate::tls::{ClientFault, ClientTls};
 
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
@@ -35,12 +32,12 @@ pub enum DialFault {
     /// No address took the connection; the last one's reason.
     #[error("cannot connect to {0}: {1}")]
     Connect(SocketAddr, io::Error),
-    /// The system has no root certificates.
-    #[error("no root certificates found ({0}); install the package ca-certificates, or correct SSL_CERT_FILE")]
-    NoRoots(String),
     /// TLS failed.
     #[error("no encrypted connection: {0}")]
-    Tls(io::Error),
+    Tls(#[from] ClientFault),
+    /// The server did not want a link, and has asked for a certificate.
+    #[error("the server refused the link: {0}. {no_key}", no_key = ClientFault::NoClientKey)]
+    RefusedWithoutKey(String),
     /// The server did not want a link.
     #[error("the server refused the link: {0}")]
     Refused(String),
@@ -55,27 +52,30 @@ pub enum DialFault {
     TooSlow(Duration),
 }
 
-/// Dials once, until `deadline`, which is `within` from now. A frame may have `message` bytes.
+/// Dials once, until `deadline`, which is `within` from now; `tls` is for a server that is dialled by wss. A frame may have
+/// `message` bytes.
 ///
 /// # Errors
 /// Why there is no link.
 pub async fn dial(
     server: &ServerUrl,
+    tls: &ClientTls,
     deadline: Instant,
     within: Duration,
     message: usize,
 ) -> Result<(Wire, Dialect), DialFault> {
-    timeout_at(deadline, try_dial(server, within, message)).await.unwrap_or(Err(DialFault::TooSlow(within)))
+    timeout_at(deadline, try_dial(server, tls, within, message)).await.unwrap_or(Err(DialFault::TooSlow(within)))
 }
 
-async fn try_dial(server: &ServerUrl, within: Duration, message: usize) -> Result<(Wire, Dialect), DialFault> {
+async fn try_dial(server: &ServerUrl, tls: &ClientTls, within: Duration, message: usize) -> Result<(Wire, Dialect), DialFault> {
     let socket = connect(server, within).await?;
     // Frames are small and waited for; a socket that does not know the option still works.
     drop(socket.set_nodelay(true));
-    let stream = if server.tls { encrypt(server, socket).await? } else { Stream::from(socket) };
+    let stream = if server.tls { Stream::encrypted(tls.connect(&server.host, socket).await?) } else { Stream::from(socket) };
     let request = request(server)?;
     let config = Some(Wire::config(message));
-    let (socket, response) = client_async_with_config(request, stream, config).await.map_err(handshake_fault)?;
+    let shaken = client_async_with_config(request, stream, config).await;
+    let (socket, response) = shaken.map_err(|error| handshake_fault(server, tls, error))?;
     let dialect = chosen(&response)?;
     debug!(status = response.status().as_u16(), ?dialect, "handshake done");
     Ok((Wire::new(socket), dialect))
@@ -112,29 +112,6 @@ async fn connect(server: &ServerUrl, within: Duration) -> Result<TcpStream, Dial
     Err(fault)
 }
 
-async fn encrypt(server: &ServerUrl, socket: TcpStream) -> Result<Stream, DialFault> {
-    let tls = |error| DialFault::Tls(io::Error::other(error));
-    let mut roots = RootCertStore::empty();
-    // Read anew for each attempt: an updated certificate store needs no restart.
-    let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
-    let found = found.map_err(|error| DialFault::Tls(io::Error::other(error)))?;
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let faults: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
-        return Err(DialFault::NoRoots(if faults.is_empty() { "there are none".into() } else { faults.join("; ") }));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(tls)?;
-    let config = config.with_root_certificates(roots).with_no_client_auth();
-    let name = match &server.host {
-        Host::Domain(name) => ServerName::try_from(name.clone()).map_err(|error| DialFault::Tls(io::Error::other(error)))?,
-        Host::Ipv4(address) => ServerName::from(std::net::IpAddr::from(*address)),
-        Host::Ipv6(address) => ServerName::from(std::net::IpAddr::from(*address)),
-    };
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(DialFault::Tls)?;
-    Ok(Stream::boxed(stream))
-}
-
 type Request = tokio_tungstenite::tungstenite::handshake::client::Request;
 
 /// The handshake of the seed, no subprotocol, no `Origin`, and the versions of the link beyond it. A token goes in a header (RFC 7617), never in the URL.
@@ -151,9 +128,11 @@ fn request(server: &ServerUrl) -> Result<Request, DialFault> {
     Ok(request)
 }
 
-fn handshake_fault(error: Error) -> DialFault {
+fn handshake_fault(server: &ServerUrl, tls: &ClientTls, error: Error) -> DialFault {
     match error {
+        Error::Http(response) if server.tls && tls.lacks_certificate() => DialFault::RefusedWithoutKey(answer(&response)),
         Error::Http(response) => DialFault::Refused(answer(&response)),
+        Error::Io(error) if server.tls => DialFault::Tls(tls.explain(&server.host, &error)),
         error => DialFault::Handshake(Box::new(error)),
     }
 }

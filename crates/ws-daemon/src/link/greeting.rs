@@ -16,6 +16,9 @@ pub const CLOSE_CLONE: u16 = 4001;
 /// The close code for a name that is taken: see [`GreetingFault::NameTaken`].
 pub const CLOSE_NAME_TAKEN: u16 = 4002;
 
+/// The close code for a name that is another than the one that was proved: see [`GreetingFault::OtherName`].
+pub const CLOSE_OTHER_NAME: u16 = 4003;
+
 /// How long the closing handshake of a link that never came up may take.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -37,6 +40,12 @@ pub enum GreetingFault {
     /// The other side says that the name is taken.
     #[error("refused for its name: another connected peer has it; give one of them another \"name\" in its config.json ({0})")]
     NameTaken(String),
+    /// The other side says that this daemon claims another name than it has proved.
+    #[error(
+        "refused for its name: this daemon's certificate or token is for another name than \"name\" in its config.json; correct that, \
+         or leave it out ({0})"
+    )]
+    OtherName(String),
     /// The other side closed the link for another reason.
     #[error("the link was closed before it was up: {0} {1}")]
     Closed(u16, String),
@@ -83,6 +92,7 @@ impl Wire {
         Some(match code {
             CLOSE_CLONE => GreetingFault::Clone(words),
             CLOSE_NAME_TAKEN => GreetingFault::NameTaken(words),
+            CLOSE_OTHER_NAME => GreetingFault::OtherName(words),
             code => GreetingFault::Closed(code, words),
         })
     }

@@ -21,6 +21,7 @@ use ws_daemon_protocol::outcome::{Outcome, Report};
 use super::mux::Dialect;
 use super::wire::{Event, Gone, Wire};
 use super::{Inbound, IncomingCommand, IncomingRun, Link, Replier, Terms};
+use crate::tasks::Turn;
 
 /// Pings that may stay without any sign of life before a peer counts as dead.
 const MISSED_PINGS: u32 = 2;
@@ -41,7 +42,7 @@ pub enum Ended {
     #[error("the peer does not read its outcomes: more than {} bytes wait", super::mux::REPLY_QUEUE_BYTES)]
     DoesNotRead,
     /// The same instance came by another link.
-    #[error("replaced by a newer link of the same instance")]
+    #[error("replaced by a newer link of the same instance, or of who has proved its name")]
     Replaced,
     /// This daemon closed it.
     #[error("closed here")]
@@ -117,6 +118,8 @@ impl Session {
         let mut ping = interval_at(Instant::now() + self.terms.ping, self.terms.ping);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pulse = Pulse::default();
+        // A peer may never stop talking.
+        let mut turn = Turn::default();
         let (link, inbound) = (self.link.clone(), self.inbound.clone());
         loop {
             if let Err(gone) = self.feed(wire) {
@@ -125,7 +128,10 @@ impl Session {
             tokio::select! {
                 // While something is stalled, nothing more is read.
                 event = wire.event(self.stalled.is_none()) => match event {
-                    Event::Frame(frame) => self.hear(&frame),
+                    Event::Frame(frame) => {
+                        self.hear(&frame);
+                        turn.done(frame.len()).await;
+                    }
                     Event::Control | Event::Flushed => {}
                     Event::Gone(gone) => return gone.into(),
                 },
@@ -222,6 +228,7 @@ impl Session {
             Ok(v2::Frame::Credit(run, bytes)) => self.hand_up(Inbound::Credit { link, run, bytes }),
             Ok(v2::Frame::Cancel(run, attempt)) => self.hand_up(Inbound::Cancel { link, run, attempt }),
             Ok(v2::Frame::Ack(run, attempt)) => self.hand_up(Inbound::Ack { link, run, attempt }),
+            Ok(v2::Frame::Roots(roots)) => self.hand_up(Inbound::Roots { link, roots }),
             Ok(v2::Frame::Drain) => link.0.draining.store(true, Ordering::Release),
             Ok(v2::Frame::Ping(id)) => link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into())),
             Ok(v2::Frame::Command(message)) => self.command(message),
@@ -293,14 +300,16 @@ impl Session {
 
 /// The closing handshake (RFC 6455, section 7), if there is still someone to part from.
 async fn part(wire: &mut Wire, ended: &Ended) {
-    let (code, reason) = match ended {
-        Ended::Gone(Gone::TooLarge(_)) => (CloseCode::Size, "the frame is too large"),
-        Ended::Gone(Gone::NotUtf8) => (CloseCode::Invalid, "text is not UTF-8"),
-        Ended::Gone(Gone::Protocol(_)) => (CloseCode::Protocol, "against the protocol"),
-        Ended::Gone(_) | Ended::Dead(_) => return,
-        Ended::DoesNotRead => (CloseCode::Policy, "outcomes are not read"),
-        Ended::Replaced => (CloseCode::Away, "replaced by a newer link of the same instance"),
-        Ended::ClosedHere => (CloseCode::Away, "going away"),
+    let closing = match ended {
+        Ended::Gone(gone) => gone.close_code(),
+        Ended::Dead(_) => None,
+        Ended::DoesNotRead => Some((CloseCode::Policy, "outcomes are not read")),
+        Ended::Replaced => {
+            Some((CloseCode::Away, "replaced by a newer link of the same instance, or of who has proved its name"))
+        }
+        Ended::ClosedHere => Some((CloseCode::Away, "going away")),
     };
-    wire.part(code, reason).await;
+    if let Some((code, reason)) = closing {
+        wire.part(code, reason).await;
+    }
 }

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 #[derive(Debug)]
 pub struct Stream {
     socket: Socket,
+    is_encrypted: bool,
     read: u64,
     written: u64,
 }
@@ -44,14 +45,26 @@ impl Stream {
         (self.read, self.written)
     }
 
-    /// A link over something else than a plain socket: an encrypted one, or one end of an in-memory stream.
+    /// A link over TLS.
+    #[must_use]
+    pub fn encrypted(transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self { is_encrypted: true, ..Self::boxed(transport) }
+    }
+
+    /// Whether it runs over TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.is_encrypted
+    }
+
+    /// A link over something else than a plain socket: one end of an in-memory stream, say.
     #[must_use]
     pub fn boxed(transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self::new(Socket::Boxed(Box::new(transport)))
     }
 
     fn new(socket: Socket) -> Self {
-        Self { socket, read: 0, written: 0 }
+        Self { socket, is_encrypted: false, read: 0, written: 0 }
     }
 }
 

@@ -14,11 +14,15 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSoc
 
 use super::stream::Stream;
 
-/// Fed and not yet flushed, in bytes; when reached, the rest waits in the link's queue.
+/// Fed and not yet flushed, in bytes; when reached, the rest waits in the link's queue. And as much in answers to pings; when reached,
+/// nothing is read until they have left.
 const UNFLUSHED_BYTES: usize = 256 << 10;
 
 /// What one read takes from the socket at most. Each link keeps a buffer of it, so an idle link must be content with little.
 const READ_BYTES: usize = 2 << 10;
+
+/// The head of a frame that answers a ping, at most.
+const FRAME_HEAD_BYTES: usize = 6;
 
 /// The words in a close frame, in bytes (RFC 6455, section 5.5); what is longer is cut.
 const REASON_BYTES: usize = 123;
@@ -30,6 +34,8 @@ pub struct Wire {
     socket: Box<WebSocketStream<Stream>>,
     /// Bytes fed since everything was last flushed.
     unflushed: usize,
+    /// Bytes of answers to pings since everything was last flushed.
+    pongs: usize,
     flushing: bool,
     /// The code and the words of the other side's close frame.
     said: Option<(u16, String)>,
@@ -71,6 +77,19 @@ pub enum Gone {
     Broken(Box<Error>),
 }
 
+impl Gone {
+    /// With which code and words to close; `None` if there is nobody any more to close with.
+    #[must_use]
+    pub fn close_code(&self) -> Option<(CloseCode, &'static str)> {
+        match self {
+            Self::TooLarge(_) => Some((CloseCode::Size, "the frame is too large")),
+            Self::NotUtf8 => Some((CloseCode::Invalid, "text is not UTF-8")),
+            Self::Protocol(_) => Some((CloseCode::Protocol, "against the protocol")),
+            Self::Closed | Self::Lost | Self::Broken(_) => None,
+        }
+    }
+}
+
 impl Wire {
     /// The limits every link goes by; `message` is in bytes.
     #[must_use]
@@ -93,7 +112,7 @@ impl Wire {
     /// A wire that was dialled.
     #[must_use]
     pub fn new(socket: WebSocketStream<Stream>) -> Self {
-        Self { socket: Box::new(socket), unflushed: 0, flushing: false, said: None }
+        Self { socket: Box::new(socket), unflushed: 0, pongs: 0, flushing: false, said: None }
     }
 
     /// A wire on a stream over which no handshake is made: one end each is the server's and the client's.
@@ -115,6 +134,12 @@ impl Wire {
         self.socket.get_ref().moved()
     }
 
+    /// Whether it runs over TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.socket.get_ref().is_encrypted()
+    }
+
     /// Whether more may be fed.
     #[must_use]
     pub fn has_room(&self) -> bool {
@@ -127,13 +152,14 @@ impl Wire {
         self.flushing
     }
 
-    /// Takes a text frame; it is written by [`event`](Self::event).
+    /// Takes a frame, of text if it is a string; it is written by [`event`](Self::event).
     ///
     /// # Errors
     /// When the socket is closed or broken.
-    pub fn feed(&mut self, frame: String) -> Result<(), Gone> {
+    pub fn feed(&mut self, frame: impl Into<Message>) -> Result<(), Gone> {
+        let frame = frame.into();
         self.unflushed += frame.len();
-        self.start(Message::text(frame))
+        self.start(frame)
     }
 
     /// Takes a ping.
@@ -192,6 +218,7 @@ impl Wire {
                     let was_full = !self.has_room();
                     self.flushing = false;
                     self.unflushed = 0;
+                    self.pongs = 0;
                     if was_full {
                         return Poll::Ready(Event::Flushed);
                     }
@@ -200,14 +227,19 @@ impl Wire {
                 Poll::Pending => {}
             }
         }
-        if !read {
+        // Whoever sends pings and takes no answers is still flushing: that it goes on is what wakes this.
+        if !read || self.pongs >= UNFLUSHED_BYTES {
             return Poll::Pending;
         }
         match Pin::new(&mut *self.socket).poll_next(cx) {
             Poll::Ready(Some(Ok(message @ (Message::Text(_) | Message::Binary(_))))) => Poll::Ready(Event::Frame(message)),
             Poll::Ready(Some(Ok(control))) => {
-                if let Message::Close(Some(CloseFrame { code, reason })) = control {
-                    self.said = Some((code.into(), reason.chars().filter(|char| !char.is_control()).collect()));
+                match control {
+                    Message::Ping(said) => self.pongs += said.len() + FRAME_HEAD_BYTES,
+                    Message::Close(Some(CloseFrame { code, reason })) => {
+                        self.said = Some((code.into(), reason.chars().filter(|char| !char.is_control()).collect()));
+                    }
+                    _ => {}
                 }
                 // The answer to a ping or a close was queued by the read.
                 self.flushing = true;

@@ -22,6 +22,7 @@ use crate::control::{Answer, Control};
 use crate::origin::Said;
 use crate::policy::{Action, Actor, At, By, Caller, Scope, Verdict};
 use crate::system::hung_up;
+use crate::tasks::Turn;
 
 /// One read from a connection, in bytes.
 const READ_BYTES: usize = 16 * 1024;
@@ -113,10 +114,15 @@ impl Session {
     async fn read<S: AsyncRead>(&self, mut reader: ReadHalf<S>) {
         let mut framer = Framer::new(self.local.message, self.local.nesting);
         let mut buffer = vec![0; READ_BYTES];
+        // What was read at once may hold hundreds of messages.
+        let mut turn = Turn::default();
         loop {
             match reader.read(&mut buffer).await {
                 Ok(0) => break,
-                Ok(length) => framer.push(&buffer[..length]),
+                Ok(length) => {
+                    turn.done(length).await;
+                    framer.push(&buffer[..length]);
+                }
                 Err(error) => {
                     debug!(%error, "reading from a local connection failed");
                     return;
@@ -132,6 +138,7 @@ impl Session {
                     self.answers.asked_all();
                     return throw_away(reader).await;
                 }
+                turn.done(0).await;
             }
         }
         if let Some(bad) = framer.finish() {

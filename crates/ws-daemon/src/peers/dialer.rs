@@ -15,6 +15,7 @@ use ws_daemon_protocol::codec::v2::Hello;
 use super::{Newcomer, Peers};
 use crate::config::{ServerUrl, Times};
 use crate::link::{Backoff, DialFault, Dialect, GreetingFault, Wire, dial};
+use crate::tls::ClientTls;
 
 /// A link that lasted this long ends a series of failures: the next wait is short again.
 const LASTING: Duration = Duration::from_secs(10);
@@ -52,6 +53,7 @@ impl fmt::Debug for EpochSource {
 pub struct Dialer {
     peers: Peers,
     server: ServerUrl,
+    tls: ClientTls,
     times: Times,
     epochs: EpochSource,
     /// The epoch that was refused as a clone's: it is said again until it is accepted, since one that was raised until it is
@@ -67,12 +69,13 @@ impl Dialer {
     pub fn new(
         peers: Peers,
         server: ServerUrl,
+        tls: ClientTls,
         times: Times,
         epochs: EpochSource,
         stop: CancellationToken,
     ) -> (DialerHandle, Self) {
         let (orders, pause) = watch::channel(None);
-        (DialerHandle(orders), Self { peers, server, times, epochs, refused: None, pause, stop })
+        (DialerHandle(orders), Self { peers, server, tls, times, epochs, refused: None, pause, stop })
     }
 
     /// Dials until told to stop.
@@ -150,7 +153,7 @@ impl Dialer {
     async fn reach(&mut self) -> Result<Newcomer, NoLink> {
         let within = self.times.handshake;
         let deadline = Instant::now() + within;
-        let (wire, dialect) = dial(&self.server, deadline, within, self.peers.terms().message).await?;
+        let (wire, dialect) = dial(&self.server, &self.tls, deadline, within, self.peers.terms().message).await?;
         match dialect {
             Dialect::Seed => Ok(self.peers.seed_server(wire, self.server.authority())),
             Dialect::Version2 => match timeout_at(deadline, self.introduce(wire)).await {

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use ws_daemon_protocol::codec::v2::Hello;
 
+use crate::standing::Proven;
+
 /// Peers that are remembered; beyond that, the one that has been away for longest is forgotten.
 pub const REGISTERED: usize = 65_536;
 
@@ -53,6 +55,17 @@ pub enum Unwelcome {
         said: u64,
         /// The highest that was seen.
         seen: u64,
+    },
+    /// It claims another name than the one that it has proved.
+    #[error(
+        "it has proved to be {proven:?} and claims to be {claimed:?}: correct \"name\" in its config.json, or leave it out; then it \
+         goes by the name that it has proved"
+    )]
+    OtherName {
+        /// By its token or certificate.
+        proven: String,
+        /// By its HELLO.
+        claimed: String,
     },
     /// Another connected peer has this name, and one of the two was given it.
     #[error(
@@ -141,6 +154,20 @@ impl Registry {
     }
 }
 
+/// Has a peer be who it has proved to be, whatever it says: the name counts as configured. One that was configured
+/// otherwise is a mistake, which is better told than passed over.
+///
+/// # Errors
+/// It claims another name.
+pub fn be_proven(hello: &mut Hello, proven: &Proven) -> Result<(), Unwelcome> {
+    if hello.configured && *hello.name != *proven.name {
+        return Err(Unwelcome::OtherName { proven: proven.name.to_string(), claimed: hello.name.clone() });
+    }
+    hello.name = proven.name.to_string();
+    hello.configured = true;
+    Ok(())
+}
+
 /// The name that a peer gets beside those who are connected: `holder` tells the address of whoever has a name, and whether it was
 /// configured there.
 ///
@@ -214,6 +241,18 @@ mod tests {
         assert!(name_for(&plain, taken(&[("web", true)])).is_err());
         assert!(name_for(&given, taken(&[("web", false)])).is_err());
         assert_eq!(name_for(&given, taken(&[("web-2", false)])).as_deref(), Ok("web"));
+    }
+
+    #[test]
+    fn a_proven_peer_goes_by_its_proven_name() {
+        let proven = Proven { name: "a".into(), tags: Vec::new(), allow: None, by: crate::standing::Proof::Certificate };
+        let mut unsaid = hello("host", "i", 1);
+        be_proven(&mut unsaid, &proven).expect("a host name is no claim");
+        assert_eq!((unsaid.name.as_str(), unsaid.configured), ("a", true));
+        be_proven(&mut unsaid, &proven).expect("its own name");
+        let mut other = Hello { configured: true, ..hello("b", "i", 1) };
+        let refused = be_proven(&mut other, &proven).expect_err("another name");
+        assert_eq!(refused, Unwelcome::OtherName { proven: "a".into(), claimed: "b".into() });
     }
 
     #[test]

@@ -8,10 +8,11 @@ use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::options::Route;
 use ws_daemon_protocol::target::Target;
 
-use super::registry::Registry;
+use super::registry::{Registry, Unwelcome};
 use crate::link::Link;
 use crate::policy::Scope;
 use crate::route;
+use crate::standing::Proven;
 
 /// The table.
 #[derive(Debug)]
@@ -133,6 +134,21 @@ impl Table {
     pub fn holder(&self, name: &str, instance: &str) -> Option<(String, bool)> {
         let link = self.by_name.get(name).filter(|link| link.instance() != Some(instance))?;
         Some((link.address().to_owned(), link.hello().is_some_and(|hello| hello.configured && hello.name == name)))
+    }
+
+    /// Who must go for the peer that has proved its name: one that has not, or a seed peer's older link, of which nothing else tells
+    /// that it is the same peer's. The newcomer is of `instance`, or a seed peer.
+    ///
+    /// # Errors
+    /// Another instance is here with the same proof.
+    pub fn in_the_way(&self, proven: &Proven, instance: Option<&str>) -> Result<Option<Link>, Unwelcome> {
+        let holder = self.by_name.get(&*proven.name).filter(|link| instance.is_none() || link.instance() != instance);
+        let Some(holder) = holder else { return Ok(None) };
+        let has_proved = holder.standing().proven().is_some_and(|held| held.name == proven.name);
+        if has_proved && (instance.is_some() || holder.instance().is_some()) {
+            return Err(Unwelcome::NameTaken { name: proven.name.to_string(), holder: holder.address().to_owned() });
+        }
+        Ok(Some(holder.clone()))
     }
 
     /// See [`Peers::pick`](super::Peers::pick).

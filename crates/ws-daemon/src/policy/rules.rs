@@ -296,7 +296,7 @@ impl Rules {
 
     /// What holds without a rule. The match is on every command on purpose: a new one must be decided on.
     fn by_default(&self, actor: Actor<'_>, action: Action<'_>) -> bool {
-        use Command::{Cancel, Explain, Pause, Peers, Ping, Reload, Run, Runs, Scripts, Stats, Status, Subscribe};
+        use Command::{Cancel, Explain, Keys, Pause, Peers, Ping, Reload, Run, Runs, Scripts, Stats, Status, Subscribe};
         match (actor, action) {
             (Actor::Local(Caller::Socket(_)), _)
             | (_, Action::Run(_) | Action::Ask(..) | Action::Command(Pause(_) | Status(_))) => true,
@@ -305,7 +305,8 @@ impl Rules {
             (
                 _,
                 Action::Command(
-                    Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Explain(_),
+                    Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Keys(_)
+                    | Explain(_),
                 ),
             ) => false,
         }

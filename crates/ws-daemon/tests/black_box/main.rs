@@ -3,14 +3,17 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
+mod abuse;
 mod audit;
 mod command_line;
 mod container;
 mod conversation;
 mod crashes;
+mod everyone;
 mod execution;
 mod files;
 mod forgery;
+mod frames;
 mod interop;
 mod links;
 mod load;
@@ -23,11 +26,13 @@ mod queue;
 mod recordings;
 mod rules;
 mod script_names;
+mod secrets;
 mod service_manager;
 mod settings;
 mod shutdown;
 mod support;
 mod targets;
+mod tls;
 mod tools;
 mod tools_local;
 mod version2;

@@ -209,7 +209,7 @@ fn two_hundred_clients_whose_server_was_away_come_back_spread_out_and_none_is_lo
     let mut arrivals: Vec<Duration> = server.log().lines("link up").iter().map(since).collect();
     arrivals.sort_unstable();
     let (first, last) = (arrivals[0], arrivals[CLIENTS - 1]);
-    let in_window = |from: &Duration| arrivals.iter().filter(|at| (*from..*from + WINDOW).contains(at)).count();
+    let in_window = |from: &Duration| arrivals.iter().filter(|at| (*from..*from + WINDOW).contains(*at)).count();
     let most = arrivals.iter().map(in_window).max().unwrap_or(0);
     eprintln!("back after {first:?} to {last:?}, at most {most} within {WINDOW:?}");
     assert!(last < BACK, "{last:?}");

@@ -4,6 +4,7 @@
 
 mod book;
 mod cable;
+mod certificates;
 mod command;
 mod config;
 mod daemon;
@@ -16,6 +17,7 @@ mod namespace;
 mod peer;
 mod process;
 mod scripted;
+pub mod sentinel;
 mod stand_in;
 mod tls;
 mod tool;
@@ -26,12 +28,14 @@ use std::time::{Duration, Instant};
 
 pub use book::{Book, Counts, WRITES_DOWN, tag};
 pub use cable::Cable;
+pub use certificates::{CertificateAuthority, CertificateFiles};
 pub use command::{Ran, command, ran};
 pub use daemon::{Daemon, DaemonPlan, pair};
 pub use dice::{dice, number, pass};
 pub use fifo::Fifo;
 pub use ids::Ids;
 pub use local::Local;
+pub use log::Log;
 pub use namespace::{Network, with_hosts};
 pub use peer::{Peer, PeerListener};
 pub use process::{Process, run, wait_for, wait_readable, write_executable};

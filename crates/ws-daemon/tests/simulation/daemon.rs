@@ -36,6 +36,9 @@ const LIMITS: Limits = Limits {
     message: 1 << 20,
     nesting: 128,
     connections: 16,
+    half_open: 16,
+    address_connections: 1 << 20,
+    address_failures: 1 << 20,
     local_connections: 16,
     held_bytes: 1 << 20,
     spool_bytes: 64 << 20,
@@ -138,6 +141,8 @@ impl Site {
         worker.recover().await;
         origin.recover().await;
         let control = Control::new(Means {
+            tls: None,
+            client_tls: None,
             dialer: None,
             peers: peers.clone(),
             origin: origin.clone(),

@@ -7,7 +7,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{
-    Frame, Have, Hello, Hop, ID_BYTES, LISTED, NAME_CHARS, Order, Progress, Refused, RunFrame, StatusFrame, TAGS, Verdict,
+    Frame, Have, Hello, Hop, ID_BYTES, LISTED, NAME_CHARS, Order, Progress, ROOT_BYTES, ROOTS, Refused, Roots, RunFrame,
+    StatusFrame, TAGS, Verdict,
 };
 use crate::codec::framer::check_whole;
 use crate::command::{Command, Place, StreamName, fault};
@@ -196,6 +197,7 @@ fn between_daemons(code: &str, data: &str, id: Option<&CallerId>) -> Option<Resu
         "CANCEL" => of_run(data).map(|(run, data)| Frame::Cancel(run, data.attempt)),
         "ACK" => of_run(data).map(|(run, data)| Frame::Ack(run, data.attempt.unwrap_or_default())),
         "DRAIN" => Ok(Frame::Drain),
+        "ROOTS" => roots_frame(data),
         "PING" => id.map(|id| Frame::Ping(id.clone())).ok_or_else(|| Refused::bad("a PING without an id asks for nothing")),
         "PEERS" => {
             let (place, command, id) = (Place::There, Command::Peers, id.cloned());
@@ -213,6 +215,15 @@ fn parse<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, Refused> {
 fn of_run(data: &str) -> Result<(RunId, Data<'_>), Refused> {
     let data: Data = parse(data)?;
     Ok((run_id(&data.id)?, data))
+}
+
+fn roots_frame(data: &str) -> Result<Frame, Refused> {
+    let roots: Roots = parse(data)?;
+    let (Roots::Roots(listed) | Roots::Have(listed)) = &roots;
+    if listed.len() > ROOTS || listed.iter().any(|root| root.len() > ROOT_BYTES) {
+        return Err(Refused::bad(format!("more than {ROOTS} roots, or one of more than {ROOT_BYTES} bytes")));
+    }
+    Ok(Frame::Roots(roots))
 }
 
 fn hello_frame(data: &str) -> Result<Frame, Refused> {

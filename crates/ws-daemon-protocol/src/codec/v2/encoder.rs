@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Hello, Order, Progress, Verdict};
+use super::{Hello, Order, Progress, Roots, Verdict};
 use crate::event::Chunk;
 use crate::id::{CallerId, RunId};
 use crate::message::Params;
@@ -128,6 +128,12 @@ pub fn ack(run: &RunId, attempt: u32) -> String {
 #[must_use]
 pub fn drain() -> String {
     daemon_command("DRAIN", "null")
+}
+
+/// The frame that says something of a server's roots.
+#[must_use]
+pub fn roots(roots: &Roots) -> String {
+    daemon_command("ROOTS", &json(roots))
 }
 
 /// The frame that asks whether the daemon at the other end lives.

@@ -17,7 +17,7 @@ use super::config::merge;
 use super::local::Local;
 use super::log::Log;
 use super::process::{Process, write_executable};
-use super::stand_in;
+use super::{sentinel, stand_in};
 
 /// A daemon that runs; dropped, it is killed with all that it started.
 pub struct Daemon {
@@ -38,6 +38,8 @@ pub struct DaemonPlan {
     /// The words of a program that starts the daemon: a shell, `unshare`.
     starter: Vec<String>,
     arguments: Vec<String>,
+    /// Whether a client has no token, even where the whole suite is searched for one.
+    without_token: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -196,12 +198,13 @@ impl Daemon {
         if let Some(port) = self.port {
             merge(&mut self.plan.config, json!({ "port": port }));
         }
-        self.plan
+        self.plan.clone()
     }
 }
 
 impl DaemonPlan {
     fn new(program: Program, title: &'static str, config: Value) -> Self {
+        let level = if sentinel::is_on() { "trace" } else { "debug" };
         let prefix = tempfile::Builder::new().prefix("ws-daemon-test-").tempdir().expect("a temporary folder can be made");
         Self {
             program,
@@ -210,7 +213,8 @@ impl DaemonPlan {
             config,
             starter: Vec::new(),
             arguments: Vec::new(),
-            env: vec![("WSDAEMON_LOCAL".into(), "off".into()), ("WSDAEMON_LOG".into(), "debug".into())],
+            without_token: false,
+            env: vec![("WSDAEMON_LOCAL".into(), "off".into()), ("WSDAEMON_LOG".into(), level.into())],
         }
     }
 
@@ -218,6 +222,11 @@ impl DaemonPlan {
     pub fn config(mut self, more: Value) -> Self {
         merge(&mut self.config, more);
         self
+    }
+
+    /// For a test of what a client says that has no token.
+    pub fn without_token(self) -> Self {
+        Self { without_token: true, ..self }
     }
 
     pub fn env(mut self, key: &str, value: &str) -> Self {
@@ -282,7 +291,11 @@ impl DaemonPlan {
 
     /// Starts the program and waits for nothing: for daemons that are not expected to come up.
     pub fn spawn(&self) -> Process {
-        let config = serde_json::to_string_pretty(&self.config).expect("a value is always JSON");
+        let mut config = self.config.clone();
+        if self.is_searched() && !self.without_token {
+            sentinel::equip(&mut config);
+        }
+        let config = serde_json::to_string_pretty(&config).expect("a value is always JSON");
         // Whole when it appears: a daemon of the same prefix may be reading it just now.
         let draft = tempfile::NamedTempFile::new_in(&*self.prefix).expect("the prefix is ours to write");
         fs::write(&draft, config).expect("the draft is ours to write");
@@ -311,8 +324,23 @@ impl DaemonPlan {
         command
     }
 
+    /// Whether all that it leaves is searched for a secret.
+    fn is_searched(&self) -> bool {
+        sentinel::is_on() && matches!(self.program, Program::Ours)
+    }
+
     fn write_script(&self, name: &str, body: &str) {
         write_executable(&self.prefix().join("scripts").join(name), body);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.plan.is_searched() {
+            // It does nothing more while the search takes its time. Gone already is as good.
+            let _ = kill_process(self.pid(), Signal::STOP);
+            sentinel::search_all(self.plan.prefix(), self.log(), self.pid());
+        }
     }
 }
 

@@ -167,6 +167,11 @@ impl Peer {
         self.socket.send(message).unwrap_or_else(|error| panic!("cannot send: {error}\n{}", self.log));
     }
 
+    /// Sends to a daemon that may close the link meanwhile.
+    pub fn try_send(&mut self, message: Message) {
+        drop(self.socket.send(message));
+    }
+
     /// Closes the link with a code and words.
     #[track_caller]
     pub fn send_close(&mut self, code: u16, words: &str) {
@@ -177,6 +182,22 @@ impl Peer {
     #[track_caller]
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         self.socket.get_mut().write_all(bytes).unwrap_or_else(|error| panic!("cannot send: {error}\n{}", self.log));
+    }
+
+    /// Sends bytes until the daemon takes no more for so long; how many it took.
+    pub fn send_until_full(&mut self, bytes: &[u8], patience: Duration) -> usize {
+        let stream = self.socket.get_mut();
+        stream.set_write_timeout(Some(patience)).expect("patience is not zero");
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match stream.write(&bytes[sent..]) {
+                Ok(taken) => sent += taken,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+                Err(error) => panic!("cannot send: {error}\n{}", self.log),
+            }
+        }
+        sent
     }
 
     /// The next bytes as they come, at most `bytes` long; what is inside is not looked at, so that no ping is answered.

@@ -1,0 +1,145 @@
+//! What became of connections and links since the daemon started: numbers that only grow, and how many connections are half open
+//! now. Nothing is ever decided by them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// A connection was accepted, whatever became of it.
+    Accepted,
+    /// A link came up: an accepted one or a dialled one.
+    Linked,
+    /// Closed at once: there are as many links as may be.
+    Full,
+    /// Closed at once: too many connections of its address.
+    TooFast,
+    /// Closed at once: too many failures of its address.
+    TooManyFailures,
+    /// Closed half open, to make room for a new one.
+    HalfOpenDropped,
+    /// No link came of it, for whatever reason but those above.
+    Failures,
+    /// Of these: answered 401.
+    Unauthorized,
+    /// Of these: answered 403.
+    Forbidden,
+    /// Of these: no handshake, or a wrong one.
+    BadHandshake,
+    /// Of these: no link in time.
+    TooSlow,
+    /// Of these: a version 2 peer did not say who it is.
+    NoHello,
+    /// Of these: not taken in, as a clone or for its name.
+    Unwelcome,
+    /// The peer closed the link.
+    ByPeer,
+    /// The link's connection ended without a word.
+    Lost,
+    /// A frame was too large.
+    TooLarge,
+    /// Text was not UTF-8.
+    NotUtf8,
+    /// Something was against the WebSocket protocol.
+    AgainstProtocol,
+    /// The link's connection broke.
+    Broken,
+    /// Nothing was heard of the peer.
+    Silent,
+    /// The peer did not read what it asked for.
+    DoesNotRead,
+    /// The same instance came by another link.
+    Replaced,
+    /// This daemon closed the link.
+    Here,
+}
+
+/// Those of connections, with the names that STATS has for them.
+const CONNECTIONS: [(Count, &str); 13] = [
+    (Count::Accepted, "accepted"),
+    (Count::Linked, "linked"),
+    (Count::Full, "full"),
+    (Count::TooFast, "too_fast"),
+    (Count::TooManyFailures, "too_many_failures"),
+    (Count::HalfOpenDropped, "half_open_dropped"),
+    (Count::Failures, "failures"),
+    (Count::Unauthorized, "unauthorized"),
+    (Count::Forbidden, "forbidden"),
+    (Count::BadHandshake, "bad_handshake"),
+    (Count::TooSlow, "too_slow"),
+    (Count::NoHello, "no_hello"),
+    (Count::Unwelcome, "unwelcome"),
+];
+
+/// Those of links that have ended.
+const LINKS_CLOSED: [(Count, &str); 10] = [
+    (Count::ByPeer, "by_peer"),
+    (Count::Lost, "lost"),
+    (Count::TooLarge, "too_large"),
+    (Count::NotUtf8, "not_utf8"),
+    (Count::AgainstProtocol, "against_protocol"),
+    (Count::Broken, "broken"),
+    (Count::Silent, "silent"),
+    (Count::DoesNotRead, "does_not_read"),
+    (Count::Replaced, "replaced"),
+    (Count::Here, "here"),
+];
+
+/// The numbers. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Counters(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    counts: [AtomicU64; CONNECTIONS.len() + LINKS_CLOSED.len()],
+    half_open: AtomicU64,
+}
+
+impl Counters {
+    /// One more.
+    pub fn count(&self, what: Count) {
+        self.0.counts[what as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many connections are half open now.
+    pub fn half_open(&self, now: usize) {
+        self.0.half_open.store(now as u64, Ordering::Relaxed);
+    }
+
+    /// What is known of connections, by name.
+    pub fn connections(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.named(&CONNECTIONS).chain([("half_open", self.0.half_open.load(Ordering::Relaxed))])
+    }
+
+    /// Why links ended, by name.
+    pub fn links_closed(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.named(&LINKS_CLOSED)
+    }
+
+    fn named(&self, table: &'static [(Count, &'static str)]) -> impl Iterator<Item = (&'static str, u64)> {
+        table.iter().map(|(what, name)| (*name, self.0.counts[*what as usize].load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_a_number_and_a_name_of_its_own() {
+        let counters = Counters::default();
+        let all: Vec<Count> = CONNECTIONS.iter().chain(&LINKS_CLOSED).map(|(what, _)| *what).collect();
+        for (number, what) in all.iter().enumerate() {
+            assert_eq!(*what as usize, number, "the tables have the order of the list");
+            (0..=number).for_each(|_| counters.count(*what));
+        }
+        counters.half_open(77);
+        let connections: Vec<(&str, u64)> = counters.connections().collect();
+        let closed: Vec<(&str, u64)> = counters.links_closed().collect();
+        assert_eq!((connections[0], connections[13], closed[0]), (("accepted", 1), ("half_open", 77), ("by_peer", 14)));
+        assert_eq!(closed.last(), Some(&("here", 23)));
+        let names: std::collections::BTreeSet<&str> = connections.iter().chain(&closed).map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), 24);
+    }
+}
