@@ -161,28 +161,33 @@ fn by_stranger(server: &Daemon, row: &Row) {
     assert!(refusal.is_some_and(|refusal| refusal.status == 403), "{}", row.message);
 }
 
+/// Asks for each.
+fn every(ask: impl FnMut(&Row)) {
+    rows().iter().for_each(ask);
+}
+
 type Column = (&'static str, fn(&Daemon));
 
 /// Who asks. A column is added here.
 const COLUMNS: [Column; 5] = [
     ("a peer of version 2 without a right", |server| {
         let mut peer = Peer::dial_version2(server, &json!({ "name": "trusted", "instance": "claims", "epoch": 1 }));
-        rows().iter().for_each(|row| by_version2(&mut peer, row));
+        every(|row| by_version2(&mut peer, row));
     }),
     ("a seed peer without a right", |server| {
         let mut peer = Peer::dial(server);
-        rows().iter().for_each(|row| by_seed(&mut peer, row));
+        every(|row| by_seed(&mut peer, row));
     }),
-    ("whoever is not let in", |server| rows().iter().for_each(|row| by_stranger(server, row))),
+    ("whoever is not let in", |server| every(|row| by_stranger(server, row))),
     ("a process of another user", |server| {
         if need_root() {
             let mut process = server.connect_as(NOBODY, &[]);
-            rows().iter().for_each(|row| by_process(&mut process, row));
+            every(|row| by_process(&mut process, row));
         }
     }),
     ("a process by TCP", |server| {
         let mut process = Local::tcp_unseen(&server.local_address(), server.log());
-        rows().iter().for_each(|row| by_process(&mut process, row));
+        every(|row| by_process(&mut process, row));
     }),
 ];
 
