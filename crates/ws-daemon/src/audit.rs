@@ -169,8 +169,8 @@ impl Audit {
     /// What is written down of params: how many bytes they are, and their hash; if that is set, themselves.
     #[must_use]
     pub fn params(&self, params: &str) -> Value {
-        let hash = Sha256::digest(params.as_bytes());
-        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut hash = String::with_capacity(64);
+        Sha256::digest(params.as_bytes()).iter().for_each(|byte| hash.push_str(&format!("{byte:02x}")));
         let mut shown = serde_json::json!({ "bytes": params.len(), "sha256": hash });
         if self.0.as_ref().is_some_and(|inner| inner.params) {
             shown["text"] = params.into();

@@ -1,5 +1,6 @@
 //! The built-in commands, and the desk where what links hand up is sorted: runs to the worker, what is said of runs to whoever
-//! has them, commands carried out here, statuses that nobody waits for passed on. It never waits for anything slow.
+//! has them, commands carried out here, statuses that nobody waits for passed on. It waits for nothing slow but the
+//! audit log, when that takes nothing more.
 
 mod entry;
 mod explain;
@@ -164,10 +165,7 @@ impl Control {
             Command::Invite(invite) => self.invite(invite).await,
             Command::Revoke(revoke) => self.revoke(revoke).await,
             Command::Rotate(rotate) => self.rotate(rotate).await,
-            Command::Explain(query) => match self.explain(query).await {
-                Ok(explained) => Answer::Result(explained),
-                Err(outcome) => Answer::Outcome(outcome),
-            },
+            Command::Explain(query) => of(self.explain(query).await),
         }
     }
 

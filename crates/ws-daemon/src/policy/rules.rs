@@ -301,11 +301,10 @@ impl Rules {
             Subscribe,
         };
         match (actor, action) {
-            (Actor::Local(Caller::Socket(_)), _) | (_, Action::Run(_) | Action::Ask(..)) => true,
-            (_, Action::Relay(..)) => self.0.relay,
-            (_, Action::Command(Pause(_) | Status(_))) => true,
-            // It tells who else there is, for runs to be passed on to.
-            (Actor::Peer(_), Action::Command(Peers)) => self.0.relay,
+            (Actor::Local(Caller::Socket(_)), _)
+            | (_, Action::Run(_) | Action::Ask(..) | Action::Command(Pause(_) | Status(_))) => true,
+            // PEERS tells who else there is, for runs to be passed on to.
+            (_, Action::Relay(..)) | (Actor::Peer(_), Action::Command(Peers)) => self.0.relay,
             (
                 _,
                 Action::Command(
@@ -318,7 +317,7 @@ impl Rules {
 }
 
 /// The scripts that a peer's invitation allows, if it says: then it has no defaults.
-fn invitation<'a>(actor: Actor<'a>) -> Option<&'a [Box<str>]> {
+fn invitation(actor: Actor<'_>) -> Option<&[Box<str>]> {
     match actor {
         Actor::Peer(Standing::Peer(proven)) => proven.allow.as_deref(),
         Actor::Peer(Standing::Anonymous | Standing::Server) | Actor::Local(_) => None,
@@ -460,6 +459,9 @@ mod tests {
         }
     }
 
+    /// Whether runs are passed on for all, the rules, who asks, for whom, and what comes of it.
+    type Passed<'a> = (bool, &'a str, Standing, At<'a>, (bool, By));
+
     #[test]
     fn what_a_peer_may_have_passed_on() {
         let web = || peer("web-1", &[], None);
@@ -467,7 +469,7 @@ mod tests {
         let tags = ["till".to_owned()];
         let at = At::Peer("shop", &tags);
         let no_rule = (false, By::NoRule);
-        let table: Vec<(bool, &str, Standing, At<'_>, (bool, By))> = vec![
+        let table: Vec<Passed<'_>> = vec![
             (false, "[]", web(), at, (false, By::Default)),
             (false, "[]", Standing::Anonymous, at, (false, By::Default)),
             (true, "[]", web(), at, (true, By::Default)),

@@ -10,6 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::io::ioctl_fionread;
 use rustix::pipe::fcntl_setpipe_size;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::support::{Daemon, EXIT, Peer, command, exit, need_namespaces, ran, wait_for};
 
@@ -44,6 +45,13 @@ fn of<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
     lines.iter().filter(|line| line["event"] == event).collect()
 }
 
+/// In lower-case hex.
+fn sha256(text: &str) -> String {
+    let mut hex = String::new();
+    Sha256::digest(text).iter().for_each(|byte| hex.push_str(&format!("{byte:02x}")));
+    hex
+}
+
 #[test]
 fn there_is_a_line_for_each_decision_and_for_each_run() {
     let rules = json!([
@@ -54,10 +62,6 @@ fn there_is_a_line_for_each_decision_and_for_each_run() {
     let server = Daemon::server().config(config).env("WSDAEMON_LOCAL", "127.0.0.1:0").script("exit", EXIT).start();
     let path = server.prefix().join("audit.jsonl");
     assert_eq!(fs::metadata(&path).expect("it is made at once").permissions().mode() & 0o777, 0o600);
-    let hash = |params: &str| {
-        use sha2::{Digest, Sha256};
-        Sha256::digest(params).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
 
     // Who comes in, and who does not.
     let refusal = Peer::try_dial(&server, "/", &[("origin", "https://example.org")]).err().expect("refused");
@@ -93,7 +97,7 @@ fn there_is_a_line_for_each_decision_and_for_each_run() {
     assert_eq!(runs, expected);
     let first = of(&found, "run")[0];
     assert_eq!((&first["peer"], &first["standing"]), (&json!("web"), &json!("anonymous")));
-    assert_eq!(first["params"], json!({ "bytes": 10, "sha256": hash("{\"exit\":5}") }));
+    assert_eq!(first["params"], json!({ "bytes": 10, "sha256": sha256("{\"exit\":5}") }));
     assert_eq!((&of(&found, "relay")[0]["to"], &of(&found, "relay")[0]["allowed"]), (&json!("till"), &json!(false)));
     let started = of(&found, "started");
     assert_eq!((started.len(), &started[0]["run"], &started[0]["script"]), (1, &json!("r-1"), &json!("exit")));
@@ -116,14 +120,14 @@ fn there_is_a_line_for_each_decision_and_for_each_run() {
     assert_eq!(tcp.command("STATS", &Value::Null)["status"], 0);
     process.nothing_waiting();
     let found = wait_lines(&path, "ask", 2);
-    let params = json!({ "bytes": 3, "sha256": hash("[1]") });
+    let params = json!({ "bytes": 3, "sha256": sha256("[1]") });
     let user = rustix::process::geteuid().as_raw();
     let by_socket = json!({
         "event": "ask", "uid": user, "pid": pid, "script": "exit", "id": "\"i\"", "to": "nobody", "then": "exit",
         "params": params, "allowed": true, "by": "owner",
     });
     let by_tcp = json!({
-        "event": "ask", "tcp": true, "script": "exit", "id": "\"i\"", "params": { "bytes": 4, "sha256": hash("null") },
+        "event": "ask", "tcp": true, "script": "exit", "id": "\"i\"", "params": { "bytes": 4, "sha256": sha256("null") },
         "allowed": false, "by": "no rule",
     });
     assert_eq!(of(&found, "ask"), [&by_socket, &by_tcp]);

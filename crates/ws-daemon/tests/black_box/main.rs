@@ -13,6 +13,7 @@ mod conversation;
 mod crashes;
 mod entry;
 mod escapes;
+mod everyone;
 mod execution;
 mod files;
 mod files_of_others;

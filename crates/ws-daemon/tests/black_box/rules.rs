@@ -17,7 +17,7 @@ const GROUP: u32 = 47_110;
 /// Leaves a trace.
 const RAN: &str = "#!/bin/sh\n: > \"$WSDAEMON_PREFIX/ran\"\n";
 
-fn server(rules: Value) -> DaemonPlan {
+fn server(rules: &Value) -> DaemonPlan {
     Daemon::server().config(json!({ "name": "hub", "rules": rules })).script("exit", EXIT).script("ran", RAN)
 }
 
@@ -26,9 +26,9 @@ fn hello(name: &str) -> Value {
 }
 
 /// A client of a name of its own, with its link up on both sides.
-fn named(server: &Daemon, name: &str, more: Value) -> Daemon {
+fn named(server: &Daemon, name: &str, more: &Value) -> Daemon {
     let links = server.log().count("link up");
-    let client = Daemon::client(server).config(json!({ "name": name })).config(more).script("exit", EXIT).start();
+    let client = Daemon::client(server).config(json!({ "name": name })).config(more.clone()).script("exit", EXIT).start();
     client.wait_log("link up");
     server.wait_log_times("link up", links + 1);
     client
@@ -63,7 +63,7 @@ fn command_of_peer(code: &str, data: &Value) -> Value {
 #[test]
 fn without_a_rule_a_peer_asks_for_scripts_and_says_a_status_and_nothing_is_passed_on() {
     for rules in [Value::Null, json!([{ "who": ["local", "tcp"], "scripts": "nothing" }])] {
-        let server = server(rules).start();
+        let server = server(&rules).start();
         let mut listener = server.connect();
         let mut peer = Peer::dial_version2(&server, &hello("web"));
         assert_eq!(answer(&mut peer, &json!({ "name": "exit", "id": "r", "params": { "exit": 5 } }))["status"], 5);
@@ -85,7 +85,7 @@ fn with_a_rule_about_peers_what_none_gives_is_denied_and_a_denied_peer_learns_no
         { "who": "anonymous", "scripts": ["exit", "sms/*"] },
         { "who": "secret-name", "scripts": "*", "commands": "*", "relay": true },
     ]);
-    let server = server(rules).script("sms/send", EXIT).start();
+    let server = server(&rules).script("sms/send", EXIT).start();
     let mut listener = server.connect();
     let mut peer = Peer::dial_version2(&server, &hello("secret-name"));
     let run =
@@ -116,8 +116,8 @@ fn with_a_rule_about_peers_what_none_gives_is_denied_and_a_denied_peer_learns_no
 
 #[test]
 fn a_queued_run_that_is_denied_is_over_for_its_asker_and_leaves_nothing_with_the_doer() {
-    let server = server(json!([{ "who": "anonymous", "scripts": "exit" }])).start();
-    let client = named(&server, "till", json!({}));
+    let server = server(&json!([{ "who": "anonymous", "scripts": "exit" }])).start();
+    let client = named(&server, "till", &json!({}));
     let mut process = client.connect();
     let (events, last) = process.run(&json!({ "name": "ran", "id": "q", "queue": true, "events": true }));
     denied(&last);
@@ -132,7 +132,7 @@ fn a_queued_run_that_is_denied_is_over_for_its_asker_and_leaves_nothing_with_the
 
 #[test]
 fn a_queued_run_that_was_claimed_before_the_rules_changed_is_told_as_it_was() {
-    let server = server(Value::Null).start();
+    let server = server(&Value::Null).start();
     let run = "0190a000-0000-7000-8000-000000000001";
     let frame = |run: &str| json!({ "name": "exit", "id": run, "params": { "exit": 5 }, "queue": true, "attempt": 1 });
     let status = |peer: &mut Peer| loop {
@@ -159,9 +159,9 @@ fn a_queued_run_that_was_claimed_before_the_rules_changed_is_told_as_it_was() {
 
 #[test]
 fn a_client_has_rules_about_its_server_too() {
-    let server = server(Value::Null).start();
+    let server = server(&Value::Null).start();
     let rules = json!([{ "who": "server", "scripts": "exit" }]);
-    let client = named(&server, "till", json!({ "rules": rules }));
+    let client = named(&server, "till", &json!({ "rules": rules }));
     client.script("ran", RAN);
     let mut process = server.connect();
     assert_eq!(process.run(&asked(&json!({}))).1["status"], 0);
@@ -178,12 +178,12 @@ fn a_client_has_rules_about_its_server_too() {
 fn runs_are_passed_on_by_rules_and_who_may_not_hears_of_nobody() {
     let rules = json!([{ "who": "anonymous", "relay": true, "scripts": ["exit"], "targets": ["web-*", "tag:paper"] }]);
     // What holds for all where no rule is about peers does not where one is.
-    let server = server(rules).config(json!({ "relay": true })).start();
-    let asker = named(&server, "till", json!({}));
+    let server = server(&rules).config(json!({ "relay": true })).start();
+    let asker = named(&server, "till", &json!({}));
     let _others = [
-        named(&server, "web-1", json!({})),
-        named(&server, "printer", json!({ "tags": ["paper"] })),
-        named(&server, "vault", json!({})),
+        named(&server, "web-1", &json!({})),
+        named(&server, "printer", &json!({ "tags": ["paper"] })),
+        named(&server, "vault", &json!({})),
     ];
     let mut process = asker.connect();
     for queue in [false, true] {
@@ -239,7 +239,7 @@ fn a_server_offers_to_pass_on_only_to_whom_a_rule_lets_it() {
 
 #[test]
 fn a_peer_that_asks_too_often_is_told_to_come_later_and_what_is_queued_does() {
-    let server = server(Value::Null).config(json!({ "limits": { "peer_runs": 1 } })).start();
+    let server = server(&Value::Null).config(json!({ "limits": { "peer_runs": 1 } })).start();
     let mut peer = Peer::dial(&server);
     for number in 0..30 {
         peer.send_text(&json!({ "name": "exit", "id": number, "params": { "exit": 0 } }).to_string());
@@ -253,7 +253,7 @@ fn a_peer_that_asks_too_often_is_told_to_come_later_and_what_is_queued_does() {
     };
     assert!(busy.iter().all(is_told), "{busy:?}");
     // Another peer is not concerned, and what it queues beyond its rate is done in time.
-    let client = named(&server, "till", json!({}));
+    let client = named(&server, "till", &json!({}));
     let mut process = client.connect();
     for number in 0..11 {
         process.send(asked(&json!({ "id": number, "queue": true })).to_string());
@@ -271,12 +271,12 @@ fn a_peer_that_asks_too_often_is_told_to_come_later_and_what_is_queued_does() {
 // ---- Processes of this machine -------------------------------------------------------------------------------
 
 /// A server with three clients, on which another user may ask for `exit`, of web-* and of whoever has the tag.
-fn fleet(rules: Value) -> (Daemon, [Daemon; 3]) {
+fn fleet(rules: &Value) -> (Daemon, [Daemon; 3]) {
     let server = server(rules).start();
     let clients = [
-        named(&server, "web-1", json!({})),
-        named(&server, "mail", json!({ "tags": ["sms"] })),
-        named(&server, "vault", json!({})),
+        named(&server, "web-1", &json!({})),
+        named(&server, "mail", &json!({ "tags": ["sms"] })),
+        named(&server, "vault", &json!({})),
     ];
     (server, clients)
 }
@@ -301,7 +301,7 @@ fn a_process_of_another_user_asks_for_what_a_rule_gives_it_and_root_for_everythi
         { "who": format!("user:{NOBODY}"), "scripts": "exit", "targets": ["web-*", "tag:sms"], "commands": ["RUNS"] },
         { "who": format!("group:{GROUP}"), "scripts": "exit" },
     ]);
-    let (server, _clients) = fleet(rules);
+    let (server, _clients) = fleet(&rules);
     let mut user = server.connect_as(NOBODY, &[]);
     for name in ["ran", "none"] {
         let words = denied(&user.run(&json!({ "name": name, "id": 1 })).1);
@@ -354,7 +354,7 @@ fn a_script_that_gets_the_outcome_must_be_one_that_the_process_may_ask_for() {
     if !need_root() {
         return;
     }
-    let (server, _clients) = fleet(json!([{ "who": "local", "scripts": ["exit", "note"] }]));
+    let (server, _clients) = fleet(&json!([{ "who": "local", "scripts": ["exit", "note"] }]));
     server.script("note", "#!/bin/sh\n: > noted\n");
     let mut user = server.connect_as(NOBODY, &[]);
     let words = denied(&user.run(&asked(&json!({ "then": "ran" }))).1);
@@ -366,23 +366,23 @@ fn a_script_that_gets_the_outcome_must_be_one_that_the_process_may_ask_for() {
 
 #[test]
 fn by_tcp_runs_and_two_commands_are_allowed_and_with_a_rule_what_it_gives() {
-    let tcp = |rules: Value| {
+    let tcp = |rules: &Value| {
         let server = server(rules).env("WSDAEMON_LOCAL", "127.0.0.1:0").start();
-        let client = named(&server, "web-1", json!({}));
+        let client = named(&server, "web-1", &json!({}));
         (server, client)
     };
-    let (server, _client) = tcp(Value::Null);
+    let (server, _client) = tcp(&Value::Null);
     let mut caller = server.connect_tcp();
     assert_eq!(caller.run(&asked(&json!({}))).1["status"], 0);
     assert!(denied(&caller.command("STATS", &Value::Null)).starts_with("not by TCP; use the socket file"));
-    let (server, _client) = tcp(json!([{ "who": "tcp", "scripts": "exit", "commands": ["STATUS", "STATS"] }]));
+    let (server, _client) = tcp(&json!([{ "who": "tcp", "scripts": "exit", "commands": ["STATUS", "STATS"] }]));
     let mut caller = server.connect_tcp();
     assert_eq!(caller.run(&asked(&json!({}))).1["status"], 0);
     assert_eq!(caller.command("STATS", &Value::Null)["status"], 0);
     denied(&caller.command("RUNS", &Value::Null));
     denied(&caller.run(&json!({ "name": "ran", "id": 1 })).1);
     // A rule about processes of the socket closes TCP, too.
-    let (server, _client) = tcp(json!([{ "who": "local", "scripts": "*" }, { "who": "tcp", "commands": "STATUS" }]));
+    let (server, _client) = tcp(&json!([{ "who": "local", "scripts": "*" }, { "who": "tcp", "commands": "STATUS" }]));
     denied(&server.connect_tcp().run(&asked(&json!({}))).1);
 }
 
@@ -430,7 +430,7 @@ fn explain_says_who_may_which_rule_decides_and_who_would_get_it() {
         { "who": "server", "scripts": "backup" },
         { "who": ["user:1", "tcp"], "scripts": "exit", "targets": ["web-*", "mail"] },
     ]);
-    let (server, [_web, mail, _vault]) = fleet(rules);
+    let (server, [_web, mail, _vault]) = fleet(&rules);
     drop(mail);
     server.wait_log("link down");
     let explain = |words: &[&str]| {
@@ -477,7 +477,7 @@ fn explain_says_who_may_which_rule_decides_and_who_would_get_it() {
 
 #[test]
 fn explain_without_rules_names_the_default() {
-    let server = server(Value::Null).start();
+    let server = server(&Value::Null).start();
     let mut process = server.connect();
     let mut explain = |data: Value| process.result("EXPLAIN", &data);
     let said = explain(json!({ "as": "web", "name": "exit" }));

@@ -152,8 +152,6 @@ impl Site {
             tls: None,
             client_tls: None,
             reached: None,
-            tls: None,
-            client_tls: None,
             rules: Rules::default(),
             audit,
             peer_runs: LIMITS.peer_runs,

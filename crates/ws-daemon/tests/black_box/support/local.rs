@@ -57,6 +57,14 @@ impl Local {
         Self::greet(Box::new(connection), log)
     }
 
+    /// The same for who may not be allowed to ask whether the daemon knows it.
+    pub fn tcp_unseen(address: &str, log: &Log) -> Self {
+        let connection =
+            TcpStream::connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}\n{log}"));
+        connection.limit_writes(DEADLINE).expect("a deadline is not zero");
+        Self { connection: Box::new(connection), unread: Vec::new(), log: log.clone() }
+    }
+
     /// Sends bytes as they are; nothing is appended.
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
