@@ -25,7 +25,7 @@ use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
 use crate::news::News;
 use crate::origin::{self, Origin};
-use crate::peers::{Dialer, DialerHandle, Peers};
+use crate::peers::{Dialer, DialerHandle, Known, Peers};
 use crate::register::{BrokenRegister, Register};
 use crate::spool::{Spool, SpoolFault};
 use crate::system;
@@ -120,8 +120,8 @@ pub struct Daemon {
     socket: SocketFile,
     executor: Executor,
     spool: Option<Spool>,
-    register: Register,
     audit: Audit,
+    register: Register,
     reload: Reload,
     stop: Stop,
     counts: Counts,
@@ -198,8 +198,8 @@ impl Daemon {
             socket,
             executor,
             spool,
-            audit,
             register,
+            audit,
             reload,
             stop,
             counts,
@@ -217,8 +217,8 @@ impl Daemon {
             socket,
             executor,
             spool,
-            audit,
             register,
+            audit,
             reload,
             stop,
             counts,
@@ -236,8 +236,9 @@ impl Daemon {
         let known = identity::known_peers(spool.as_ref()).await;
         let (changes, remembering) = identity::remember(spool.clone(), stop.close_local.clone());
         counts.rest.spawn(remembering);
-        let rules = identity::rules(&settings);
-        let peers = Peers::new(inbound, terms, rules.clone(), stop.close_links.clone(), me, known, register, changes);
+        let known = Known { records: known, register, rules: identity::rules(&settings) };
+        let rules = known.rules.clone();
+        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
         // A crash may have come between a revocation and this.
         peers.forget_gone();
         if let (Some(spool), Some(damaged)) = (spool.clone(), damaged) {

@@ -78,6 +78,17 @@ pub struct Newcomer {
     standing: Standing,
 }
 
+/// Who is known before anyone has come, and what peers may do.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The peers that were here before.
+    pub records: Vec<PeerRecord>,
+    /// Those that can prove who they are.
+    pub register: Register,
+    /// What they may ask for.
+    pub rules: Rules,
+}
+
 /// What came of a newcomer.
 #[derive(Debug)]
 pub enum Life {
@@ -88,20 +99,18 @@ pub enum Life {
 }
 
 impl Peers {
-    /// An empty table whose links hand up to `inbound`; each hears of relaying only if the `rules` let it have it. This daemon is
-    /// `me`; `records` are the peers that it knows from before, `register` those that can prove who they are; `changes` is told, in
-    /// order and without waiting, what is to be remembered.
+    /// An empty table whose links hand up to `inbound`; each hears of relaying only if the rules let it have it. This daemon is
+    /// `me`; `changes` is told, in order and without waiting, what is to be remembered.
     #[must_use]
     pub fn new(
         inbound: mpsc::Sender<Inbound>,
         terms: Terms,
-        rules: Rules,
         closing: CancellationToken,
         me: Hello,
-        records: Vec<PeerRecord>,
-        register: Register,
+        known: Known,
         changes: impl Fn(PeerChange) + Send + Sync + 'static,
     ) -> Self {
+        let Known { records, register, rules } = known;
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
         let (arrivals, counters, changes) = (watch::Sender::default(), Counters::default(), Box::new(changes));
         Self(Arc::new(Inner { table, register, arrivals, inbound, terms, rules, closing, counters, changes }))
@@ -476,11 +485,6 @@ impl Peers {
         Ok((place, before))
     }
 
-    /// A numbered name is not to be a registered one either.
-    fn registered_name(&self, name: &str, hello: &Hello) -> Option<(String, bool)> {
-        (name != hello.name && self.0.register.has_name(name)).then(|| (String::new(), true))
-    }
-
     /// Who this daemon is to a peer: one that passes runs on only for those whose runs it would.
     fn for_peer(&self, me: Arc<Hello>, standing: &Standing) -> Arc<Hello> {
         if !me.features.iter().any(|feature| feature == RELAY) || self.0.rules.relays_for(standing) {
@@ -489,6 +493,11 @@ impl Peers {
         let mut me = (*me).clone();
         me.features.retain(|feature| feature != RELAY);
         me.into()
+    }
+
+    /// A numbered name is not to be a registered one either.
+    fn registered_name(&self, name: &str, hello: &Hello) -> Option<(String, bool)> {
+        (name != hello.name && self.0.register.has_name(name)).then(|| (String::new(), true))
     }
 
     fn settle_in(&self, table: &mut Table, link: Link) -> Place<'_> {
@@ -610,7 +619,8 @@ mod tests {
         let (sender, inbound) = mpsc::channel(64);
         let terms = Terms { message: 1 << 20, nesting: 128, ping: Duration::from_secs(20) };
         let closing = CancellationToken::new();
-        let peers = Peers::new(sender, terms, Rules::default(), closing.clone(), me, records, Register::default(), |_| {});
+        let known = Known { records, ..Known::default() };
+        let peers = Peers::new(sender, terms, closing.clone(), me, known, |_| {});
         End { peers, inbound, closing }
     }
 

@@ -23,9 +23,7 @@ use ws_daemon::audit::Audit;
 use ws_daemon::config::{Limits, Open, ServerUrl, Settings, Source, Sources, Times, Written};
 use ws_daemon::http::{Door, Http};
 use ws_daemon::link::{CloseCode, Event, Terms, Wire, dial};
-use ws_daemon::peers::Peers;
-use ws_daemon::policy::Rules;
-use ws_daemon::register::Register;
+use ws_daemon::peers::{Known, Peers};
 use ws_daemon::tasks::{Stop, Tasks};
 use ws_daemon::tls::{ClientPlan, ClientTls, ServerPlan, ServerTls};
 use ws_daemon_protocol::codec::v2::Hello;
@@ -88,16 +86,7 @@ async fn serve(listener: TcpListener, tasks: Tasks) {
         features: Vec::new(),
         former: Vec::new(),
     };
-    let peers = Peers::new(
-        inbound,
-        Terms::new(&limits, &times),
-        Rules::default(),
-        CancellationToken::new(),
-        me,
-        Vec::new(),
-        Register::default(),
-        |_| {},
-    );
+    let peers = Peers::new(inbound, Terms::new(&limits, &times), CancellationToken::new(), me, Known::default(), |_| {});
     let folder = PathBuf::from("/nonexistent");
     let plan = ServerPlan {
         folder,

@@ -309,8 +309,8 @@ impl Rules {
             (
                 _,
                 Action::Command(
-                    Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Keys(_)
-                    | Invite(_) | Revoke(_) | Rotate(_) | Explain(_),
+                    Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Invite(_)
+                    | Revoke(_) | Rotate(_) | Keys(_) | Explain(_),
                 ),
             ) => false,
         }
@@ -391,8 +391,6 @@ mod tests {
             "PAUSE" => "1",
             "STATUS" => "{}",
             "RUN" | "CANCEL" => "\"r\"",
-            "KEYS" => "{\"do\":\"show\"}",
-            "INVITE" | "REVOKE" | "ROTATE" => "{\"name\":\"b\"}",
             "EXPLAIN" => "{\"as\":\"a\",\"name\":\"b\"}",
             _ => "null",
         };

@@ -17,9 +17,8 @@ use ws_daemon::exec::{Executor, Surroundings};
 use ws_daemon::link::Terms;
 use ws_daemon::news::News;
 use ws_daemon::origin::{self, Origin};
-use ws_daemon::peers::Peers;
+use ws_daemon::peers::{Known, Peers};
 use ws_daemon::policy::Rules;
-use ws_daemon::register::Register;
 use ws_daemon::spool::{Bounds, Durability, Spool, WallClock};
 use ws_daemon::tasks::{Stop, Tasks};
 use ws_daemon::worker::Worker;
@@ -116,8 +115,8 @@ impl Site {
         let (inbound, inbound_receiver) = mpsc::channel(1024);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(1024);
         let terms = Terms { message: LIMITS.message, nesting: LIMITS.nesting, ping: Duration::from_secs(20) };
-        let known_here = Register::default();
-        let peers = Peers::new(inbound, terms, Rules::default(), stop.close_links.clone(), me, known, known_here, changes);
+        let known = Known { records: known, ..Known::default() };
+        let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
         let around = Surroundings::new(&self.prefix, &self.prefix.join("socket"), std::iter::empty()).expect("no NUL");
         let around = around.with_doer(self.counts.doer(self.index));
         let executor = Executor::new(around, &LIMITS, tasks.clone(), stop.clone()).expect("threads");
@@ -153,8 +152,6 @@ impl Site {
             spool: Some(spool),
             news: news.clone(),
             reached: None,
-            tls: None,
-            client_tls: None,
             rules: Rules::default(),
             audit,
             peer_runs: LIMITS.peer_runs,
