@@ -263,7 +263,7 @@ impl Daemon {
         origin.recover().await;
         let reached = port.as_ref().and_then(|listener| listener.local_addr().ok());
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
-        let dialer = start_role(&settings, port, encryption, &peers, spool.clone(), &audit, &counts, &stop);
+        let dialer = start_role(&settings, port, encryption, &peers, (spool.clone(), &audit), &counts, &stop);
         let control = Control::new(Means {
             dialer,
             peers: peers.clone(),
@@ -350,8 +350,7 @@ fn start_role(
     port: Option<TcpListener>,
     encryption: Encryption,
     peers: &Peers,
-    spool: Option<Spool>,
-    audit: &Audit,
+    (spool, audit): (Option<Spool>, &Audit),
     counts: &Counts,
     stop: &Stop,
 ) -> Option<DialerHandle> {

@@ -38,9 +38,17 @@ pub enum KeysFault {
     /// The settings say that there is to be no TLS.
     #[error("\"tls\" is false in config.json: remove it, or set it to true")]
     Off,
+    /// There is no TLS yet.
+    #[error("this server has no TLS: the first ws-daemon invite switches it on, or \"tls\": true in config.json and a restart")]
+    NotYet,
     /// The certificate is the operator's: nothing is signed here.
     #[error("the certificate is that of \"tls\" in config.json: it is renewed by whoever has signed it")]
     NotOurs,
+    /// The operator's certificate is not for a name.
+    #[error(
+        "the certificate under \"tls\" in config.json is not for {0:?}: use one of its names, or a certificate that has this one"
+    )]
+    NotFor(String),
     /// There is no next root.
     #[error("there is no next root to go over to; ws-daemon keys rotate makes one")]
     NoNext,

@@ -77,7 +77,7 @@ pub async fn handshake(
         let since = Instant::now();
         if join::is_asked(&request) && !needs_tls {
             // Whom to trust is told only where nobody on the way can have changed it.
-            let roots = door.tls.root_pem().filter(|_| is_encrypted).unwrap_or_default();
+            let roots = if is_encrypted { door.tls.roots_to_pin() } else { String::new() };
             return Ok(join::answer(request, address, peers, &door.audit, &roots, since).await);
         }
         let shown = Shown::of(request.headers(), standing, peers.register());

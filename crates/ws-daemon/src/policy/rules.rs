@@ -391,6 +391,8 @@ mod tests {
             "PAUSE" => "1",
             "STATUS" => "{}",
             "RUN" | "CANCEL" => "\"r\"",
+            "KEYS" => "{\"do\":\"show\"}",
+            "INVITE" | "REVOKE" | "ROTATE" => "{\"name\":\"a\"}",
             "EXPLAIN" => "{\"as\":\"a\",\"name\":\"b\"}",
             _ => "null",
         };

@@ -27,9 +27,13 @@ pub struct Pair {
     pub key: String,
 }
 
-/// Whether a name can stand in a certificate and be dialled by.
-pub fn is_name(name: &str) -> bool {
-    ServerName::try_from(name).is_ok()
+/// A name as it stands in a certificate, if it can: an address without the brackets that it has in a URL.
+pub fn name(written: &str) -> Option<String> {
+    let written = written.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(written);
+    match ServerName::try_from(written).ok()? {
+        ServerName::IpAddress(address) => Some(IpAddr::from(address).to_string()),
+        _ => Some(written.to_owned()),
+    }
 }
 
 /// Makes a root, at `now` in seconds since 1970. Its name holds part of its key's hash: two roots of one host are told apart.
@@ -144,10 +148,12 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_dialled_are_no_names() {
-        for (name, good) in
-            [("a.example", true), ("10.0.0.1", true), ("::1", true), ("a b", false), ("", false), ("*.x", false)]
-        {
-            assert_eq!(is_name(name), good, "{name}");
+        for good in ["a.example", "10.0.0.1", "::1"] {
+            assert_eq!(name(good).as_deref(), Some(good));
+        }
+        assert_eq!(name("[0:0:0:0:0:0:0:1]").as_deref(), Some("::1"));
+        for bad in ["a b", "", "*.x", "[a.example"] {
+            assert_eq!(name(bad), None, "{bad}");
         }
     }
 }

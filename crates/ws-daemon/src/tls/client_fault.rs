@@ -144,7 +144,7 @@ impl Dialled {
     }
 
     fn wrong_name(&self, named: Vec<String>) -> ClientFault {
-        ClientFault::WrongName { wanted: self.host.clone(), named }
+        ClientFault::WrongName { wanted: self.host.trim_matches(['[', ']']).to_owned(), named }
     }
 
     fn of_alert(&self, alert: AlertDescription) -> ClientFault {

@@ -87,6 +87,13 @@ impl ServerTls {
             .map_or_else(Vec::new, |live| live.roots.iter().map(|root| certificate::to_pem(root)).collect())
     }
 
+    /// What whoever joins is to pin, as PEM: the roots, or what the operator's own chain ends in.
+    #[must_use]
+    pub fn roots_to_pin(&self) -> String {
+        let roots = self.roots();
+        if roots.is_empty() { self.root_pem().unwrap_or_default() } else { roots.concat() }
+    }
+
     fn next_pin(&self) -> Option<Pin> {
         let live = self.0.live.load();
         live.as_ref()?.roots.get(1).and_then(|next| Facts::of(next).ok()).map(|facts| facts.pin)
@@ -98,6 +105,7 @@ impl ServerTls {
     /// # Errors
     /// Why there is none.
     pub async fn rotate(&self) -> Result<bool, KeysFault> {
+        self.must_be_on()?;
         self.blocking(Self::make_next).await?;
         self.go_over_if_all_have_it().await
     }
@@ -124,6 +132,7 @@ impl ServerTls {
     /// # Errors
     /// Why the present one is kept.
     pub async fn finish(&self) -> Result<(), KeysFault> {
+        self.must_be_on()?;
         self.blocking(Self::go_over).await
     }
 

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use rustls::client::verify_server_name;
 use rustls::crypto::SupportedKxGroup;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ProducesTickets, WebPkiClientVerifier};
+use rustls::server::{ParsedCertificate, ProducesTickets, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{HandshakeKind, RootCertStore, ServerConfig};
 use tokio::io::AsyncWriteExt;
@@ -32,6 +33,9 @@ use super::{KeysFault, provider, wall_seconds};
 
 /// Names of one leaf; more are refused.
 const LEAF_NAMES: usize = 100;
+
+/// How long before its end a root is warned of, in seconds: half a year, and said at each renewal.
+const ROOT_WARNING: i64 = 180 * 86_400;
 
 /// The longest sleep of the renewal: by then the clock is looked at again, since it may have jumped.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
@@ -106,6 +110,17 @@ pub(super) struct Live {
     pub(super) renewal: Option<i64>,
 }
 
+impl Live {
+    /// The seconds until the leaf is to be renewed; at once, if the clock has been set back to before it was made.
+    fn left(&self, now: i64) -> i64 {
+        match self.renewal {
+            Some(_) if now < self.leaf.not_before => 0,
+            Some(renewal) => renewal.saturating_sub(now),
+            None => i64::MAX,
+        }
+    }
+}
+
 /// A handshake that went well.
 #[derive(Debug)]
 pub struct Accepted {
@@ -162,11 +177,16 @@ impl ServerTls {
     /// Has TLS be spoken from here on, with a leaf that is good for `names` too. It is on disk when this returns.
     ///
     /// # Errors
-    /// Why not. With the operator's own certificate that is nobody's to change here.
+    /// Why not. The operator's own certificate has its names, or does not.
     pub async fn ensure_names(&self, names: &[String]) -> Result<(), KeysFault> {
         if let (Some(_), Some(live)) = (&self.0.plan.own, &*self.0.live.load()) {
-            let missing = names.iter().find(|name| !live.leaf.names.contains(name));
-            return missing.map_or(Ok(()), |_| Err(KeysFault::NotOurs));
+            let leaf = ParsedCertificate::try_from(&live.chain[0]).map_err(KeysFault::other)?;
+            let is_for = |name: &str| {
+                let name = authority::name(name).and_then(|name| ServerName::try_from(name).ok());
+                name.is_some_and(|name| verify_server_name(&leaf, &name).is_ok())
+            };
+            let missing = names.iter().find(|name| !is_for(name));
+            return missing.map_or(Ok(()), |name| Err(KeysFault::NotFor(name.clone())));
         }
         let names = names.to_vec();
         self.blocking(move |tls| tls.issue(&names, false)).await
@@ -177,6 +197,7 @@ impl ServerTls {
     /// # Errors
     /// Why there is none.
     pub async fn renew(&self) -> Result<(), KeysFault> {
+        self.must_be_on()?;
         self.blocking(|tls| tls.issue(&[], true)).await
     }
 
@@ -187,6 +208,14 @@ impl ServerTls {
     pub async fn reload(&self) -> Result<bool, KeysFault> {
         self.blocking(Self::load).await?;
         Ok(self.is_on())
+    }
+
+    pub(super) fn must_be_on(&self) -> Result<(), KeysFault> {
+        match self.0.plan.on {
+            _ if self.is_on() => Ok(()),
+            Some(false) => Err(KeysFault::Off),
+            _ => Err(KeysFault::NotYet),
+        }
     }
 
     pub(super) async fn blocking(
@@ -202,8 +231,7 @@ impl ServerTls {
         let mut changed = self.0.changed.subscribe();
         loop {
             self.save_holders().await;
-            let renewal = self.0.live.load().as_ref().and_then(|live| live.renewal);
-            let left = renewal.map_or(i64::MAX, |renewal| renewal.saturating_sub(wall_seconds()));
+            let left = self.0.live.load().as_ref().map_or(i64::MAX, |live| live.left(wall_seconds()));
             let wait = if left > 0 {
                 LONGEST_SLEEP.min(Duration::from_secs(left.unsigned_abs()))
             } else {
@@ -288,17 +316,23 @@ impl ServerTls {
         let (folder, now) = (&self.0.folder, wall_seconds());
         self.complete_going_over()?;
         let root = self.root(now)?;
-        let mut roots = certificate::certificates(root.certificate.as_bytes()).map_err(KeysFault::Other)?;
+        let mut roots =
+            certificate::certificates(root.as_bytes()).map_err(|what| KeysFault::file(folder.path("root.pem"), what))?;
         roots.truncate(1);
+        let ends = Facts::of(&roots[0]).map_err(KeysFault::Other)?.not_after;
+        if ends.saturating_sub(now) < ROOT_WARNING {
+            warn!(on = certificate::date(ends), "the server's root ends soon: ws-daemon keys rotate makes the next one");
+        }
         roots.extend(self.next_root()?);
-        let present = self.present_leaf(&root);
+        let present = self.present_leaf(&roots[0]);
         let mut names: Vec<String> = present.as_ref().map(|(_, facts)| facts.names.clone()).unwrap_or_default();
         let always = [&plan.host, "localhost", "127.0.0.1", "::1"].map(str::to_owned);
         for name in always.iter().chain(&plan.names).chain(more) {
-            if !authority::is_name(name) {
-                warn!(name, "this is no name for a certificate, which goes without it");
-            } else if !names.contains(name) {
-                names.push(name.clone());
+            match authority::name(name) {
+                Some(name) if names.contains(&name) => {}
+                Some(name) => names.push(name),
+                None if more.contains(name) => return Err(KeysFault::Other(format!("{name:?} is no name for a certificate"))),
+                None => warn!(name, "this is no name for a certificate, which goes without it"),
             }
         }
         if names.len() > LEAF_NAMES {
@@ -313,8 +347,13 @@ impl ServerTls {
         if let Some((pair, _)) = present.filter(|(_, facts)| good(facts) && !anew) {
             return self.show(certified(&pair)?, roots);
         }
+        // Read for this alone: where it is kept elsewhere, it is missed only now.
+        let key = folder.read("root.key")?.ok_or_else(|| {
+            KeysFault::file(folder.path("root.key"), "it is gone, and no certificate can be signed without it; put it back")
+        })?;
+        let root = Pair { certificate: root, key };
         let leaf = authority::make_leaf(&root, &names, plan.life, now)?;
-        let chain = format!("{}{}", leaf.certificate, root.certificate);
+        let chain = format!("{}{}", leaf.certificate, certificate::to_pem(&roots[0]));
         let leaf = Pair { certificate: chain, key: leaf.key };
         self.show(certified(&leaf)?, roots)?;
         folder.write("leaf.key", &leaf.key, Readers::Owner)?;
@@ -323,30 +362,30 @@ impl ServerTls {
         Ok(())
     }
 
-    /// The root, made if there is none.
-    fn root(&self, now: i64) -> Result<Pair, KeysFault> {
+    /// The root's certificate; the root is made if there was none yet.
+    fn root(&self, now: i64) -> Result<String, KeysFault> {
         let folder = &self.0.folder;
         if let Some(certificate) = folder.read("root.pem")? {
-            let key = folder.read("root.key")?.ok_or_else(|| {
-                KeysFault::file(folder.path("root.key"), "it is gone, and nothing can be signed without it; put it back")
-            })?;
-            return Ok(Pair { certificate, key });
+            return Ok(certificate);
+        }
+        if folder.has("leaf.pem") {
+            let what = "it is gone, and another root would be a stranger to all clients; it stands in leaf.pem behind the leaf";
+            return Err(KeysFault::file(folder.path("root.pem"), what));
         }
         let root = authority::make_root(&self.0.plan.host, now)?;
         // The certificate last: without it there is no root, and a key alone is made again.
         folder.write("root.key", &root.key, Readers::Owner)?;
         folder.write("root.pem", &root.certificate, Readers::All)?;
         info!(path = %folder.path("root.pem").display(), "a root for this server's certificates was made");
-        Ok(root)
+        Ok(root.certificate)
     }
 
     /// The leaf on disk, unless it is broken or under another root: then it is made again.
-    fn present_leaf(&self, root: &Pair) -> Option<(Pair, Facts)> {
+    fn present_leaf(&self, root: &CertificateDer<'_>) -> Option<(Pair, Facts)> {
         let read = |name| self.0.folder.read(name).ok().flatten();
         let leaf = Pair { certificate: read("leaf.pem")?, key: read("leaf.key")? };
         let chain = certificate::certificates(leaf.certificate.as_bytes()).ok()?;
-        let under = certificate::certificates(root.certificate.as_bytes()).ok()?;
-        let is_whole = chain.len() == 2 && chain.last() == under.first() && authority::belong_together(&leaf).ok()?;
+        let is_whole = chain.len() == 2 && chain.last() == Some(root) && authority::belong_together(&leaf).ok()?;
         let facts = Facts::of(chain.first()?).ok()?;
         is_whole.then_some((leaf, facts))
     }
@@ -451,6 +490,8 @@ mod tests {
         assert!(!server.is_on() && server.takes_plain() && server.root_pin().is_none());
         let (_, socket) = sockets().await;
         assert!(server.accept(socket).await.is_err());
+        assert!(matches!(server.renew().await, Err(KeysFault::NotYet)));
+        assert!(matches!(server.rotate().await, Err(KeysFault::NotYet)));
         server.ensure_names(&["later.example".into()]).await.expect("made");
         let pin = server.root_pin().expect("there is a root");
         let leaf = || server.0.live.load().as_ref().expect("on").chain[0].clone();
@@ -463,10 +504,52 @@ mod tests {
         let again = ServerTls::open(plan(place.path())).expect("there");
         assert_eq!((again.is_on(), again.root_pin()), (true, Some(pin)));
         assert_eq!(Facts::of(&again.0.live.load().as_ref().expect("on").chain[0]).expect("ours").names, names);
+        again.ensure_names(&["[::2]".into(), "0:0:0:0:0:0:0:2".into()]).await.expect("an address, twice");
+        let names = Facts::of(&again.0.live.load().as_ref().expect("on").chain[0]).expect("ours").names;
+        assert_eq!((names.len(), names.last().map(String::as_str)), (6, Some("::2")));
+        assert!(again.ensure_names(&["a name".into()]).await.is_err());
         let too_many: Vec<String> = (0..LEAF_NAMES).map(|number| format!("n{number}.example")).collect();
         assert!(again.ensure_names(&too_many).await.is_err());
         let off = ServerTls::open(ServerPlan { on: Some(false), ..plan(place.path()) }).expect("off is no fault");
         assert!(!off.is_on() && matches!(off.ensure_names(&[]).await, Err(KeysFault::Off)));
+    }
+
+    #[tokio::test]
+    async fn a_root_that_is_gone_is_missed_and_its_key_only_when_something_is_to_be_signed() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let on = || ServerPlan { on: Some(true), ..plan(place.path()) };
+        drop(ServerTls::open(on()).expect("made"));
+        let keys = place.path().join("keys");
+        std::fs::rename(keys.join("root.key"), keys.join("elsewhere")).expect("renamed");
+        let server = ServerTls::open(on()).expect("the leaf is good");
+        let said = server.renew().await.expect_err("nothing to sign with").to_string();
+        assert!(said.contains("root.key: it is gone"), "{said}");
+        std::fs::remove_file(keys.join("root.pem")).expect("there");
+        let said = ServerTls::open(on()).map(drop).expect_err("another root would be a stranger").to_string();
+        assert!(said.contains("root.pem: it is gone") && said.contains("leaf.pem"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_leaf_is_renewed_when_its_time_comes_or_the_clock_has_been_set_back() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let server = ServerTls::open(ServerPlan { on: Some(true), ..plan(place.path()) }).expect("made");
+        let live = server.0.live.load_full().expect("on");
+        let day = 86_400;
+        let made = live.leaf.not_after - day;
+        assert_eq!(live.left(made), day - day / 3);
+        assert!(live.left(made + day - day / 3) == 0 && live.left(made - day) == 0);
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_the_operators_has_its_names_or_not() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let server = ServerTls::open(ServerPlan { on: Some(true), ..plan(place.path()) }).expect("made");
+        let keys = place.path().join("keys");
+        let own = Some((keys.join("leaf.pem"), keys.join("leaf.key")));
+        let server = ServerTls::open(ServerPlan { own, ..server.0.plan.clone() }).expect("a pair");
+        assert!(server.ensure_names(&["a-host".into(), "[::1]".into()]).await.is_ok());
+        assert!(matches!(server.ensure_names(&["b-host".into()]).await, Err(KeysFault::NotFor(name)) if name == "b-host"));
+        assert!(matches!(server.renew().await, Err(KeysFault::NotOurs)));
     }
 
     #[tokio::test]
@@ -478,7 +561,7 @@ mod tests {
         let host = localhost();
         let (taken, accepted) = tokio::join!(connect_pinned(pin, &host, near), server.accept(far));
         let (mut near, root) = taken.expect("the pin is the root's");
-        assert_eq!(Some(root), server.root_pem());
+        assert_eq!(root, server.roots_to_pin());
         let mut far = accepted.expect("taken").stream;
         near.write_all(b"x").await.expect("open");
         near.flush().await.expect("open");
@@ -526,6 +609,7 @@ mod tests {
         let server = ServerTls::open(on()).expect("made");
         server.has_roots("i", "client", vec!["0".repeat(64)]).await.expect("noted");
         assert!(!server.rotate().await.expect("made"), "a client lacks it");
+        assert_eq!(server.roots_to_pin(), server.roots().concat());
         let next = Facts::of(&server.0.live.load().as_ref().expect("on").roots[1]).expect("ours").pin;
         let keys = place.path().join("keys");
         std::fs::rename(keys.join("next-root.key"), keys.join("root.key")).expect("the first step");

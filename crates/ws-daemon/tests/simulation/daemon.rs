@@ -142,8 +142,6 @@ impl Site {
         worker.recover().await;
         origin.recover().await;
         let control = Control::new(Means {
-            tls: None,
-            client_tls: None,
             dialer: None,
             peers: peers.clone(),
             origin: origin.clone(),
@@ -152,6 +150,8 @@ impl Site {
             spool: Some(spool),
             news: news.clone(),
             reached: None,
+            tls: None,
+            client_tls: None,
             rules: Rules::default(),
             audit,
             peer_runs: LIMITS.peer_runs,
