@@ -20,7 +20,8 @@ const STRANGER: u32 = 12_345;
 /// A daemon that has been there, stopped, with all its files and keys.
 fn furnished() -> DaemonPlan {
     // Twice, so that the spool is that of the port which it goes on with.
-    let plan = Daemon::server().script("run", "#!/bin/sh\nexit 1\n").start().kill().start().kill();
+    let plan = Daemon::server().config(json!({ "tls": false })).script("run", "#!/bin/sh\nexit 1\n");
+    let plan = plan.start().kill().start().kill();
     let keys = plan.prefix().join("keys");
     fs::create_dir(&keys).expect("the prefix is ours");
     mode(&keys, 0o700);
