@@ -26,7 +26,7 @@ fn furnished() -> DaemonPlan {
     fs::create_dir(&keys).expect("the prefix is ours");
     mode(&keys, 0o700);
     for (name, bits) in [("root.key", 0o600), ("root.pem", 0o644), ("token", 0o600), ("peers.json", 0o600)] {
-        fs::write(keys.join(name), "{}").expect("the folder is ours");
+        fs::write(keys.join(name), r#"{"format":1,"register":{"peers":{}}}"#).expect("the folder is ours");
         mode(&keys.join(name), bits);
     }
     plan
