@@ -456,7 +456,7 @@ fn explain_says_who_may_which_rule_decides_and_who_would_get_it() {
         ran(command(&[&["explain", "--socket", socket], words].concat()), "")
     };
     let table: [(&[&str], bool, &str, &[&str]); 15] = [
-        (&["--as", "till-1", "sms/send"], true, "rules[0]", &["about till-*", "not connected: judged as"]),
+        (&["--as", "till-1", "sms/send"], true, "rules[0]", &["about till-*", "nor in the register: judged as"]),
         (&["--as", "till-1", "exit"], false, "no rule", &[r#"{"who":"till-1","scripts":["exit"]}"#]),
         (&["--as", "web-1", "exit"], true, "rules[1]", &["the rules for \"anonymous\" hold"]),
         (&["--as", "anonymous", "exit"], true, "rules[1]", &["about anonymous"]),
