@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::thread;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -251,14 +252,14 @@ impl Stage {
     }
 
     /// What runs has not been stopped, settled or heard of, and ends as it would have.
-    fn end(mut self, who: &str) {
-        assert_eq!(self.other.log().count("link down"), 0, "{who}");
-        assert_eq!(self.other.connect().result("RUNS", &Value::Null).as_array().map(Vec::len), Some(1), "{who}");
+    fn end(mut self) {
+        assert_eq!(self.other.log().count("link down"), 0);
+        assert_eq!(self.other.connect().result("RUNS", &Value::Null).as_array().map(Vec::len), Some(1));
         self.listener.nothing_waiting();
         self.asker.nothing_waiting();
         self.go.release(1);
         let last = self.asker.said();
-        assert_eq!((&last["status"], &last["id"]), (&json!(0), &json!("held")), "{who}: {last}");
+        assert_eq!((&last["status"], &last["id"]), (&json!(0), &json!("held")), "{last}");
     }
 }
 
@@ -368,7 +369,7 @@ fn by_stranger(server: &Daemon, rows: &[Row], headers: &str, status: u16) {
         let mut stream = TcpStream::connect(("127.0.0.1", server.port())).expect("it listens");
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline is not zero");
         let mut bytes = format!("{HANDSHAKE}{version}{headers}\r\n").into_bytes();
-        texts.iter().for_each(|text| bytes.extend(masked(text)));
+        bytes.extend(texts.iter().flat_map(|text| masked(text)));
         stream.write_all(&bytes).expect("it fits");
         stream
     };
@@ -514,7 +515,9 @@ const COLUMNS: [Column; 12] = [
             stage.every(|server, row| {
                 let mut peer = Peer::try_dial(server, "/", &[("ws-daemon", "2")]).expect("it is let in, to be heard");
                 peer.send_hello(&claims);
-                frames(row).iter().for_each(|frame| peer.try_send(Message::text(frame.to_string())));
+                for frame in frames(row) {
+                    peer.try_send(Message::text(frame.to_string()));
+                }
                 assert!([Some(code), None].contains(&peer.closed()), "{claims}");
             });
             let mut peer = Peer::try_dial(&stage.server, "/", &[("ws-daemon", "2")]).expect("it is let in, to be heard");
@@ -544,10 +547,13 @@ const COLUMNS: [Column; 12] = [
 #[test]
 fn nothing_that_can_be_asked_is_done_for_anyone_who_may_not() {
     for (who, config, ask) in COLUMNS {
-        // Said by the panic of whatever fails.
-        println!("{who}");
-        let mut stage = Stage::new(&config());
-        ask(&mut stage);
-        stage.end(who);
+        let column = move || {
+            let mut stage = Stage::new(&config());
+            ask(&mut stage);
+            stage.end();
+        };
+        // Whatever fails says in which thread, and so who asked.
+        let thread = thread::Builder::new().name(who.into()).spawn(column);
+        assert!(thread.expect("there is room for a thread").join().is_ok(), "{who}");
     }
 }
