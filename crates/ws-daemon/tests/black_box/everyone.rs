@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use ws_daemon_protocol::codec::v2::{self, Frame, Roots};
 use ws_daemon_protocol::command::{Command, Place};
 
-use crate::support::{DEADLINE, Daemon, Fifo, Local, Peer, command, daemons_say, need_root, ran, wait_for};
+use crate::support::{DEADLINE, Daemon, Fifo, Local, Peer, PeerListener, command, daemons_say, need_root, ran, wait_for};
 
 const NOBODY: u32 = 65_534;
 
@@ -556,4 +556,31 @@ fn nothing_that_can_be_asked_is_done_for_anyone_who_may_not() {
         let thread = thread::Builder::new().name(who.into()).spawn(column);
         assert!(thread.expect("there is room for a thread").join().is_ok(), "{who}");
     }
+}
+
+#[test]
+fn nothing_that_can_be_asked_is_done_by_a_client_for_a_server_that_may_not() {
+    let ask = |peer: &mut Peer, client: &Daemon, by: fn(&mut Peer, &Row)| {
+        for row in rows("0190a000-0000-7000-8000-000000000009") {
+            by(peer, &row);
+            let has_run = fs::exists(client.prefix().join("ran")).expect("the prefix is ours");
+            let runs = client.connect().result("RUNS", &Value::Null);
+            let keys = files(&client.prefix().join("keys"));
+            assert!(!has_run && runs == json!([]) && keys.is_empty(), "{}: {runs} {keys:?}", row.message);
+            // Nor is it sent away.
+            assert_eq!(client.log().count("link down"), 0, "{}", row.message);
+        }
+    };
+    let listener = PeerListener::bind();
+    let plan = || Daemon::client_of(listener.port()).config(for_others()).without_token().script("ran", RAN);
+    let client = plan().start();
+    let mut peer = listener.accept_as(&client, Some("2"));
+    peer.hello();
+    peer.send_hello(&hello("trusted", "claims"));
+    client.wait_log("link up");
+    ask(&mut peer, &client, by_version2);
+    drop(client);
+    let client = plan().start();
+    let mut peer = listener.accept(&client);
+    ask(&mut peer, &client, by_seed);
 }
