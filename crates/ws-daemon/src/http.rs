@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::audit::Audit;
+use crate::audit::{Audit, Entry};
 use crate::config::{Limits, Open};
 use crate::counters::{Count, Counters};
 use crate::link::{Dialect, Stream, Wire};
@@ -164,8 +164,12 @@ impl Http {
         match greeted {
             Ok(Some(newcomer)) => {
                 seat.became_link();
-                if let Life::Unwelcome(_) = self.peers.host(newcomer, CancellationToken::new()).await {
+                let claimed = newcomer.claimed();
+                if let Life::Unwelcome(why) = self.peers.host(newcomer, CancellationToken::new()).await {
                     self.failed(address);
+                    let entry = || Entry::new("link").with("address", address.to_string()).with("allowed", false);
+                    let entry = || claimed.iter().fold(entry(), |entry, (what, claimed)| entry.text(what, claimed));
+                    self.door.audit.record(|| entry().with("why", why.to_string())).await;
                 }
             }
             Ok(None) => self.failed(address),

@@ -78,6 +78,15 @@ pub struct Newcomer {
     standing: Standing,
 }
 
+impl Newcomer {
+    /// What it says of itself, each under its word: nothing of it need be true.
+    #[must_use]
+    pub fn claimed(&self) -> Vec<(&'static str, String)> {
+        let claimed = |hello: &Hello| vec![("claimed", hello.name.clone()), ("instance", hello.instance.clone())];
+        self.hello.as_deref().map(claimed).unwrap_or_default()
+    }
+}
+
 /// Who is known before anyone has come, and what peers may do.
 #[derive(Debug, Default)]
 pub struct Known {

@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize, Serializer};
 use ws_daemon_protocol::command::Command;
 use ws_daemon_protocol::target::{PATTERN_BYTES, Target, glob};
 
+/// The commands that are ever carried out for who comes by TCP: anybody may be there. No rule adds to them.
+pub const BY_TCP: [&str; 2] = ["PAUSE", "STATUS"];
+
+/// The commands that are ever carried out for a peer. No rule adds to them: all others are answered by one's own daemon only.
+pub const BY_PEERS: [&str; 3] = ["PAUSE", "STATUS", "PEERS"];
+
 /// A rule as it was written: whom it is about, and what it gives them. What is absent gives nothing.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -166,6 +172,11 @@ impl Code {
     pub fn matches(self, code: &str) -> bool {
         self.0 == "*" || self.0 == code
     }
+
+    /// Whether it is one of these; `*` is as many of them as there are.
+    fn is_among(self, codes: &[&str]) -> bool {
+        self.0 == "*" || codes.contains(&self.0)
+    }
 }
 
 impl Word {
@@ -217,7 +228,7 @@ impl WrittenRule {
     /// The rule as it is meant.
     ///
     /// # Errors
-    /// The user or the group that this machine does not know.
+    /// The user or the group that this machine does not know, or the command that nobody can give them.
     pub fn meant(&self, accounts: &Accounts) -> Result<Rule, String> {
         let words: Vec<String> = self.who.iter().map(ToString::to_string).collect();
         let mut who = Who { words: words.join(", ").into(), ..Who::default() };
@@ -241,6 +252,15 @@ impl WrittenRule {
             who.peers = Some(Target::list(peers).map_err(|error| error.to_string())?);
         }
         let Self { scripts, targets, commands, relay, .. } = self.clone();
+        let vain = |codes: &[&str]| commands.iter().find(|code| !code.is_among(codes)).map(|code| code.0);
+        if let Some(code) = vain(&BY_TCP).filter(|_| who.tcp) {
+            let own = "; give it to \"local\" in a rule of its own";
+            return Err(format!("no rule can let {code} be given by TCP: only {} are{own}", BY_TCP.join(" and ")));
+        }
+        if let Some(code) = vain(&BY_PEERS).filter(|_| who.is_of_peers()) {
+            let own = "the others are answered by one's own daemon only";
+            return Err(format!("no rule can let a peer give {code}: only {} can be; {own}", BY_PEERS.join(", ")));
+        }
         Ok(Rule { who, scripts, targets, commands, relay })
     }
 }
@@ -318,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_rule_is_read_and_shown_as_it_was_written() {
-        let text = r#"{"who":["web-*","tag:till","anonymous","server","local","tcp","user:deploy","user:5","group:ops"],"scripts":["sms/*"],"targets":["a","!b"],"commands":["STATS","*"],"relay":true}"#;
+        let text = r#"{"who":["web-*","tag:till","anonymous","server","local","tcp","user:deploy","user:5","group:ops"],"scripts":["sms/*"],"targets":["a","!b"],"commands":["STATUS","*"],"relay":true}"#;
         let written: WrittenRule = serde_json::from_str(text).expect("a rule");
         assert_eq!(serde_json::to_string(&written).expect("text"), text);
         let Rule { who, scripts, targets, commands, relay } = rule(text).expect("a rule");
@@ -327,7 +347,7 @@ mod tests {
         assert!(who.peers.as_ref().is_some_and(|peers| peers.matches("web-1", &[""]) && peers.matches("x", &["till"])));
         assert!(scripts[0].matches("sms/send") && !scripts[0].matches("sms/../x") && !scripts[0].matches("mail"));
         assert!(targets.is_some_and(|targets| targets.matches("a", &[""])));
-        assert!(commands[0].matches("STATS") && !commands[0].matches("PEERS") && commands[1].matches("PEERS"));
+        assert!(commands[0].matches("STATUS") && !commands[0].matches("PEERS") && commands[1].matches("PEERS"));
         let short = rule(r#"{"who":"local","scripts":"*","commands":"stats"}"#).expect("a rule");
         assert!(
             short.commands[0].matches("STATS") && short.scripts[0].matches("a/../b") && short.targets.is_none() && !short.relay
@@ -348,6 +368,14 @@ mod tests {
             (r#"{"who":"x","commands":["HELLO"]}"#, "there is no command \"HELLO\""),
             (r#"{"who":"x","targets":[]}"#, "a target is a list"),
             (r#"{"who":5}"#, "a text or a list of texts"),
+            (
+                r#"{"who":"tcp","commands":["STATUS","STATS"]}"#,
+                "no rule can let STATS be given by TCP: only PAUSE and STATUS are",
+            ),
+            (r#"{"who":["local","tcp"],"commands":"peers"}"#, "PEERS be given by TCP"),
+            (r#"{"who":"web","commands":"RELOAD"}"#, "no rule can let a peer give RELOAD: only PAUSE, STATUS, PEERS can be"),
+            (r#"{"who":["local","anonymous"],"commands":["PEERS","INVITE"]}"#, "let a peer give INVITE"),
+            (r#"{"who":"server","commands":["KEYS"]}"#, "let a peer give KEYS"),
         ];
         for (text, expected) in table {
             let said = rule(text).expect_err(text);

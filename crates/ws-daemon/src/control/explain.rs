@@ -21,31 +21,42 @@ const SHOWN: usize = 1000;
 enum Asker {
     Local(Caller),
     Peer(Standing),
+    /// A peer that does not get in.
+    Revoked,
 }
 
 impl Control {
     pub(super) async fn explain(&self, query: ExplainQuery) -> Result<Value, Outcome> {
         let ExplainQuery { actor: word, name, to } = query;
         let (asker, note) = self.asker(&word).await?;
+        let mut said = json!({ "as": word, "name": name });
+        if let Some(to) = &to {
+            said["to"] = serde_json::to_value(to).unwrap_or_default();
+        }
         let actor = match &asker {
             Asker::Local(caller) => Actor::Local(caller),
             Asker::Peer(standing) => Actor::Peer(standing),
+            Asker::Revoked => {
+                said["allowed"] = false.into();
+                said["by"] = "revoked".into();
+                said["why"] = "it was revoked: it does not get in".into();
+                return Ok(said);
+            }
         };
         let rules = &self.0.rules;
         let at = to.as_ref().map_or(At::Somebody, At::Whoever);
-        let (action, refused) = match (&asker, &to) {
-            (Asker::Local(_), _) => (Action::Ask(&name, At::Somebody), Action::Ask(&name, at)),
-            (Asker::Peer(_), Some(_)) => (Action::Relay(&name, At::Somebody), Action::Relay(&name, at)),
-            (Asker::Peer(_), None) => (Action::Run(&name), Action::Run(&name)),
+        let (action, refused) = match (actor, &to) {
+            (Actor::Local(_), _) => (Action::Ask(&name, At::Somebody), Action::Ask(&name, at)),
+            (Actor::Peer(_), Some(_)) => (Action::Relay(&name, At::Somebody), Action::Relay(&name, at)),
+            (Actor::Peer(_), None) => (Action::Run(&name), Action::Run(&name)),
         };
         let mut verdict = rules.decide(actor, action);
-        let mut said = json!({ "as": word, "name": name });
         if !matches!(action, Action::Run(_)) {
             let within = self.0.origin.within(rules.scope(actor, &name), to.as_ref(), false).filter(|_| verdict.allowed);
             if verdict.allowed && within.is_none() {
                 verdict = Verdict { allowed: false, by: By::NoRule };
             }
-            let not = matches!(asker, Asker::Peer(_)).then(|| self.instance_of(&word)).flatten();
+            let not = matches!(actor, Actor::Peer(_)).then(|| self.instance_of(&word)).flatten();
             let choice =
                 Choice { target: to.as_ref(), route: &Route::RoundRobin, not: not.as_deref(), within: within.as_ref() };
             let next = within.as_ref().and_then(|_| self.0.peers.peek(&choice));
@@ -55,9 +66,6 @@ impl Control {
             if more > 0 {
                 said["more"] = more.into();
             }
-        }
-        if let Some(to) = &to {
-            said["to"] = serde_json::to_value(to).unwrap_or_default();
         }
         said["allowed"] = verdict.allowed.into();
         said["by"] = verdict.by.to_string().into();
@@ -100,12 +108,24 @@ impl Control {
                 };
                 (Asker::Peer(link.standing().clone()), note)
             }
-            None => {
-                let proven = Proven { name: word.into(), tags: Vec::new(), allow: None, by: Proof::Token };
-                let note = "it is not connected: judged as a peer that has proved this name and has no tags";
-                (Asker::Peer(Standing::Peer(Arc::new(proven))), Some(note))
-            }
+            None => self.absent(word),
         })
+    }
+
+    /// A peer that is not connected, as it would be judged if it were.
+    fn absent(&self, name: &str) -> (Asker, Option<&'static str>) {
+        let register = self.0.peers.register();
+        // Asked like this, one that has no token for now is no different.
+        let Ok(registered) = register.named(name, Proof::Certificate) else { return (Asker::Revoked, None) };
+        let note = match &registered {
+            None => "it is not connected, nor in the register: judged as a peer that has proved this name and has no tags",
+            Some(_) if register.named(name, Proof::Token).is_err() => {
+                "it has no token, and does not get in until it has joined again: judged by what the register gives it"
+            }
+            Some(_) => "it is not connected: judged by what the register gives it",
+        };
+        let unknown = || Proven { name: name.into(), tags: Vec::new(), allow: None, by: Proof::Token };
+        (Asker::Peer(Standing::Peer(Arc::new(registered.unwrap_or_else(unknown)))), Some(note))
     }
 
     fn instance_of(&self, name: &str) -> Option<String> {
@@ -135,6 +155,7 @@ impl Control {
             (By::Invitation, _) => "its invitation allows it".to_owned(),
             (By::Default, true) => format!("no rule is about {side}, and without one this is allowed"),
             (By::Default, false) => format!("no rule is about {side}, and without one this is not allowed"),
+            (By::Nothing, _) => "no rule can give it".to_owned(),
             (By::NoRule, _) => format!("there are rules about {side} or an invitation, and none of them allows it"),
         }
     }

@@ -11,6 +11,7 @@ use hyper::header::{self, HeaderMap};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
+use crate::audit::Entry;
 use crate::policy::{Claim, Credential, agree};
 use crate::register::{Register, Revoked};
 use crate::standing::{Proof, Proven, Standing};
@@ -58,6 +59,11 @@ impl Shown {
         let proven = by_token.or(by_certificate).and_then(Result::ok).filter(|_| credential == Credential::Right);
         standing = proven.map_or(Standing::Anonymous, |proven| Standing::Peer(Arc::new(proven)));
         Self { credential, standing, claimed }
+    }
+
+    /// An entry with the name that was claimed, if one was.
+    pub fn claim(&self, entry: Entry) -> Entry {
+        if self.claimed.is_empty() { entry } else { entry.text("claimed", &self.claimed) }
     }
 
     /// Waits until it is time to say that it was refused, and says so in the log. `since` is when the request was read.

@@ -84,7 +84,7 @@ pub async fn handshake(
         let verdict = admit(request.headers(), entrance, shown.credential, &door.open).await;
         if let Err(refusal) = &verdict {
             let entry = || Entry::new("link").with("address", address.to_string()).with("allowed", false);
-            door.audit.record(|| entry().with("why", refusal.to_string())).await;
+            door.audit.record(|| shown.claim(entry()).with("why", refusal.to_string())).await;
         }
         let answer = match verdict {
             _ if needs_tls => Err(Box::new(wants_tls())),

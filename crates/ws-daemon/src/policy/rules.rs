@@ -12,7 +12,7 @@ use ws_daemon_protocol::command::Command;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 use ws_daemon_protocol::target::Target;
 
-use crate::config::{Glob, Rule};
+use crate::config::{BY_PEERS, BY_TCP, Glob, Rule};
 use crate::standing::{Proven, Standing};
 use crate::system::Process;
 
@@ -96,6 +96,8 @@ pub enum By {
     Default,
     /// There are rules, and none of them allows it.
     NoRule,
+    /// It cannot be had there, whatever the rules are.
+    Nothing,
 }
 
 /// Whom somebody may have asked for a script.
@@ -110,6 +112,7 @@ impl fmt::Display for By {
             Self::Invitation => f.write_str("invitation"),
             Self::Default => f.write_str("default"),
             Self::NoRule => f.write_str("no rule"),
+            Self::Nothing => f.write_str("nothing"),
         }
     }
 }
@@ -187,6 +190,9 @@ impl Rules {
         if self.is_owner(actor) {
             return allowed(By::Owner);
         }
+        if is_never_given(actor, action) {
+            return Verdict { allowed: false, by: By::Nothing };
+        }
         if let Some((index, _)) = self.about(actor).find(|(_, rule)| gives(rule, action)) {
             return allowed(By::Rule(index));
         }
@@ -258,6 +264,14 @@ impl Rules {
             Action::Relay(name, at) => {
                 ("have this script passed on there", format!("\"relay\":true,\"scripts\":[{}]{}", short(name), to(at)))
             }
+            Action::Command(_) if is_never_given(actor, action) => {
+                let why = if matches!(actor, Actor::Peer(_)) {
+                    "no rule can let a peer give this command: it is answered by one's own daemon only".to_owned()
+                } else {
+                    format!("not by TCP; use the socket file: by TCP there are runs, {} only", BY_TCP.join(" and "))
+                };
+                return Outcome::Failed(ErrorCode::Denied, why);
+            }
             Action::Command(command) => ("give this command", format!("\"commands\":[{}]", short(command.code()))),
         };
         let by_tcp = if matches!(actor, Actor::Local(Caller::Tcp)) { "not by TCP; use the socket file: " } else { "" };
@@ -313,6 +327,15 @@ impl Rules {
                 ),
             ) => false,
         }
+    }
+}
+
+/// Whether it is a command that is not carried out for such as these, whatever the rules are.
+fn is_never_given(actor: Actor<'_>, action: Action<'_>) -> bool {
+    match (actor, action) {
+        (Actor::Local(Caller::Tcp), Action::Command(command)) => !BY_TCP.contains(&command.code()),
+        (Actor::Peer(_), Action::Command(command)) => !BY_PEERS.contains(&command.code()),
+        _ => false,
     }
 }
 
@@ -608,13 +631,19 @@ mod tests {
             (r#"[{"who":"*","commands":["status"]}]"#, Actor::Peer(&web), &["STATUS"]),
             (r#"[{"who":"*","commands":["status"]}]"#, Actor::Peer(&invited), &["STATUS"]),
             (r#"[{"who":"*","relay":true}]"#, Actor::Peer(&web), &["PEERS"]),
-            (r#"[{"who":"*","commands":"*"}]"#, Actor::Peer(&web), &Command::CODES),
+            // All that there can be; the rest is not for peers, nor for whoever comes by TCP.
+            (r#"[{"who":"*","commands":"*"}]"#, Actor::Peer(&web), &["PAUSE", "STATUS", "PEERS"]),
+            (r#"[{"who":"server","commands":"*"}]"#, Actor::Peer(&Standing::Server), &["PAUSE", "STATUS", "PEERS"]),
+            (r#"[{"who":"anonymous","commands":"*"}]"#, Actor::Peer(&Standing::Anonymous), &["PAUSE", "STATUS", "PEERS"]),
+            (r#"[{"who":"tcp","commands":"*"}]"#, Actor::Local(&tcp), &["PAUSE", "STATUS"]),
+            (r#"[{"who":["tcp","local"],"commands":"*"}]"#, Actor::Local(&tcp), &["PAUSE", "STATUS"]),
+            (r#"[{"who":["tcp","local"],"commands":"*"}]"#, Actor::Local(&user), &Command::CODES),
             (r#"[{"who":"*","commands":"*"}]"#, Actor::Peer(&Standing::Anonymous), &[]),
             (r#"[{"who":"local","scripts":"*"}]"#, Actor::Local(&user), &[]),
             (r#"[{"who":"local","scripts":"*"}]"#, Actor::Local(&tcp), &[]),
             (r#"[{"who":"local","scripts":"*"}]"#, Actor::Local(&root), &Command::CODES),
             (r#"[{"who":"user:5","commands":["STATS","RUNS"]}]"#, Actor::Local(&user), &["RUNS", "STATS"]),
-            (r#"[{"who":"tcp","commands":["STATS"]}]"#, Actor::Local(&tcp), &["STATS"]),
+            (r#"[{"who":"tcp","commands":["STATUS"]}]"#, Actor::Local(&tcp), &["STATUS"]),
         ];
         for (text, actor, expected) in table {
             let rules = rules(true, text);
@@ -650,7 +679,7 @@ mod tests {
         );
         let (web, user) = (peer("web-1", &[], None), process(5, &[]));
         let to = Target::parse("shop").expect("a target");
-        let stats = Command::Stats;
+        let (stats, pause) = (Command::Stats, Command::Pause(Duration::ZERO));
         let table = [
             (Actor::Peer(&web), Action::Run("x\"\n"), r#"{"who":"web-1","scripts":["x\"\n"]}"#),
             (Actor::Peer(&Standing::Anonymous), Action::Run("x"), r#"{"who":"anonymous","scripts":["x"]}"#),
@@ -662,7 +691,8 @@ mod tests {
             ),
             (Actor::Local(&user), Action::Ask("x", At::Whoever(&to)), r#"{"who":"user:5","scripts":["x"],"targets":"shop"}"#),
             (Actor::Local(&user), Action::Command(&stats), r#"{"who":"user:5","commands":["STATS"]}"#),
-            (Actor::Local(&Caller::Tcp), Action::Command(&stats), r#"{"who":"tcp","commands":["STATS"]}"#),
+            (Actor::Local(&Caller::Tcp), Action::Command(&pause), r#"{"who":"tcp","commands":["PAUSE"]}"#),
+            (Actor::Peer(&web), Action::Command(&pause), r#"{"who":"web-1","commands":["PAUSE"]}"#),
         ];
         for (actor, action, rule) in table {
             let Outcome::Failed(ErrorCode::Denied, words) = rules.refusal(actor, action) else { panic!("{actor:?}") };
@@ -670,6 +700,14 @@ mod tests {
             let from = words.find('{').expect("a rule");
             let rule = &words[from..=words.rfind('}').expect("a rule")];
             serde_json::from_str::<WrittenRule>(rule).expect("what it says would be taken");
+        }
+        for (actor, words) in
+            [(Actor::Local(&Caller::Tcp), "runs, PAUSE and STATUS only"), (Actor::Peer(&web), "one's own daemon only")]
+        {
+            let Outcome::Failed(ErrorCode::Denied, said) = rules.refusal(actor, Action::Command(&stats)) else {
+                panic!("{actor:?}")
+            };
+            assert!(said.ends_with(words), "{said}");
         }
         let many = Target::list(["shop"; 1000]).expect("a target");
         let Outcome::Failed(_, words) =

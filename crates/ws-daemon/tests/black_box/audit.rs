@@ -6,6 +6,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::io::ioctl_fionread;
 use rustix::pipe::fcntl_setpipe_size;
@@ -56,7 +58,7 @@ fn sha256(text: &str) -> String {
 fn there_is_a_line_for_each_decision_and_for_each_run() {
     let rules = json!([
         { "who": "anonymous", "scripts": ["exit", "none"], "commands": "STATUS" },
-        { "who": "tcp", "commands": ["STATUS", "STATS"] },
+        { "who": "tcp", "commands": "*" },
     ]);
     let config = json!({ "audit": true, "rules": rules, "name": "hub" });
     let server = Daemon::server().config(config).env("WSDAEMON_LOCAL", "127.0.0.1:0").script("exit", EXIT).start();
@@ -117,7 +119,8 @@ fn there_is_a_line_for_each_decision_and_for_each_run() {
     assert_eq!(process.said()["status"], -2);
     tcp.send(r#"{"name":"exit","id":"i"}"#);
     assert_eq!(tcp.said()["status"], -3);
-    assert_eq!(tcp.command("STATS", &Value::Null)["status"], 0);
+    assert_eq!(tcp.command("STATS", &Value::Null)["status"], -3);
+    tcp.nothing_waiting();
     process.nothing_waiting();
     let found = wait_lines(&path, "ask", 2);
     let params = json!({ "bytes": 3, "sha256": sha256("[1]") });
@@ -131,8 +134,81 @@ fn there_is_a_line_for_each_decision_and_for_each_run() {
         "allowed": false, "by": "no rule",
     });
     assert_eq!(of(&found, "ask"), [&by_socket, &by_tcp]);
-    let stats = json!({ "event": "command", "tcp": true, "code": "+STATS", "allowed": true, "by": "rules[1]" });
-    assert!(of(&found, "command").contains(&&stats), "{found:?}");
+    let stats = json!({ "event": "command", "tcp": true, "code": "+STATS", "allowed": false, "by": "nothing" });
+    let status = json!({ "event": "command", "tcp": true, "code": "+STATUS", "allowed": true, "by": "rules[1]" });
+    assert!([&stats, &status].iter().all(|line| of(&found, "command").contains(line)), "{found:?}");
+}
+
+#[test]
+fn whoever_is_refused_for_who_it_is_stands_there_with_the_name_that_it_claims() {
+    let server = Daemon::server().config(json!({ "audit": true })).start();
+    let path = server.prefix().join("audit.jsonl");
+    let tool = |words: &[&str]| {
+        let mut command = command(words);
+        command.env("WSDAEMON_PREFIX", server.prefix());
+        let said = ran(command, "");
+        assert_eq!(said.code, 0, "{said:?}");
+        said.out.trim().to_owned()
+    };
+    // A trade, and what is none.
+    let url = format!("ws://127.0.0.1:{}", server.port());
+    let line = tool(&["invite", "web", "--url", &url]);
+    let proxy = tool(&["join", "--seed", &line]);
+    let mut again = command(&["join", "--seed", &line]);
+    again.env("WSDAEMON_PREFIX", server.prefix());
+    assert_eq!(ran(again, "").code, 77);
+    let found = wait_lines(&path, "join", 2);
+    let joins = of(&found, "join");
+    assert_eq!((&joins[0]["peer"], &joins[0]["allowed"]), (&json!("web"), &json!(true)), "{joins:?}");
+    assert_eq!((&joins[1]["claimed"], &joins[1]["allowed"]), (&json!("web"), &json!(false)), "{joins:?}");
+    assert!(joins[1]["why"].as_str().is_some_and(|why| why.contains("used already")), "{joins:?}");
+    assert!(joins.iter().all(|line| line["address"].as_str().is_some_and(|address| address.starts_with("127.0.0.1:"))));
+
+    // At the door.
+    let good = proxy.strip_prefix("ws://").and_then(|rest| rest.split_once('@')).expect("name:token@").0;
+    let basic = |shown: &str| format!("Basic {}", BASE64_STANDARD.encode(shown));
+    for wrong in ["web:wrong", "nobody\n:wrong"] {
+        assert_eq!(Peer::try_dial(&server, "/", &[("authorization", &basic(wrong))]).err().expect("refused").status, 401);
+    }
+    // And behind its HELLO.
+    let shown = basic(good);
+    let come = |with_token: bool, hello: &Value| {
+        let headers: &[_] = if with_token { &[("ws-daemon", "2"), ("authorization", &shown)] } else { &[("ws-daemon", "2")] };
+        let mut peer = Peer::try_dial(&server, "/", headers).expect("it is heard");
+        peer.send_hello(hello);
+        peer
+    };
+    let mut web = come(true, &hello("web"));
+    web.hello();
+    let mut desk = hello("desk");
+    desk["configured"] = true.into();
+    let mut taken = come(false, &desk);
+    taken.hello();
+    desk["instance"] = "instance-other".into();
+    let refused = [
+        (false, hello("desk"), "a clone"),
+        (false, desk.clone(), "is taken"),
+        (true, json!({ "name": "web", "instance": "stolen", "epoch": 1 }), "belongs to another daemon"),
+        (true, desk, "claims to be"),
+        (false, json!({ "name": "web", "instance": "fresh", "epoch": 1 }), "is a registered peer"),
+    ];
+    for (with_token, hello, _) in &refused {
+        assert!(come(*with_token, hello).closed().is_some_and(|code| code >= 4000), "{hello}");
+    }
+    let found = wait_lines(&path, "link", 2 + 2 + refused.len());
+    let links: Vec<&Value> = of(&found, "link").into_iter().filter(|line| line["allowed"] == false).collect();
+    assert_eq!(links.len(), 2 + refused.len(), "{links:?}");
+    for (line, claimed) in links.iter().zip(["web", "nobody\n"]) {
+        assert_eq!(line["claimed"], claimed, "{line}");
+        assert!(line["why"].as_str().is_some_and(|why| why.starts_with("no peer of this server has this name and this token")));
+    }
+    for (line, (_, hello, words)) in links[2..].iter().zip(&refused) {
+        assert_eq!((&line["claimed"], &line["instance"]), (&hello["name"], &hello["instance"]), "{line}");
+        assert!(line["why"].as_str().is_some_and(|why| why.contains(words)), "{words:?} is not in {line}");
+        assert!(line["address"].as_str().is_some_and(|address| address.starts_with("127.0.0.1:")), "{line}");
+    }
+    let text = fs::read_to_string(&path).expect("the prefix is ours");
+    assert!(!text.contains(good.split_once(':').expect("a token").1));
 }
 
 #[test]

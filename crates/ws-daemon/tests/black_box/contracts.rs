@@ -6,6 +6,8 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -133,6 +135,56 @@ fn who_is_not_listed_is_denied() {
         }
         let ran = (runs(&server) - before.0, runs(&client) - before.1);
         assert_eq!(ran, (if anonymous { 3 } else { 0 }, usize::from(server_asks)), "{script}");
+    }
+}
+
+#[test]
+fn a_peer_is_listed_by_the_name_that_it_has_proved_and_the_tags_that_it_was_given() {
+    let server = Daemon::server().start();
+    let scripts = [("by-name", json!(["web-*"])), ("by-tag", json!(["tag:sms"])), ("by-own-tag", json!(["tag:mine"]))];
+    for (script, callers) in &scripts {
+        server.script(script, RAN);
+        contract(server.prefix(), script, &json!({ "callers": callers }));
+    }
+    let joins = |words: &[&str]| {
+        let tool = |words: &[&str]| {
+            let mut command = command(words);
+            command.env("WSDAEMON_PREFIX", server.prefix());
+            let said = ran(command, "");
+            assert_eq!(said.code, 0, "{said:?}");
+            said.out.trim().to_owned()
+        };
+        let url = format!("ws://127.0.0.1:{}", server.port());
+        let proxy = tool(&["join", "--seed", &tool(&[&["invite", "--url", &url], words].concat())]);
+        let shown = proxy.strip_prefix("ws://").and_then(|rest| rest.split_once('@')).expect("name:token@").0;
+        format!("Basic {}", BASE64_STANDARD.encode(shown))
+    };
+    let [web, till, mail] = [joins(&["web-1"]), joins(&["till", "--tag", "sms"]), joins(&["mail", "--tag", "post"])].map(Some);
+    // Each says of itself what it is not.
+    let says = |name: &str, instance: &str, tags: &[&str]| json!({ "name": name, "instance": instance, "epoch": 1, "tags": tags, "capacity": 3, "features": ["queue"] });
+    let peers = [
+        (&web, says("till", "of-web", &["sms", "mine"]), ["by-name"].as_slice()),
+        (&till, says("web-1", "of-till", &["web-1", "mine"]), &["by-tag"]),
+        (&mail, says("web-1", "of-mail", &["sms", "mine"]), &[]),
+        (&None, says("web-2", "of-nobody", &["sms", "mine"]), &[]),
+    ];
+    for (shown, hello, may) in peers {
+        let mut headers = vec![("ws-daemon", "2")];
+        headers.extend(shown.as_ref().map(|shown| ("authorization", shown.as_str())));
+        let mut peer = Peer::try_dial(&server, "/", &headers).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+        peer.send_hello(&hello);
+        peer.hello();
+        for (number, (script, _)) in scripts.iter().enumerate() {
+            let before = runs(&server);
+            let answer = peer.ask(&json!({ "name": script, "id": format!("run-{number}") }).to_string());
+            let said: Value = serde_json::from_str(&answer).expect("JSON");
+            if may.contains(script) {
+                assert_eq!((&said["status"], runs(&server) - before), (&json!(0), 1), "{hello} {script}: {said}");
+            } else {
+                assert_eq!((&said["status"], &said["error"]), (&json!(-3), &json!("denied")), "{hello} {script}: {said}");
+                assert_eq!(runs(&server), before, "{hello} {script}");
+            }
+        }
     }
 }
 

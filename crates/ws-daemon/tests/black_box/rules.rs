@@ -6,6 +6,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use ws_daemon_protocol::command::Command;
+
 use crate::support::{Daemon, DaemonPlan, EXIT, Local, Peer, command, daemons_say, need_root, ran};
 
 const NOBODY: u32 = 65_534;
@@ -365,7 +367,7 @@ fn a_script_that_gets_the_outcome_must_be_one_that_the_process_may_ask_for() {
 }
 
 #[test]
-fn by_tcp_runs_and_two_commands_are_allowed_and_with_a_rule_what_it_gives() {
+fn by_tcp_runs_and_two_commands_are_allowed_and_no_rule_gives_more() {
     let tcp = |rules: &Value| {
         let server = server(rules).env("WSDAEMON_LOCAL", "127.0.0.1:0").start();
         let client = named(&server, "web-1", &json!({}));
@@ -375,12 +377,23 @@ fn by_tcp_runs_and_two_commands_are_allowed_and_with_a_rule_what_it_gives() {
     let mut caller = server.connect_tcp();
     assert_eq!(caller.run(&asked(&json!({}))).1["status"], 0);
     assert!(denied(&caller.command("STATS", &Value::Null)).starts_with("not by TCP; use the socket file"));
-    let (server, _client) = tcp(&json!([{ "who": "tcp", "scripts": "exit", "commands": ["STATUS", "STATS"] }]));
-    let mut caller = server.connect_tcp();
-    assert_eq!(caller.run(&asked(&json!({}))).1["status"], 0);
-    assert_eq!(caller.command("STATS", &Value::Null)["status"], 0);
-    denied(&caller.command("RUNS", &Value::Null));
-    denied(&caller.run(&json!({ "name": "ran", "id": 1 })).1);
+    for commands in [json!(["STATUS"]), json!("*")] {
+        let rules = json!([{ "who": ["tcp", "user:1"], "scripts": "exit", "commands": commands }]);
+        let (server, _client) = tcp(&rules);
+        let mut caller = server.connect_tcp();
+        assert_eq!(caller.run(&asked(&json!({}))).1["status"], 0);
+        denied(&caller.run(&json!({ "name": "ran", "id": 1 })).1);
+        for code in Command::CODES.into_iter().filter(|code| !["STATUS", "PAUSE", "RUN", "CANCEL"].contains(code)) {
+            let data = match code {
+                "EXPLAIN" => json!({ "as": "x", "name": "y" }),
+                "KEYS" => json!({ "do": "rotate" }),
+                "INVITE" | "REVOKE" | "ROTATE" => json!({ "name": "x" }),
+                _ => Value::Null,
+            };
+            let words = denied(&caller.command(code, &data));
+            assert!(words.ends_with("by TCP there are runs, PAUSE and STATUS only"), "{code}: {words}");
+        }
+    }
     // A rule about processes of the socket closes TCP, too.
     let (server, _client) = tcp(&json!([{ "who": "local", "scripts": "*" }, { "who": "tcp", "commands": "STATUS" }]));
     denied(&server.connect_tcp().run(&asked(&json!({}))).1);
@@ -408,6 +421,11 @@ fn a_mistake_in_a_rule_is_shown_with_its_line() {
         (r#"{ "who": "user:" }"#, &["config.json:5", "rules[1].who", "lacks a name or a number"]),
         (r#"{ "who": "x", "targets": 5 }"#, &["config.json:5", "rules[1].targets", "a name, a glob"]),
         (r#"{ "who": "x", "relay": "yes" }"#, &["config.json:5", "rules[1].relay"]),
+        (
+            r#"{ "who": "tcp", "commands": ["STATUS", "STATS"] }"#,
+            &["rules[1]: no rule can let STATS be given by TCP: only PAUSE and STATUS are", "\"local\" in a rule of its own"],
+        ),
+        (r#"{ "who": "tag:x", "commands": "REVOKE" }"#, &["rules[1]: no rule can let a peer give REVOKE", "own daemon only"]),
         (r#"{ "who": "user:nobody-of-this-name" }"#, &["rules[1]: this machine knows no user \"nobody-of-this-name\""]),
     ];
     for (rule, expected) in table {
@@ -438,7 +456,7 @@ fn explain_says_who_may_which_rule_decides_and_who_would_get_it() {
         ran(command(&[&["explain", "--socket", socket], words].concat()), "")
     };
     let table: [(&[&str], bool, &str, &[&str]); 15] = [
-        (&["--as", "till-1", "sms/send"], true, "rules[0]", &["about till-*", "not connected: judged as"]),
+        (&["--as", "till-1", "sms/send"], true, "rules[0]", &["about till-*", "nor in the register: judged as"]),
         (&["--as", "till-1", "exit"], false, "no rule", &[r#"{"who":"till-1","scripts":["exit"]}"#]),
         (&["--as", "web-1", "exit"], true, "rules[1]", &["the rules for \"anonymous\" hold"]),
         (&["--as", "anonymous", "exit"], true, "rules[1]", &["about anonymous"]),
@@ -473,6 +491,48 @@ fn explain_says_who_may_which_rule_decides_and_who_would_get_it() {
     let mut peer = Peer::dial_version2(&server, &hello("nosy"));
     peer.send_text(&daemons_say("EXPLAIN", &json!({ "as": "x", "name": "y" })));
     peer.nothing_waiting();
+}
+
+#[test]
+fn explain_knows_a_registered_peer_that_is_not_connected_by_the_register() {
+    let rules = json!([{ "who": "tag:shop", "scripts": "exit" }, { "who": "till", "scripts": "report" }]);
+    let server = server(&rules).start();
+    let tool = |words: &[&str]| {
+        let mut command = command(words);
+        command.env("WSDAEMON_PREFIX", server.prefix());
+        ran(command, "")
+    };
+    let joins = |words: &[&str]| {
+        let url = format!("ws://127.0.0.1:{}", server.port());
+        let invited = tool(&[&["invite", "--url", &url], words].concat());
+        let joined = tool(&["join", "--seed", invited.out.trim()]);
+        assert_eq!(joined.code, 0, "{joined:?}");
+    };
+    joins(&["till", "--tag", "shop", "--allow", "sms/*"]);
+    joins(&["gone", "--tag", "shop"]);
+    joins(&["lost", "--tag", "shop"]);
+    assert_eq!(tool(&["peers", "revoke", "gone"]).code, 0);
+    assert_eq!(tool(&["peers", "rotate", "lost", "--at-once"]).code, 0);
+    let table: [(&str, &str, bool, &str, &str); 8] = [
+        ("till", "exit", true, "rules[0]", "judged by what the register gives it"),
+        ("till", "report", true, "rules[1]", "judged by what the register gives it"),
+        ("till", "sms/send", true, "invitation", "its invitation allows it"),
+        ("till", "ran", false, "no rule", "none of them allows it"),
+        ("gone", "exit", false, "revoked", "it was revoked: it does not get in"),
+        ("lost", "exit", true, "rules[0]", "does not get in until it has joined again"),
+        ("unknown", "exit", false, "no rule", "nor in the register"),
+        ("unknown", "sms/send", false, "no rule", "nor in the register"),
+    ];
+    for (name, script, allowed, by, words) in table {
+        let said = tool(&["explain", "--as", name, script]);
+        assert_eq!((said.code, &*said.err), (if allowed { 0 } else { 77 }, ""), "{name} {script}: {said:?}");
+        assert!(said.out.contains(words), "{words:?} is not in {}", said.out);
+        let said: Value = serde_json::from_str(&tool(&["explain", "--json", "--as", name, script]).out).expect("JSON");
+        assert_eq!((&said["allowed"], &said["by"]), (&json!(allowed), &json!(by)), "{name} {script}: {said}");
+    }
+    let said = tool(&["explain", "--json", "--as", "gone", "--to", "till", "exit"]);
+    let said: Value = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!((&said["by"], &said["to"], said.get("peers")), (&json!("revoked"), &json!("till"), None), "{said}");
 }
 
 #[test]
