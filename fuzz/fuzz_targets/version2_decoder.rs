@@ -16,6 +16,7 @@ fn again(frame: &Frame) -> Option<String> {
         Frame::Cancel(run, attempt) => v2::cancel(run, *attempt),
         Frame::Ack(run, attempt) => v2::ack(run, *attempt),
         Frame::Drain => v2::drain(),
+        Frame::Roots(roots) => v2::roots(roots),
         Frame::Ping(_) | Frame::Command(_) | Frame::LocalStatus(..) => return None,
     })
 }

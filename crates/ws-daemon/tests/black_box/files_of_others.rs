@@ -25,8 +25,11 @@ fn furnished() -> DaemonPlan {
     let keys = plan.prefix().join("keys");
     fs::create_dir(&keys).expect("the prefix is ours");
     mode(&keys, 0o700);
-    for (name, bits) in [("root.key", 0o600), ("root.pem", 0o644), ("token", 0o600), ("peers.json", 0o600)] {
-        fs::write(keys.join(name), "{}").expect("the folder is ours");
+    let register = r#"{"format":1,"register":{"peers":{}}}"#;
+    let files =
+        [("root.key", 0o600, "k"), ("root.pem", 0o644, "p"), ("token", 0o600, "of-nobody"), ("peers.json", 0o600, register)];
+    for (name, bits, text) in files {
+        fs::write(keys.join(name), text).expect("the folder is ours");
         mode(&keys.join(name), bits);
     }
     plan

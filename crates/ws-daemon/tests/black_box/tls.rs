@@ -243,7 +243,8 @@ fn asking_server(ca: &CertificateAuthority) -> (Daemon, std::path::PathBuf) {
 }
 
 fn proving(plan: DaemonPlan, certificate: &CertificateFiles) -> DaemonPlan {
-    plan.config(json!({ "tls": files(certificate) }))
+    // One proof is the test's.
+    plan.without_token().config(json!({ "tls": files(certificate) }))
 }
 
 fn names_of_peers(server: &Daemon) -> Vec<Value> {
@@ -270,7 +271,7 @@ fn a_client_goes_by_the_name_in_its_certificate_and_may_not_claim_another() {
     let line = twin.wait_log("no link");
     assert!(line.contains("refused for its name"), "{line}");
     // One that has no proof and wants the name.
-    let eve = client_of(&server, &root).config(json!({ "name": "alice" })).start();
+    let eve = client_of(&server, &root).config(json!({ "name": "alice" })).without_token().start();
     let line = eve.wait_log("no link");
     assert!(line.contains("refused for its name"), "{line}");
     assert_eq!(names_of_peers(&server), ["alice"]);
@@ -281,7 +282,7 @@ fn a_client_goes_by_the_name_in_its_certificate_and_may_not_claim_another() {
 fn who_has_proved_a_name_takes_it_from_one_that_has_not() {
     let ca = CertificateAuthority::new("the clients'");
     let (server, root) = asking_server(&ca);
-    let eve = client_of(&server, &root).config(json!({ "name": "alice" })).start();
+    let eve = client_of(&server, &root).config(json!({ "name": "alice" })).without_token().start();
     eve.wait_log("link up");
     let alice = proving(client_of(&server, &root), &ca.client("alice")).start();
     alice.wait_log("link up");
@@ -368,7 +369,7 @@ fn a_certificate_opens_a_protected_server_and_who_has_none_is_told() {
     let alice = proving(client_of(&server, &root).config(proxy.clone()), &ca.client("alice"));
     let alice = there.inside(|| alice.start());
     alice.wait_log("link up");
-    let eve = client_of(&server, &root).config(proxy);
+    let eve = client_of(&server, &root).config(proxy).without_token();
     let eve = there.inside(|| eve.start());
     let line = eve.wait_log("no link");
     assert!(line.contains("403") && line.contains("wants a client certificate, and this client has none"), "{line}");
