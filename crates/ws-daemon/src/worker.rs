@@ -259,6 +259,13 @@ impl Worker {
         }
     }
 
+    /// This peer may ask for nothing any more: what it has asked for and what has not begun never does.
+    pub fn is_revoked(&self, peer: &str) {
+        for seat in self.seats(|_| true).iter().filter(|seat| *seat.about.peer == *peer && !seat.doing.has_begun()) {
+            seat.doing.cancel.cancel();
+        }
+    }
+
     /// More output may go home.
     pub fn credit(&self, link: &Link, run: &RunId, bytes: u64) {
         let Some(asker) = link.instance() else { return };

@@ -72,6 +72,7 @@ impl Control {
             Ok(was_peer) => {
                 info!(peer = name, was_peer, "revoked");
                 self.0.peers.expel(&name);
+                self.0.worker.is_revoked(&name);
                 self.0.peers.forget_gone();
                 Answer::Result(json!({ "name": name, "was_peer": was_peer }))
             }

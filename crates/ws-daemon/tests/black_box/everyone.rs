@@ -584,3 +584,28 @@ fn nothing_that_can_be_asked_is_done_by_a_client_for_a_server_that_may_not() {
     let mut peer = listener.accept(&client);
     ask(&mut peer, &client, by_seed);
 }
+
+#[test]
+fn what_a_peer_had_asked_for_before_it_was_revoked_and_what_has_not_begun_never_does() {
+    let limits = json!({ "limits": { "runs": 1 } });
+    let server = Daemon::server().config(limits).script("ran", RAN).script("hold", HOLD).start();
+    let (mut reached, mut go) = (Fifo::new(server.prefix(), "reached"), Fifo::new(server.prefix(), "go"));
+    let shown = credential(&server, &["gone"]);
+    let mut peer = proven(&server, &shown, Some(&hello("gone", "of-gone")));
+    let mut another = Peer::dial_version2(&server, &hello("another", "of-another"));
+    peer.send_text(&json!({ "name": "hold", "id": "r-1" }).to_string());
+    assert_eq!(reached.line(), "begun");
+    peer.send_text(&json!({ "name": "ran", "id": "r-2" }).to_string());
+    peer.send_text(&json!({ "name": "ran", "id": "r-3", "queue": true }).to_string());
+    another.send_text(&json!({ "name": "none", "id": "r-4" }).to_string());
+    let stats = |key: &str| server.connect().result("STATS", &Value::Null)[key].clone();
+    wait_for("three that wait", || stats("waiting") == 3);
+    assert_eq!(server.connect().command("REVOKE", &json!({ "name": "gone" }))["status"], 0);
+    wait_for("one that waits", || stats("waiting") == 1);
+    // What runs is not stopped; whoever else waits is served.
+    assert_eq!(stats("running"), 1);
+    go.release(1);
+    assert!(another.status().contains("not_found"));
+    assert_eq!((stats("waiting"), stats("running")), (json!(0), json!(0)));
+    assert!(!server.prefix().join("ran").exists());
+}
