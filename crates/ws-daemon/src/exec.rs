@@ -18,6 +18,8 @@ mod orphans;
 mod output;
 mod prelude;
 mod process;
+mod room;
+mod rounds;
 mod scripts;
 mod stages;
 mod start;
@@ -44,7 +46,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio::time::sleep;
@@ -55,6 +56,8 @@ use crate::system::c_text;
 use crate::system::shim::Shim;
 use crate::tasks::{Stop, Tasks};
 use capture::RESULT_BYTES_AT_ONCE;
+use line::Line;
+use room::Room;
 use stages::{Closing, Run, Turn};
 use starter::Starters;
 
@@ -147,15 +150,11 @@ struct Inner {
     scripts: Scripts,
     hooks: Scripts,
     surroundings: Surroundings,
-    /// One permit for each run that is running or in line; none left: `busy`.
-    places: Arc<Semaphore>,
-    /// One permit for each byte of params of these; none left: `busy`.
-    bytes: Arc<Semaphore>,
-    /// One permit for each run that is running; none left: the run waits its turn, in order.
-    slots: Arc<Semaphore>,
+    /// Of each run that is running or in line, and its params; none left: `busy`.
+    room: Arc<Room>,
+    /// One for each run that is running; none left: the run waits its turn.
+    slots: Arc<Line>,
     runs: usize,
-    /// Runs that may be running or in line.
-    most: usize,
     grace: Grace,
     /// One permit for each byte that is kept to become a result; none left: there is no result.
     results: Arc<Semaphore>,
@@ -184,18 +183,15 @@ impl Executor {
     /// # Errors
     /// When the system has no threads.
     pub fn new(surroundings: Surroundings, limits: &Limits, background: Tasks, stop: Stop) -> io::Result<Self> {
-        let places = (limits.runs + limits.waiting).min(Semaphore::MAX_PERMITS);
-        let bytes = limits.waiting_bytes.max(limits.message).min(u32::MAX as usize);
+        let (places, bytes) = (limits.runs + limits.waiting, limits.waiting_bytes.max(limits.message));
         Ok(Self(Arc::new(Inner {
             scripts: Scripts::new(surroundings.prefix.join("scripts"), surroundings.writers),
             hooks: Scripts::new(surroundings.prefix.join("hooks"), surroundings.writers),
             grace: surroundings.grace,
             surroundings,
-            places: Arc::new(Semaphore::new(places)),
-            bytes: Arc::new(Semaphore::new(bytes)),
-            slots: Arc::new(Semaphore::new(limits.runs)),
+            room: Arc::new(Room::new(places, bytes)),
+            slots: Arc::new(Line::new(limits.runs)),
             runs: limits.runs,
-            most: places,
             results: Arc::new(Semaphore::new(RESULT_BYTES_AT_ONCE)),
             listing: Mutex::new(()),
             // Each run that is to be started or checked has a slot, and lists are made one by one: there is always room.
@@ -228,25 +224,16 @@ impl Executor {
         if self.0.stop.drain.is_cancelled() {
             return Err(stopping());
         }
-        let full = |what: &str| Outcome::failed(ErrorCode::Busy, format!("too many {what} are waiting here; try again later"));
-        let place = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| full("runs"))?;
-        // Params beyond what a permit counts are beyond every message limit as well.
-        let length = u32::try_from(job.params.as_written().len()).unwrap_or(u32::MAX);
-        let bytes = Arc::clone(&self.0.bytes).try_acquire_many_owned(length).map_err(|_| full("bytes of params"))?;
-        Ok(Admitted { run: Run::new(job, closing, self.clone(), place, bytes), turn: self.turn() })
-    }
-
-    fn turn(&self) -> Turn {
-        let slots = || Arc::clone(&self.0.slots);
-        if let Ok(slot) = slots().try_acquire_owned() {
-            return Turn::Now(slot);
-        }
-        let mut turn = Box::pin(slots().acquire_owned());
-        // The first poll puts it in line.
-        match turn.as_mut().now_or_never() {
-            Some(Ok(slot)) => Turn::Now(slot),
-            _ => Turn::Later(turn),
-        }
+        let full = |what| Outcome::failed(ErrorCode::Busy, format!("too many {what} are waiting here; try again later"));
+        let mut place = self.0.room.take(job.asker(), job.params.as_written().len()).map_err(full)?;
+        let turn = match self.0.slots.enter(place.asker()) {
+            Ok(slot) => Turn::Now(slot),
+            Err(wait) => {
+                place.set_in_line(true);
+                Turn::Later(wait)
+            }
+        };
+        Ok(Admitted { run: Run::new(job, closing, self.clone(), place), turn })
     }
 
     /// How many runs there may be at once.
@@ -256,17 +243,15 @@ impl Executor {
 
     /// How many runs there are.
     pub fn stats(&self) -> Stats {
-        let inner = &self.0;
-        let running = inner.runs.saturating_sub(inner.slots.available_permits());
-        let all = inner.most.saturating_sub(inner.places.available_permits());
-        Stats { running, in_line: all.saturating_sub(running) }
+        let running = self.0.slots.taken();
+        Stats { running, in_line: self.0.room.runs().saturating_sub(running) }
     }
 
     /// What there is to ask for, by name; of more than 10,000 files and folders only so many are looked at.
     pub async fn scripts(&self) -> Vec<ScriptEntry> {
         let _alone = self.0.listing.lock().await;
         let inner = Arc::clone(&self.0);
-        self.0.starters.run(move || inner.scripts.list()).await.unwrap_or_default()
+        self.0.starters.run(&None, move || inner.scripts.list()).await.unwrap_or_default()
     }
 
     /// Whether there is a hook of this name.
@@ -316,7 +301,7 @@ impl Inner {
                         () = inner.stop.close_local.cancelled() => return,
                     }
                     // Whoever comes from here on sets it going again.
-                    let idle = inner.slots.available_permits() == inner.runs;
+                    let idle = inner.slots.taken() == 0;
                     inner.ticking.store(!idle, Ordering::Release);
                     inner.later.notify_waiters();
                 }
@@ -327,7 +312,7 @@ impl Inner {
 
     /// Whether there are more runs than the one that asks.
     fn is_busy(&self) -> bool {
-        self.slots.available_permits() + 1 < self.runs
+        self.slots.taken() > 1
     }
 }
 

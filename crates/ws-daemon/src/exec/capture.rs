@@ -14,6 +14,7 @@ use ws_daemon_protocol::codec::scanner::Scanner;
 use ws_daemon_protocol::command::StreamName;
 
 use super::job::Capture;
+use super::rounds::Asker;
 use super::starter::Starters;
 use super::stream::StreamBuffer;
 
@@ -144,7 +145,7 @@ impl Keep {
 
 impl Captured {
     /// What was kept of the two streams, if anything was asked for.
-    pub async fn new(stdout: Keep, stderr: Keep, starters: &Starters) -> Option<Box<Self>> {
+    pub async fn new(stdout: Keep, stderr: Keep, starters: &Starters, asker: &Asker) -> Option<Box<Self>> {
         let Keep::Tail(stderr) = stderr else { return None };
         let stderr = stderr.into_text();
         match stdout {
@@ -152,18 +153,18 @@ impl Captured {
                 let stdout = Some(stdout.into_text());
                 Some(Box::new(Self { stdout, stderr, result: None, note: None, _held: None }))
             }
-            Keep::Whole(whole) => Some(Box::new(Self::of_result(*whole, stderr, starters).await)),
+            Keep::Whole(whole) => Some(Box::new(Self::of_result(*whole, stderr, starters, asker).await)),
             Keep::Nothing | Keep::Live(..) => None,
         }
     }
 
-    async fn of_result(whole: Whole, stderr: Text, starters: &Starters) -> Self {
+    async fn of_result(whole: Whole, stderr: Text, starters: &Starters, asker: &Asker) -> Self {
         let Whole { bytes, held, given_up, .. } = whole;
         let checked = match given_up {
             Some((tail, note)) => Err((tail.into_text(), note.to_owned())),
             None if bytes.len() <= CHECKED_HERE_BYTES => result(&bytes),
             // A run that ends has a slot, so there is room for its work.
-            None => starters.run(move || result(&bytes)).await.unwrap_or_else(|| {
+            None => starters.run(asker, move || result(&bytes)).await.unwrap_or_else(|| {
                 Err((Text::default(), "the daemon lost what the script printed while checking whether it is JSON".into()))
             }),
         };
@@ -403,7 +404,7 @@ mod tests {
             stdout.take(piece);
         }
         stderr.take(b"trouble\n");
-        Captured::new(stdout, stderr, &starters).await.expect("asked for")
+        Captured::new(stdout, stderr, &starters, &None).await.expect("asked for")
     }
 
     #[tokio::test]

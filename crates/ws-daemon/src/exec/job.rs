@@ -9,6 +9,7 @@ use tracing::{Span, info_span};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::Params;
 
+use super::rounds::Asker;
 use super::stream::StreamBuffer;
 use crate::standing::Standing;
 
@@ -71,6 +72,14 @@ pub enum Capture {
 }
 
 impl Job {
+    /// On whose behalf it waits.
+    pub(super) fn asker(&self) -> Asker {
+        match self.caller {
+            Caller::Local => None,
+            Caller::Far(_) => Some(Arc::clone(&self.peer)),
+        }
+    }
+
     pub(super) fn span(&self) -> Span {
         info_span!("run", id = %self.run, script = self.name)
     }

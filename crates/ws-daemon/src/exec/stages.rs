@@ -1,22 +1,20 @@
 //! The stages of one run, each a value that is used up by the next, so that whoever has it done can write down where it stands
 //! in between. It never says more than the caller of a stage asked for, and a stage that is dropped ends the run.
 
-use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tracing::{Instrument, Span, info};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::capture::Captured;
 use super::job::{Capture, Job};
-use super::line::Held;
+use super::line::{Held, Wait};
+use super::room::Place;
 use super::supervise::{self, Attended, Begun, Not};
 use super::{Executor, orphans, stopping};
 
 /// A job that has its place in line.
+#[derive(Debug)]
 pub struct Admitted {
     pub(super) run: Run,
     pub(super) turn: Turn,
@@ -26,7 +24,7 @@ pub struct Admitted {
 #[derive(Debug)]
 pub struct Ready {
     run: Run,
-    slot: OwnedSemaphorePermit,
+    slot: Held,
     /// Its place among those of its script that run at once, if it had to wait for one.
     held: Option<Held>,
 }
@@ -46,7 +44,7 @@ pub struct Running {
     run: Run,
     begun: Begun,
     span: Span,
-    slot: OwnedSemaphorePermit,
+    slot: Held,
 }
 
 /// A run that is over.
@@ -66,8 +64,7 @@ pub(super) struct Run {
     job: Arc<Job>,
     executor: Executor,
     _closing: Closing,
-    _place: OwnedSemaphorePermit,
-    _bytes: OwnedSemaphorePermit,
+    place: Place,
 }
 
 /// Closes the stream of a run when the run is over, however that came about.
@@ -81,14 +78,13 @@ impl Closing {
 }
 
 /// A run's slot, or its place in the line for one. Taken when the run is admitted: tasks get their first turn in any order.
+#[derive(Debug)]
 pub(super) enum Turn {
-    Now(OwnedSemaphorePermit),
-    Later(Waiting<OwnedSemaphorePermit>),
+    Now(Held),
+    Later(Wait),
     /// First for a place among those of its script, then for a slot.
-    InLine(Waiting<(Held, OwnedSemaphorePermit)>),
+    InLine(Result<Held, Wait>),
 }
-
-type Waiting<T> = Pin<Box<dyn Future<Output = Result<T, AcquireError>> + Send>>;
 
 impl Admitted {
     /// Whether there is a slot at once; else [`Admitted::turn`] waits.
@@ -101,24 +97,25 @@ impl Admitted {
     /// # Errors
     /// The end of a run whose turn did not come: the daemon stops, or it was cancelled.
     pub async fn turn(self) -> Result<Ready, Ended> {
-        let Self { run, turn } = self;
+        let Self { mut run, turn } = self;
         let turn = async {
             match turn {
-                Turn::Now(slot) => Ok((None, slot)),
-                Turn::Later(turn) => turn.await.map(|slot| (None, slot)),
-                Turn::InLine(turn) => turn.await.map(|(held, slot)| (Some(held), slot)),
+                Turn::Now(slot) => (None, slot),
+                Turn::Later(wait) => (None, wait.await),
+                Turn::InLine(turn) => {
+                    let held = have(turn).await;
+                    (Some(held), have(run.executor.0.slots.enter(run.place.asker())).await)
+                }
             }
         };
-        let turn = tokio::select! {
+        let (held, slot) = tokio::select! {
             biased;
             () = run.executor.0.stop.drain.cancelled() => return Err(run.drained()),
             () = run.job.cancel.cancelled() => return Err(run.cancelled()),
             turn = turn => turn,
         };
-        match turn {
-            Ok((held, slot)) => Ready { run, slot, held }.unless_stopped(),
-            Err(_) => Err(run.drained()),
-        }
+        run.place.set_in_line(false);
+        Ready { run, slot, held }.unless_stopped()
     }
 
     /// Waits for a slot and runs the script to its end. Its place is free again when this returns, before anybody is told.
@@ -152,7 +149,7 @@ impl Ready {
     /// The end of a run that did not start: there is no such script, it cannot be executed, its contract refuses it, the daemon
     /// stops, or it was cancelled. Or its next wait.
     pub async fn start(self) -> Result<Running, NotStarted> {
-        let Self { run, slot, held } = self.unless_stopped().map_err(NotStarted::Ended)?;
+        let Self { mut run, slot, held } = self.unless_stopped().map_err(NotStarted::Ended)?;
         let span = run.job.span();
         let begun = supervise::begin(&run.executor.0, &run.job, held).instrument(span.clone()).await;
         match begun {
@@ -160,14 +157,9 @@ impl Ready {
             Err(Not::Ended(outcome)) => Err(NotStarted::Ended(run.unstarted(outcome, false))),
             Err(Not::InLine(line)) => {
                 drop(slot);
-                let slots = Arc::clone(&run.executor.0.slots);
-                let mut turn: Waiting<_> = Box::pin(async move { Ok((line.take().await?, slots.acquire_owned().await?)) });
-                // The first poll puts it in line; that it is ready at once is as good as in a moment.
-                let turn = match turn.as_mut().now_or_never() {
-                    Some(ready) => Box::pin(std::future::ready(ready)),
-                    None => turn,
-                };
-                Err(NotStarted::InLine(Admitted { run, turn: Turn::InLine(turn) }))
+                run.place.set_in_line(true);
+                let turn = Turn::InLine(line.enter(run.place.asker()));
+                Err(NotStarted::InLine(Admitted { run, turn }))
             }
         }
     }
@@ -241,14 +233,8 @@ impl Ended {
 }
 
 impl Run {
-    pub(super) fn new(
-        job: Arc<Job>,
-        closing: Closing,
-        executor: Executor,
-        place: OwnedSemaphorePermit,
-        bytes: OwnedSemaphorePermit,
-    ) -> Self {
-        Self { job, executor, _closing: closing, _place: place, _bytes: bytes }
+    pub(super) fn new(job: Arc<Job>, closing: Closing, executor: Executor, place: Place) -> Self {
+        Self { job, executor, _closing: closing, place }
     }
 
     /// Gives back what it held.
@@ -277,9 +263,11 @@ impl Drop for Closing {
     }
 }
 
-impl fmt::Debug for Admitted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admitted").field("run", &self.run).field("has_slot", &self.has_slot()).finish_non_exhaustive()
+/// A place at once, or after the wait for it.
+async fn have(turn: Result<Held, Wait>) -> Held {
+    match turn {
+        Ok(held) => held,
+        Err(wait) => wait.await,
     }
 }
 

@@ -1,13 +1,14 @@
 //! Threads that start programs. Starting one holds its thread until the program is there, some 100 µs: a daemon that has nothing
 //! else to do starts it where it stands, since a hand-over costs two wake-ups; one that has hands it to these threads, so that
-//! its links and connections do not wait for it. They know nothing of what they start.
+//! its links and connections do not wait for it. Askers take turns at them. They know nothing of what they start.
 
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use tokio::sync::oneshot;
+
+use super::rounds::{Asker, Rounds};
 
 /// A thread is held while its program comes to life, so one for each core would leave cores idle.
 const THREADS_PER_CORE: usize = 2;
@@ -16,42 +17,97 @@ type Work = Box<dyn FnOnce() + Send>;
 
 /// The threads. They end when this is dropped and their work is done.
 #[derive(Debug)]
-pub struct Starters(SyncSender<Work>);
+pub struct Starters(Arc<Desk>);
+
+/// Where work is laid down and taken up.
+#[derive(Debug)]
+struct Desk {
+    most: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    work: Rounds<Work>,
+    waiting: usize,
+    closed: bool,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("waiting", &self.waiting).field("closed", &self.closed).finish_non_exhaustive()
+    }
+}
 
 impl Starters {
-    /// [`THREADS_PER_CORE`] for each core of the machine, with a queue for `waiting` pieces of work.
+    /// [`THREADS_PER_CORE`] for each core of the machine, with a queue for `most` pieces of work.
     ///
     /// # Errors
     /// When the system has no threads.
-    pub fn new(waiting: usize) -> io::Result<Self> {
-        let (queue, work) = sync_channel(waiting);
-        let work = Arc::new(Mutex::new(work));
+    pub fn new(most: usize) -> io::Result<Self> {
+        let starters = Self(Arc::new(Desk { most, state: Mutex::default(), changed: Condvar::new() }));
         for _ in 0..THREADS_PER_CORE * thread::available_parallelism().map_or(1, std::num::NonZero::get) {
-            let work = Arc::clone(&work);
+            let desk = Arc::clone(&starters.0);
             // Whoever holds the handle could only wait for the thread: it ends with the queue.
-            drop(thread::Builder::new().name("starter".into()).spawn(move || work_until_closed(&work))?);
+            drop(thread::Builder::new().name("starter".into()).spawn(move || desk.work_until_closed())?);
         }
-        Ok(Self(queue))
+        Ok(starters)
     }
 
     /// Does `work` on one of the threads. `None` if the queue is full, or the work panicked.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    pub async fn run<T: Send + 'static>(&self, asker: &Asker, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (tell, told) = oneshot::channel();
         // Whoever asked may be gone by then: what was started is stopped by being dropped.
-        let piece = Box::new(move || drop(tell.send(work())));
-        self.0.try_send(piece).ok()?;
+        self.0.lay_down(asker, Box::new(move || drop(tell.send(work()))))?;
         told.await.ok()
     }
 }
 
-fn work_until_closed(work: &Mutex<Receiver<Work>>) {
-    loop {
-        // One thread waits, the others wait for it: each gets the next piece in turn.
-        let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match next {
-            Ok(piece) => piece(),
-            Err(_) => return,
+impl Drop for Starters {
+    fn drop(&mut self) {
+        self.0.state().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Desk {
+    fn lay_down(&self, asker: &Asker, piece: Work) -> Option<()> {
+        let mut state = self.state();
+        if state.waiting >= self.most {
+            return None;
         }
+        state.waiting += 1;
+        state.work.push(asker, piece);
+        drop(state);
+        self.changed.notify_one();
+        Some(())
+    }
+
+    fn work_until_closed(&self) {
+        while let Some(piece) = self.next() {
+            piece();
+        }
+    }
+
+    /// The next piece of work; `None` when there will be none.
+    fn next(&self) -> Option<Work> {
+        let mut state = self.state();
+        loop {
+            if let Some(piece) = state.work.pop() {
+                state.waiting -= 1;
+                return Some(piece);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every section leaves the state whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,14 +121,14 @@ mod tests {
     async fn work_is_done_elsewhere_and_a_full_queue_says_so() {
         let starters = Starters::new(4).expect("threads");
         let here = thread::current().id();
-        let there = starters.run(|| thread::current().id()).await.expect("room");
+        let there = starters.run(&None, || thread::current().id()).await.expect("room");
         assert_ne!(here, there);
         let (hold, held) = std::sync::mpsc::channel::<()>();
         let held = Arc::new(Mutex::new(held));
         let busy = || {
             let held = Arc::clone(&held);
             // Ends when the other end is dropped.
-            Box::pin(starters.run(move || held.lock().unwrap_or_else(PoisonError::into_inner).recv().is_err()))
+            Box::pin(starters.run(&None, move || held.lock().unwrap_or_else(PoisonError::into_inner).recv().is_err()))
         };
         let mut pieces: Vec<_> = (0..64).map(|_| busy()).collect();
         let refused = pieces.iter_mut().filter_map(|piece| piece.as_mut().now_or_never()).filter(Option::is_none).count();

@@ -174,7 +174,7 @@ async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>, mut held: Option<He
         }
     }
     let (inner_there, job_there) = (Arc::clone(inner), Arc::clone(job));
-    let attempt = inner.starters.run(move || start(&inner_there, &job_there, held, false)).await;
+    let attempt = inner.starters.run(&job.asker(), move || start(&inner_there, &job_there, held, false)).await;
     // Not tried again here: it may have been started there.
     attempt.unwrap_or_else(|| Attempt { started: Started::Refused(lost()), script: None, held: None })
 }
@@ -259,7 +259,7 @@ async fn attend_process(
         listen_on(inner, streams);
     }
     let outcome = conclude(life.process.reap(), life.stopped, timeout);
-    Attended { outcome, captured: Captured::new(stdout, stderr, &inner.starters).await, ms }
+    Attended { outcome, captured: Captured::new(stdout, stderr, &inner.starters, &job.asker()).await, ms }
 }
 
 /// The verbs of the diagram. Those that may end the wait say whether they do.

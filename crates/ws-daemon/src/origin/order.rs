@@ -43,6 +43,14 @@ struct Part {
     whom: Whom,
 }
 
+/// A queued request that is on disk, and its runs.
+struct OnDisk {
+    options: Arc<Options>,
+    follows: Vec<Follow>,
+    /// The name nearest to one that was never seen.
+    nearest: Option<Box<str>>,
+}
+
 /// Who asked, as far as anybody still listens.
 #[derive(Clone)]
 struct Caller(mpsc::Sender<Said>);
@@ -66,13 +74,17 @@ impl Origin {
         let (say, said) = mpsc::channel(SAID);
         let (origin, user) = (self.clone(), Box::from(user));
         let caller = Caller(say);
+        // Boxed in parts: the many that are queued and wait must not hold the memory of all that may be done.
         let life = async move {
             if origin.stop().drain.is_cancelled() {
                 return caller.tell(Said::refused(ErrorCode::Busy, "the daemon is stopping and takes nothing more")).await;
             }
             match request.options.queue.clone() {
-                Some(queue) => origin.queue(request, id, &queue, user, &within, caller).await,
-                None => origin.direct(request, id, &user, &within, caller).await,
+                Some(queue) => match Box::pin(origin.accept(request, id, &queue, user, &within)).await {
+                    Ok(queued) => origin.tell_queued(queued, &caller).await,
+                    Err(outcome) => caller.tell(Said::Final(outcome.into())).await,
+                },
+                None => Box::pin(origin.direct(request, id, &user, &within, caller)).await,
             }
         };
         self.requests().spawn(life);
@@ -192,41 +204,33 @@ impl Origin {
         }
     }
 
-    async fn queue(
+    /// Has a queued request on disk and its runs alive, or finds those that it had before.
+    async fn accept(
         &self,
         request: Request,
         id: Option<CallerId>,
         queue: &Queue,
         user: Box<str>,
         within: &Scope,
-        caller: Caller,
-    ) {
+    ) -> Result<OnDisk, Outcome> {
         let Some(spool) = self.spool().cloned() else {
-            return caller
-                .tell(Said::refused(ErrorCode::SpoolFailed, "this daemon runs without a spool; its log says why"))
-                .await;
+            return Err(Outcome::failed(ErrorCode::SpoolFailed, "this daemon runs without a spool; its log says why"));
         };
-        let parts = match self.parts_to_queue(&request, &user, within, &spool).await {
-            Ok(parts) => parts,
-            Err(outcome) => return caller.tell(Said::Final(outcome.into())).await,
-        };
+        let parts = self.parts_to_queue(&request, &user, within, &spool).await?;
         let nearest = self.nearest(&request);
         let new = new_request(&request, id.as_ref(), queue, user, &parts, spool.now_ms());
         let (expires_ms, not_before_ms) = (new.expires_ms, new.not_before_ms);
         let damaged = spool.damaged();
-        let accepted = match spool.accept(new).await {
-            Ok(accepted) => accepted,
-            Err(SpoolError::Full) => {
-                return caller.tell(Said::refused(ErrorCode::QueueFull, "the spool is full; try again later")).await;
-            }
-            Err(error) => return caller.tell(Said::refused(ErrorCode::SpoolFailed, &error.to_string())).await,
-        };
+        let accepted = spool.accept(new).await.map_err(|error| match error {
+            SpoolError::Full => Outcome::failed(ErrorCode::QueueFull, "the spool is full; try again later"),
+            error => Outcome::failed(ErrorCode::SpoolFailed, error.to_string()),
+        })?;
         let Request { name, id: caller_id, params, options } = request;
         let options = Arc::new(options);
         match accepted {
             Accepted::Conflict => {
                 let why = "this id stands for another request that was queued before; use a new id";
-                caller.tell(Said::refused(ErrorCode::IdConflict, why)).await;
+                Err(Outcome::failed(ErrorCode::IdConflict, why))
             }
             Accepted::Fresh => {
                 let params = Arc::new(params);
@@ -248,15 +252,13 @@ impl Origin {
                     not_before_ms,
                 });
                 let lives: Vec<Queued> = lives.collect();
-                drop(params);
                 let follows = lives.iter().map(|life| Follow::live(self, life.seat.live())).collect();
                 self.start(&options, lives, 0);
-                self.tell_queued(&options, follows, nearest, &caller).await;
+                Ok(OnDisk { options, follows, nearest })
             }
             Accepted::Known(records) => {
-                drop(params);
                 let follows = records.iter().map(|record| Follow::known(self, record)).collect();
-                self.tell_queued(&options, follows, None, &caller).await;
+                Ok(OnDisk { options, follows, nearest: None })
             }
         }
     }
@@ -287,7 +289,8 @@ impl Origin {
         });
     }
 
-    async fn tell_queued(&self, options: &Options, follows: Vec<Follow>, nearest: Option<Box<str>>, caller: &Caller) {
+    async fn tell_queued(&self, queued: OnDisk, caller: &Caller) {
+        let OnDisk { options, follows, nearest } = queued;
         let runs = options.each.then_some(follows.len());
         for follow in &follows {
             caller.tell(Said::Event(Event::Accepted { run: follow.run().clone(), nearest: nearest.clone(), runs })).await;

@@ -101,7 +101,7 @@ impl Queued {
         tokio::select! {
             biased;
             () = stopping.cancelled() => {}
-            () = self.settle(report) => {}
+            () = Box::pin(self.settle(report)) => {}
         }
     }
 
@@ -188,8 +188,12 @@ impl Queued {
         loop {
             let offered = match self.way().await {
                 Ok(way) => {
-                    self.bind(&way).await;
-                    self.offer(way).await
+                    // Boxed: the many that wait for their peers must not hold the memory of one that is offered.
+                    Box::pin(async {
+                        self.bind(&way).await;
+                        self.offer(way).await
+                    })
+                    .await
                 }
                 Err(report) => Offered::Settled(report),
             };
@@ -256,9 +260,7 @@ impl Queued {
             tokio::select! {
                 _ = arrivals.changed() => {}
                 () = self.live().cancel.cancelled(), if self.bound.is_none() => return Err(self.never_started()),
-                () = tokio::time::sleep_until(since + PATIENCE), if may_move => {
-                    self.next_attempt().await;
-                }
+                () = tokio::time::sleep_until(since + PATIENCE), if may_move => Box::pin(self.next_attempt()).await,
             }
         }
     }

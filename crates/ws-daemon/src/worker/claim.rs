@@ -137,13 +137,12 @@ impl Worker {
         let RunFrame { name, run, params, order } = frame;
         let Order { caller: id, timeout_ms, output, attempt, .. } = order;
         let buffer = (output == OutputMode::Stream).then(Arc::<StreamBuffer>::default);
-        let peer = self.0.peers.link_of(asker).map_or_else(|| asker.into(), |link| link.peer().into());
         let admitted = self.0.executor.admit(Job {
             run: run.clone(),
             id,
             name: name.clone(),
             params,
-            peer,
+            peer: Arc::clone(&seat.about.peer),
             caller,
             folder: Folder::Scripts,
             timeout: timeout_ms.map(Duration::from_millis),

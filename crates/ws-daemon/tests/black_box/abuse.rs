@@ -36,19 +36,24 @@ const QUEUED_AT_ONCE: usize = 100;
 const BAD_FRAMES: usize = 20_000;
 const OVERSIZED: usize = 20;
 
+/// What the other client runs.
+const WORK: &str = "#!/bin/sh\nexit 7\n";
+
 /// Runs by which the pace of the other client is measured.
 const CALM: usize = 400;
 const IN_THE_STORM: usize = 400;
 
-/// A 99th percentile below this is good whatever it was when all was calm. Without optimization the storm keeps the daemon's one
-/// thread busy all the time, and whatever else the machine does is then waited for in each run's few turns on it.
+/// A 99th percentile below this is good whatever it was when all was calm, and whatever that of a daemon is that is left alone beside.
+/// What is measured is the daemon and the machine: it has one thread for all that is said, which the storm keeps busy, and a run
+/// takes a few turns on that. Where more threads want to run than there are cores, those of the storm itself among them, a busy thread
+/// is put off at each of these turns, and one that has slept is not. Without optimization a turn takes ten times as long.
 const NOISE: Duration = if cfg!(debug_assertions) { Duration::from_secs(1) } else { Duration::from_millis(50) };
 
 /// How often it is tried on a machine that others disturb.
 const STORMS: usize = 4;
 
-/// The most that the daemon may have had in memory after all of the storm. Two thirds are the queued requests, whose lives are
-/// large without optimization; what is left unread is 7 MiB.
+/// The most that the daemon may have had in memory after all of the storm. Two thirds are the queued requests, each of which has a
+/// caller that waits to be told; what is left unread is 7 MiB.
 const PEAK_BYTES: u64 = 192 << 20;
 
 // ---- Rates and half-open ones ----------------------------------------------------------------------------------
@@ -124,14 +129,8 @@ fn of_half_open_handshakes_beyond_their_bound_the_oldest_goes_and_links_come_in_
 
 #[test]
 fn a_storm_of_every_kind_at_once_leaves_memory_bounded_and_another_client_its_pace() {
-    let mut slow = Vec::new();
-    for _ in 0..STORMS {
-        match storm() {
-            Ok(()) => return,
-            Err(told) => slow.push(told),
-        }
-    }
-    panic!("{slow:#?}");
+    let slow: Vec<String> = (0..STORMS).map_while(|_| storm().err()).collect();
+    assert!(slow.len() < STORMS, "{slow:#?}");
 }
 
 /// One storm. Memory and counters must be right.
@@ -141,16 +140,15 @@ fn a_storm_of_every_kind_at_once_leaves_memory_bounded_and_another_client_its_pa
 fn storm() -> Result<(), String> {
     let limits = json!({ "half_open": HALF_OPEN_AT_A_TIME, "message": "1MiB" });
     let plan = Daemon::server().config(json!({ "open": true, "limits": limits })).env("WSDAEMON_LOG", "info");
-    let work = "#!/bin/sh\nexit 7\n";
     // The other one is left alone: what happens to its runs meanwhile is the machine's doing.
-    let (server, alone) = (plan.script("work", work).start(), Daemon::server().script("work", work).start());
+    let (server, alone) = (plan.script("work", WORK).start(), Daemon::server().script("work", WORK).start());
     // Who is asked for, and away.
     drop(Peer::dial_version2(&server, &json!({ "name": "away", "instance": "away", "epoch": 1 })));
     server.wait_log("link down");
     let (mut other, mut beside) = (Peer::dial(&server), Peer::dial(&alone));
-    let (calm, _) = pace(&mut other, &mut beside, || CALM);
+    let calm = pace(&mut other, &mut beside, || CALM);
     let mut readers: Vec<Peer> = (0..SLOW_READERS).map(|_| Peer::dial(&server)).collect();
-    let (held, (stormy, machine)) = thread::scope(|scope| {
+    let (held, stormy) = thread::scope(|scope| {
         let half_open = scope.spawn(|| half_open(&server));
         let mut storms: Vec<_> = readers.iter_mut().map(|reader| scope.spawn(|| ask_and_never_read(reader))).collect();
         storms.push(scope.spawn(|| queue(server.connect())));
@@ -160,10 +158,6 @@ fn storm() -> Result<(), String> {
         let paces = pace(&mut other, &mut beside, || if blowing() { usize::MAX } else { IN_THE_STORM });
         (half_open.join().expect("it connects"), paces)
     });
-    let told = format!(
-        "99th percentile: calm {calm:?}, in the storm {stormy:?}, of a daemon that is left alone {machine:?}; peak {} MiB",
-        server.peak_memory() >> 20
-    );
     assert!(server.peak_memory() < PEAK_BYTES, "{} bytes", server.peak_memory());
     let stats = server.connect().result("STATS", &Value::Null);
     let (connections, closed) = (&stats["connections"], &stats["links_closed"]);
@@ -175,21 +169,38 @@ fn storm() -> Result<(), String> {
     assert_eq!(number(&stats["spool"]["unsettled"]), QUEUED as u64, "{stats}");
     other.nothing_waiting();
     drop((held, readers));
-    if stormy < (calm.max(machine) * 2).max(NOISE) { Ok(()) } else { Err(told) }
+    judge(&server, &calm, &stormy)
 }
 
-/// The 99th percentiles of runs that two peers of two daemons ask for in turn, as many as `wanted` says while they go on.
-fn pace(one: &mut Peer, other: &mut Peer, wanted: impl Fn() -> usize) -> (Duration, Duration) {
-    let (mut of_one, mut of_other) = (Vec::new(), Vec::new());
-    while of_one.len() < wanted() {
-        of_one.push(time(one));
+/// Whether the other client has kept its pace.
+fn judge(server: &Daemon, calm: &Paces, stormy: &Paces) -> Result<(), String> {
+    let told = format!("calm: {calm:?}; in the storm: {stormy:?}; peak {} MiB", server.peak_memory() >> 20);
+    println!("{told}");
+    if stormy.other < (calm.other.max(stormy.alone) * 2).max(NOISE) { Ok(()) } else { Err(told) }
+}
+
+/// The 99th percentiles of the other client's runs, and of those of a daemon that is left alone, asked for in turn.
+#[derive(Debug)]
+struct Paces {
+    other: Duration,
+    alone: Duration,
+    #[expect(dead_code, reason = "to be shown")]
+    runs: usize,
+}
+
+/// Measures as many runs as `wanted` says while they go on.
+fn pace(other: &mut Peer, alone: &mut Peer, wanted: impl Fn() -> usize) -> Paces {
+    let (mut of_other, mut of_alone) = (Vec::new(), Vec::new());
+    while of_other.len() < wanted() {
         of_other.push(time(other));
+        of_alone.push(time(alone));
     }
+    let runs = of_other.len();
     let percentile = |mut took: Vec<Duration>| {
         took.sort();
         took[took.len() * 99 / 100]
     };
-    (percentile(of_one), percentile(of_other))
+    Paces { other: percentile(of_other), alone: percentile(of_alone), runs }
 }
 
 /// How long one run takes that `peer` asks for.

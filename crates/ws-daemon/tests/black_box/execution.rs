@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, DaemonPlan, Fifo, Peer, Watched, pair};
+use crate::support::{Daemon, DaemonPlan, Fifo, Peer, Watched, pair, wait_for};
 
 /// Keeps its argument and what it reads, byte for byte.
 const KEEP: &str = "#!/bin/sh\ncd \"$WSDAEMON_PREFIX\"\nprintf %s \"$1\" > argument\ncat > stdin\n";
@@ -391,6 +391,63 @@ fn runs_start_in_the_order_in_which_they_were_asked_for() {
     }
     let order = kept(&server, "order");
     assert_eq!(order.lines().collect::<Vec<_>>(), (0..RUNS).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn peers_take_turns_at_the_slots_however_many_runs_one_of_them_has_in_line() {
+    const RUNS: usize = 40;
+    let plan = Daemon::server()
+        .config(json!({ "limits": { "runs": 1 } }))
+        .script("gate", GATE)
+        .script("order", "#!/bin/sh\necho \"$1\" >> order\n");
+    let (mut said, mut go) = (Fifo::new(plan.prefix(), "said"), Fifo::new(plan.prefix(), "go"));
+    let (server, mut first) = with_peer(plan);
+    let mut second = Peer::dial(&server);
+    first.send_text(&gate(0));
+    said.line();
+    let ask = |peer: &mut Peer, runs: usize, name: &str, all: usize| {
+        for n in 0..runs {
+            peer.send_text(&format!(r#"{{"name":"order","id":{n},"params":"{name}{n}"}}"#));
+        }
+        wait_for("all to be in line", || server.connect().result("STATS", &Value::Null)["waiting"] == all);
+    };
+    ask(&mut first, RUNS, "a", RUNS);
+    ask(&mut second, 3, "b", RUNS + 3);
+    go.release(1);
+    (0..=RUNS).for_each(|_| drop(first.status()));
+    (0..3).for_each(|_| drop(second.status()));
+    let mut order: Vec<String> = (3..RUNS).map(|n| format!("\"a{n}\"")).collect();
+    let turns = ["a0", "b0", "a1", "b1", "a2", "b2"].map(|run| format!("\"{run}\""));
+    order.splice(..0, turns);
+    assert_eq!(kept(&server, "order").lines().collect::<Vec<_>>(), order);
+}
+
+#[test]
+fn one_peer_leaves_others_room_in_line() {
+    // Of 80 places behind the one that runs: 72 are not yet eight times the 8 that are left.
+    const WAITING: usize = 80;
+    const OF_ONE: usize = 72;
+    let limits = json!({ "limits": { "runs": 1, "waiting": WAITING } });
+    let plan = Daemon::server().config(limits).script("gate", GATE).script("quick", "#!/bin/sh\nexit 3\n");
+    let (mut said, mut go) = (Fifo::new(plan.prefix(), "said"), Fifo::new(plan.prefix(), "go"));
+    let (server, mut greedy) = with_peer(plan);
+    let mut other = Peer::dial(&server);
+    greedy.send_text(&gate(0));
+    said.line();
+    for n in 1..=WAITING {
+        greedy.send_text(&format!(r#"{{"name":"quick","id":{n}}}"#));
+    }
+    for n in OF_ONE + 1..=WAITING {
+        let answer = greedy.status();
+        let busy = format!(r#"{{"status":-1,"id":{n},"error":"busy","message":"too many runs of this asker are waiting here;"#);
+        assert!(answer.starts_with(&busy), "{answer}");
+    }
+    other.send_text(r#"{"name":"quick","id":1}"#);
+    let waiting = || server.connect().result("STATS", &Value::Null)["waiting"].as_u64();
+    wait_for("it to be in line", || waiting() == Some(OF_ONE as u64 + 1));
+    go.release(1);
+    assert_eq!(other.status(), r#"{"status":3,"id":1}"#);
+    (0..=OF_ONE).for_each(|_| drop(greedy.status()));
 }
 
 #[test]
