@@ -149,7 +149,9 @@ mod tests {
         let second = fill(&room, "b", 0);
         assert_eq!(second.len(), 89);
         assert!(!fill(&room, "c", 0).is_empty());
-        first.iter_mut().for_each(|place| place.set_in_line(false));
+        for place in &mut first {
+            place.set_in_line(false);
+        }
         assert_eq!(fill(&room, "a", 0).len(), 10, "they run, so there may be as many in line as there is room for");
         drop((first, second));
         assert_eq!((room.runs(), room.state().askers.len()), (0, 0));
