@@ -2,10 +2,12 @@
 //! link is in it exactly as long as its session runs, or until the same instance comes by another link. It never asks anything
 //! of a peer, and knows no disk: what is to be kept is told as it changes.
 
+mod arrivals;
 mod dialer;
 mod registry;
 mod table;
 
+pub use arrivals::Awaited;
 pub use dialer::{Dialer, DialerHandle, EpochSource};
 pub use registry::{PeerChange, PeerRecord, REGISTERED, Unwelcome};
 pub use table::{Choice, Match, Pick, Registered};
@@ -28,6 +30,7 @@ use crate::link::{
 use crate::policy::Rules;
 use crate::register::{Register, Unbound};
 use crate::standing::{Proof, Standing};
+use arrivals::Arrivals;
 use registry::{Registry, be_proven, name_for};
 use table::Table;
 
@@ -41,8 +44,7 @@ pub struct Peers(Arc<Inner>);
 struct Inner {
     table: Mutex<Table>,
     register: Register,
-    /// How many have come so far.
-    arrivals: watch::Sender<u64>,
+    arrivals: Arrivals,
     inbound: mpsc::Sender<Inbound>,
     terms: Terms,
     rules: Rules,
@@ -121,7 +123,7 @@ impl Peers {
     ) -> Self {
         let Known { records, register, rules } = known;
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
-        let (arrivals, counters, changes) = (watch::Sender::default(), Counters::default(), Box::new(changes));
+        let (arrivals, counters, changes) = (Arrivals::default(), Counters::default(), Box::new(changes));
         Self(Arc::new(Inner { table, register, arrivals, inbound, terms, rules, closing, counters, changes }))
     }
 
@@ -228,15 +230,15 @@ impl Peers {
         self.table().links.clone()
     }
 
-    /// Counts arrivals: `changed` ends at the next one behind the last that was seen.
+    /// The arrivals of whoever is awaited, or of anyone: `changed` ends, by whatever result, when there was one since it was made.
     #[must_use]
-    pub fn arrivals(&self) -> watch::Receiver<u64> {
-        self.0.arrivals.subscribe()
+    pub fn arrivals(&self, awaited: Option<Awaited>) -> watch::Receiver<u64> {
+        awaited.map_or_else(|| self.0.arrivals.of_anyone(), |awaited| self.0.arrivals.of(awaited))
     }
 
     /// Has whoever waits for an arrival look again.
     pub fn touch(&self) {
-        self.0.arrivals.send_modify(|arrivals| *arrivals += 1);
+        self.0.arrivals.touch();
     }
 
     /// Whether anybody is connected.
@@ -247,7 +249,7 @@ impl Peers {
 
     /// Ends when a peer is there that takes new work.
     pub async fn somebody(&self) {
-        let mut arrivals = self.arrivals();
+        let mut arrivals = self.arrivals(None);
         loop {
             if self.table().links.iter().any(|link| !link.is_draining()) {
                 return;
@@ -453,7 +455,7 @@ impl Peers {
             }
             let place = self.settle_in(&mut table, Link::seed(address, standing, me, message, closing));
             drop(table);
-            self.announce();
+            self.announce(&place.link);
             return Ok((place, before.into_iter().collect()));
         };
         if !Arc::ptr_eq(&me, &table.me) {
@@ -490,7 +492,7 @@ impl Peers {
         let place = self.settle_in(&mut table, Link::version2(name, address, hello, standing, me, message, closing));
         drop(table);
         changes.into_iter().for_each(&self.0.changes);
-        self.announce();
+        self.announce(&place.link);
         Ok((place, before))
     }
 
@@ -513,8 +515,12 @@ impl Peers {
         Place { peers: self, arrival: table.add(&link), link }
     }
 
-    fn announce(&self) {
-        self.0.arrivals.send_modify(|count| *count += 1);
+    fn announce(&self, link: &Link) {
+        match link.standing() {
+            // It may be the way to anyone.
+            Standing::Server => self.touch(),
+            Standing::Anonymous | Standing::Peer(_) => self.0.arrivals.came(link.peer(), link.instance()),
+        }
     }
 }
 
@@ -775,7 +781,7 @@ mod tests {
         let tasks = Tasks::default();
         let (mut server, mut client) = (end(hello("server", "s"), Vec::new()), end(hello("web", "w"), Vec::new()));
         let (old, _) = connect(&tasks, &mut server, &mut client, 1).await;
-        let mut arrivals = server.peers.arrivals();
+        let mut arrivals = server.peers.arrivals(None);
         let mut again = end(hello("web", "w"), Vec::new());
         let (near, far) = tokio::io::duplex(64 << 10);
         let (host, dialler) = (server.peers.clone(), again.peers.clone());

@@ -226,7 +226,6 @@ impl Queued {
     /// The way to whom the run is bound, or to anyone who may have it; waits until there is one.
     async fn way(&mut self) -> Result<Way, Report> {
         let since = Instant::now();
-        let mut arrivals = self.origin.peers().arrivals();
         loop {
             let whom = match &self.bound {
                 // A seed peer's link was its only one.
@@ -240,6 +239,7 @@ impl Queued {
                 Some(instance) => Whom { instance: Some(instance.clone()), ..Whom::default() },
                 None => self.whom.clone(),
             };
+            let mut arrivals = self.origin.arrivals(&whom);
             match self.origin.look(&whom) {
                 Ok(way) => return Ok(self.by_hop(way)),
                 // What may be asked was decided when it was accepted.

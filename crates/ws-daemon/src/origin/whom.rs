@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use ws_daemon_protocol::codec::v2::Hop;
 use ws_daemon_protocol::message::Request;
@@ -13,7 +14,7 @@ use ws_daemon_protocol::target::Target;
 
 use super::Origin;
 use crate::link::Link;
-use crate::peers::{Choice, Pick};
+use crate::peers::{Awaited, Choice, Pick};
 use crate::policy::Scope;
 
 /// What the user of a run begins with that is passed on; behind it stands the instance that asked.
@@ -195,13 +196,24 @@ impl Origin {
         Ok(wanted.map(|other| Whom { beyond: Some(other.name), ..Whom::default() }).collect())
     }
 
+    /// The arrivals that may open a way to `whom`. To be had before it is looked for, so that none is missed.
+    pub fn arrivals(&self, whom: &Whom) -> watch::Receiver<u64> {
+        // A client's ways all begin at its server.
+        let awaited = match (&whom.instance, &whom.to) {
+            _ if self.is_client() => None,
+            (Some(instance), _) => Some(Awaited::Instance(instance.clone())),
+            (None, to) => to.as_ref().and_then(Target::single_name).map(|name| Awaited::Name(name.into())),
+        };
+        self.peers().arrivals(awaited)
+    }
+
     /// The way for a direct run: a server says at once when there is none, a client waits for its
     /// server, as long as there is room for its `cost_bytes`.
     ///
     /// # Errors
     /// Why there is none.
     pub async fn way(&self, whom: &Whom, cost_bytes: usize) -> Result<Way, Outcome> {
-        let mut arrivals = self.peers().arrivals();
+        let mut arrivals = self.peers().arrivals(None);
         let mut waits = None;
         loop {
             match self.look(whom) {
