@@ -494,11 +494,6 @@ impl Link {
         self.say(|| v2::output(frame));
     }
 
-    /// Gives credit for output, to a version 2 peer.
-    pub fn send_credit(&self, run: &RunId, bytes: u64) {
-        self.say(|| v2::credit(run, bytes));
-    }
-
     /// Has a run stopped, by a version 2 peer.
     pub fn send_cancel(&self, run: &RunId, attempt: Option<u32>) {
         self.say(|| v2::cancel(run, attempt));

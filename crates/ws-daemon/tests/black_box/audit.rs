@@ -147,17 +147,10 @@ fn there_is_a_line_for_each_decision_and_for_each_run() {
 fn whoever_is_refused_for_who_it_is_stands_there_with_the_name_that_it_claims() {
     let server = Daemon::server().config(json!({ "audit": true })).start();
     let path = server.prefix().join("audit.jsonl");
-    let tool = |words: &[&str]| {
-        let mut command = command(words);
-        command.env("WSDAEMON_PREFIX", server.prefix());
-        let said = ran(command, "");
-        assert_eq!(said.code, 0, "{said:?}");
-        said.out.trim().to_owned()
-    };
     // A trade, and what is none.
     let url = format!("ws://127.0.0.1:{}", server.port());
-    let line = tool(&["invite", "web", "--url", &url]);
-    let proxy = tool(&["join", "--seed", &line]);
+    let line = server.told(&["invite", "web", "--url", &url]);
+    let proxy = server.told(&["join", "--seed", &line]);
     let mut again = command(&["join", "--seed", &line]);
     again.env("WSDAEMON_PREFIX", server.prefix());
     assert_eq!(ran(again, "").code, 77);

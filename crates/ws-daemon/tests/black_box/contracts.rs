@@ -147,15 +147,8 @@ fn a_peer_is_listed_by_the_name_that_it_has_proved_and_the_tags_that_it_was_give
         contract(server.prefix(), script, &json!({ "callers": callers }));
     }
     let joins = |words: &[&str]| {
-        let tool = |words: &[&str]| {
-            let mut command = command(words);
-            command.env("WSDAEMON_PREFIX", server.prefix());
-            let said = ran(command, "");
-            assert_eq!(said.code, 0, "{said:?}");
-            said.out.trim().to_owned()
-        };
         let url = format!("ws://127.0.0.1:{}", server.port());
-        let proxy = tool(&["join", "--seed", &tool(&[&["invite", "--url", &url], words].concat())]);
+        let proxy = server.told(&["join", "--seed", &server.told(&[&["invite", "--url", &url], words].concat())]);
         let shown = proxy.strip_prefix("ws://").and_then(|rest| rest.split_once('@')).expect("name:token@").0;
         format!("Basic {}", BASE64_STANDARD.encode(shown))
     };

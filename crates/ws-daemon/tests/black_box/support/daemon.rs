@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::DEADLINE;
+use super::command::{command, ran};
 use super::config::merge;
 use super::local::Local;
 use super::log::Log;
@@ -108,6 +109,16 @@ impl Daemon {
 
     pub fn log(&self) -> &Log {
         self.process.log()
+    }
+
+    /// What the command line prints for these words, which go well.
+    #[track_caller]
+    pub fn told(&self, words: &[&str]) -> String {
+        let mut command = command(words);
+        command.env("WSDAEMON_PREFIX", self.prefix());
+        let said = ran(command, "");
+        assert_eq!(said.code, 0, "{said:?}\n{}", self.log());
+        said.out.trim().to_owned()
     }
 
     /// Adds or replaces a script while it runs.
