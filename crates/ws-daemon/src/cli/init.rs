@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::exit::{Exit, Trouble};
 use super::gather::Flags;
+use super::schema::Of;
 use crate::config::{Mode, SEED_PORT, ServerUrl};
 
 /// What `init` takes.
@@ -43,6 +44,7 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
         ServerUrl::parse(&proxy, None).map_err(|fault| Trouble::new(Exit::Usage, fault))?;
     }
     config.insert("mode".to_owned(), mode.into());
+    config.insert("$schema".to_owned(), "schema/config.json".into());
     // A URL with its own port needs no other.
     if is_server || !proxy.contains(':') {
         config.entry("port").or_insert(SEED_PORT.into());
@@ -62,10 +64,18 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
         }
         result => result.map_err(failed)?,
     }
-    let example = prefix.join("scripts/hello");
-    match create(&example, EXAMPLE, 0o755) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        result => result.map_err(failed)?,
+    DirBuilder::new().recursive(true).mode(0o755).create(prefix.join("schema")).map_err(failed)?;
+    let (of_config, of_contract) = (Of::Config.text() + "\n", Of::Contract.text() + "\n");
+    for (name, text, mode) in [
+        ("scripts/hello", EXAMPLE, 0o755),
+        // For editors: the first line of config.json says where it is.
+        ("schema/config.json", &of_config, 0o644),
+        ("schema/contract.json", &of_contract, 0o644),
+    ] {
+        match create(&prefix.join(name), text, mode) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.map_err(failed)?,
+        }
     }
     say_next(&prefix, is_server, is_open);
     Ok(Exit::Ok)

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::{DEADLINE, Daemon, Peer, Process, Ran, command, need_tool, pair, ran};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "run",
     "exec",
     "peers",
@@ -33,6 +33,7 @@ const COMMANDS: [&str; 20] = [
     "init",
     "demo",
     "completions",
+    "schema",
     "container",
 ];
 
@@ -328,8 +329,9 @@ fn init_writes_what_it_is_told_and_asks_for_what_it_needs() {
             json!({ "mode": "server", "port": 3006, "open": ["10.0.0.0/8"], "listen": "::1" }),
         ),
     ];
-    for (words, expected) in table {
+    for (words, mut expected) in table {
         let (said, config) = made(words);
+        expected["$schema"] = "schema/config.json".into();
         assert_eq!((said.code, config), (0, Some(expected)), "{words:?}: {}", said.err);
         assert!(!said.out.contains("n:t@"), "a token is not printed");
     }

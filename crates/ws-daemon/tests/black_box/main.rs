@@ -30,6 +30,7 @@ mod pages;
 mod queue;
 mod recordings;
 mod rules;
+mod schemas;
 mod script_names;
 mod secrets;
 mod service_manager;
