@@ -21,6 +21,7 @@ mod join;
 mod keys;
 mod log;
 mod logs;
+mod man;
 mod pause;
 mod peers;
 mod ping;
@@ -114,6 +115,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Print the completions of a shell.
     Completions(completions::Arguments),
+    /// Write a manual page for each command.
+    Man(man::Arguments),
     /// Print what may stand in config.json, or in a contract, as a JSON Schema.
     Schema(schema::Arguments),
     /// Run the daemon as a container's first process.
@@ -169,6 +172,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Container => container::run(&flags),
         Command::Completions(arguments) => Ok(completions::run(&arguments)),
+        Command::Man(arguments) => man::run(&arguments),
         Command::Schema(arguments) => Ok(schema::run(&arguments)),
     }
 }
