@@ -22,6 +22,7 @@ mod keys;
 mod log;
 mod logs;
 mod man;
+mod owner;
 mod pause;
 mod peers;
 mod ping;
