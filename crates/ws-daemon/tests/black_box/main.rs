@@ -12,6 +12,7 @@ mod contracts;
 mod conversation;
 mod crashes;
 mod debian;
+mod documentation;
 mod entry;
 mod escapes;
 mod everyone;
