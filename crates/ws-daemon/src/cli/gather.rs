@@ -159,8 +159,9 @@ fn how_to_begin(prefix: &Path) -> String {
     let prefix = if prefix == Path::new(DEFAULT_PREFIX) { String::new() } else { format!(" --prefix {}", prefix.display()) };
     let program = super::program();
     format!(
-        "To make one, on the machine that the others can reach:\n    {program} init server{prefix}\n\
-         on each of the others:\n    {program} init client --proxy HOST{prefix}\n\
+        "To make one, on the machine that the others can reach:\n    {program} init server{prefix}\n    {program} run{prefix}\n\
+         and, for each of the others, a line that lets it in:\n    {program} invite NAME{prefix}\n\
+         on that other one:\n    {program} join LINE{prefix}\n    {program} run{prefix}\n\
          To see everything at work first:\n    {program} demo"
     )
 }

@@ -40,7 +40,7 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
         if proxy.is_empty() {
             return Err(Trouble::new(Exit::Usage, "a client needs its server: ws-daemon init client --proxy HOST"));
         }
-        ServerUrl::parse(&proxy, None).map_err(|fault| Trouble::new(Exit::Usage, fault))?;
+        ServerUrl::parse(&proxy, None).map_err(|fault| Trouble::new(Exit::Usage, format_args!("proxy {fault}")))?;
     }
     config.insert("mode".to_owned(), mode.into());
     // A URL with its own port needs no other.

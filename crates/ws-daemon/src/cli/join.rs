@@ -92,7 +92,8 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let code = if arguments.code == "-" { from_stdin()? } else { arguments.code.clone() };
     let invitation = Invitation::decode(&code).map_err(|bad| Trouble::new(Exit::BadMessage, bad))?;
     let servers: Result<Vec<ServerUrl>, _> = invitation.urls.iter().map(|url| ServerUrl::parse(url, None)).collect();
-    let servers = servers.map_err(|fault| Trouble::new(Exit::BadMessage, format_args!("the line names no server: {fault}")))?;
+    let servers = servers
+        .map_err(|fault| Trouble::new(Exit::BadMessage, format_args!("the line names no server: what it has {fault}")))?;
     let pin: Option<Pin> =
         invitation.pin.as_deref().map(str::parse).transpose().map_err(|_| Trouble::new(Exit::BadMessage, BadCode::Mistyped))?;
     let offer = Offer { invitation, servers, pin };

@@ -38,17 +38,17 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Why `proxy` names no server.
+/// Why a text names no server: to be read behind the word for where it stands.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ServerUrlFault {
     /// Not `ws` or `wss`.
-    #[error("proxy has the scheme \"{0}\"; it must be ws:// or wss://, or a bare host name")]
+    #[error("has the scheme \"{0}\"; it must be ws:// or wss://, or a bare host name")]
     Scheme(String),
     /// Not a URL.
-    #[error("proxy is not a host, host:port, or URL: {0}")]
+    #[error("is not a host, host:port, or URL: {0}")]
     Url(#[from] url::ParseError),
     /// No host in it.
-    #[error("proxy names no host")]
+    #[error("names no host")]
     NoHost,
 }
 

@@ -251,7 +251,7 @@ pub enum SettingsFault {
     #[error("a client needs \"proxy\", the server to dial: set it in config.json, with --proxy, or as WSDAEMON_PROXY")]
     NoProxy,
     /// A server that cannot be dialled.
-    #[error(transparent)]
+    #[error("proxy {0}")]
     Proxy(#[from] ServerUrlFault),
     /// An address that is none.
     #[error("local is \"{0}\"; it must be an address like 127.0.0.1:9007, or off")]

@@ -89,7 +89,7 @@ impl Control {
         };
         let is_said = said.is_some();
         let url = said.unwrap_or_else(|| format!("wss://{}", authority(address)));
-        let mut server = ServerUrl::parse(&url, Some(address.port())).map_err(|fault| wrong(format!("url: {fault}")))?;
+        let mut server = ServerUrl::parse(&url, Some(address.port())).map_err(|fault| wrong(format!("url {fault}")))?;
         if server.credentials.is_some() {
             return Err(wrong("url: no name and no token belong into it; the invitation holds what is needed".into()));
         }
