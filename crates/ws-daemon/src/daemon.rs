@@ -372,9 +372,9 @@ fn start_role(
             }
             None
         }
-        (Role::Client { server }, Encryption::Client(tls)) => {
+        (Role::Client { servers }, Encryption::Client(tls)) => {
             let epochs = identity::epochs(spool);
-            let (handle, dialer) = Dialer::new(peers, server.clone(), tls, settings.times, epochs, stop.drain.clone());
+            let (handle, dialer) = Dialer::new(peers, servers.clone(), tls, settings.times, epochs, stop.drain.clone());
             counts.links.spawn(dialer.run());
             Some(handle)
         }

@@ -10,7 +10,7 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::exit::{Exit, Trouble};
 use super::token;
-use crate::config::{Accounts, Mode, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
+use crate::config::{Accounts, Mode, ProxyVariables, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
 use crate::system;
 
 /// Where the seed keeps its files.
@@ -29,7 +29,7 @@ pub struct Flags {
     /// Which end of the link this is [WSDAEMON_MODE]
     #[arg(long, global = true, value_name = "MODE")]
     mode: Option<Mode>,
-    /// Client: the server, as host, host:port, or URL [WSDAEMON_PROXY]
+    /// Client: the server, as host, host:port, or URL, or several with commas [WSDAEMON_PROXY]
     #[arg(long, global = true, value_name = "SERVER")]
     proxy: Option<String>,
     /// The server's port [WSDAEMON_PORT] [default: 3006]
@@ -140,6 +140,7 @@ impl Flags {
             environment: written("the environment", environment(|name| std::env::var_os(name)))?,
             file,
             prefix: (prefix, named_by),
+            proxies: proxies(),
             accounts: Accounts { user: system::user_id, group: system::group_id },
             in_container: CONTAINER_SIGNS.iter().any(|sign| Path::new(sign).exists()),
         };
@@ -166,6 +167,11 @@ fn how_to_begin(prefix: &Path) -> String {
     )
 }
 
+/// What the environment says of HTTP proxies, to this program as to others.
+pub fn proxies() -> ProxyVariables {
+    ProxyVariables::of(|name| std::env::var(name).ok())
+}
+
 /// What the environment says, each under its name in config.json. An empty variable says nothing.
 fn environment(get: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, String)> {
     let names = ["mode", "proxy", "port", "listen", "open", "local", "socket_group", "any_writer"];
@@ -178,7 +184,8 @@ fn as_json(words: Vec<(&'static str, String)>) -> Map<String, Value> {
     let value = |name: &str, word: String| match (name, word.as_str()) {
         ("port", _) => word.parse::<u64>().map_or(word.into(), Value::from),
         ("open" | "any_writer", "true" | "false") => (word == "true").into(),
-        ("open", networks) => networks.split(',').map(|network| network.trim().to_owned()).collect(),
+        ("open", list) => list.split(',').map(|word| word.trim().to_owned()).collect(),
+        ("proxy", list) if list.contains(',') => list.split(',').map(|word| word.trim().to_owned()).collect(),
         _ => word.into(),
     };
     words.into_iter().map(|(name, word)| (name.to_owned(), value(name, word))).collect()

@@ -41,7 +41,7 @@ pub async fn trade(
 async fn ask(server: &ServerUrl, pin: Option<Pin>, tls: &ClientTls, body: &str, within: Duration) -> Result<Answer, DialFault> {
     let socket = connect(server, within).await?;
     let mut stream = match pin {
-        _ if !server.tls => Stream::from(socket),
+        _ if !server.tls => socket,
         Some(pin) => Stream::encrypted(connect_pinned(pin, &server.host, socket).await?.0),
         None => Stream::encrypted(tls.connect(&server.host, socket).await?),
     };

@@ -27,6 +27,7 @@ mod operator;
 mod output;
 mod packaging;
 mod pages;
+mod proxies;
 mod queue;
 mod recordings;
 mod rules;
