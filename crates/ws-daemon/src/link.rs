@@ -24,7 +24,7 @@ pub use session::{Ended, serve};
 pub use stream::Stream;
 pub use tokio_tungstenite::tungstenite::protocol::Role;
 pub use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-pub use trade::{Answer, trade};
+pub use trade::{Answer, probe, trade};
 pub use tunnel::ProxyFault;
 pub use wire::{Event, Gone, Wire};
 

@@ -445,7 +445,7 @@ mod tests {
     fn each_answer_says_what_to_do() {
         let server = ServerUrl::parse("ws://hub:3006", None).expect("a URL");
         let said = |status, body: &str| {
-            understood(&server, &Answer { status, body: body.into() })
+            understood(&server, &Answer { status, date: None, body: body.into() })
                 .map(|given| given.name)
                 .map_err(|trouble| trouble.said().to_owned())
         };

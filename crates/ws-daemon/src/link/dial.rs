@@ -35,7 +35,7 @@ pub enum DialFault {
     Connect(SocketAddr, io::Error),
     /// The proxy is no way there.
     #[error("no way through the proxy {0}, which {by} names: {1}", by = .0.named_by)]
-    Proxy(HttpProxy, ProxyFault),
+    Proxy(Box<HttpProxy>, ProxyFault),
     /// TLS failed.
     #[error("no encrypted connection: {0}")]
     Tls(#[from] ClientFault),
@@ -99,7 +99,7 @@ fn chosen<B>(response: &Response<B>) -> Result<Dialect, DialFault> {
 /// A connection to the server, or to what stands there for the proxy on the way.
 pub(super) async fn connect(server: &ServerUrl, within: Duration) -> Result<Stream, DialFault> {
     let Some(proxy) = &server.via else { return reach(&server.host, server.port, within).await.map(Stream::from) };
-    through(proxy, server, within).await.map_err(|fault| DialFault::Proxy(proxy.clone(), fault))
+    through(proxy, server, within).await.map_err(|fault| DialFault::Proxy(Box::new(proxy.clone()), fault))
 }
 
 /// The proxy looks the server up: its name need not be known here.

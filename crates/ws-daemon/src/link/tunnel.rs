@@ -71,7 +71,7 @@ pub(super) async fn connect(mut stream: Stream, proxy: &HttpProxy, server: &Serv
             Some(Answer { status: 200..300, is_all: true, .. }) => return Ok(stream),
             // Neither TLS nor a WebSocket begins at the server.
             Some(Answer { status: 200..300, .. }) => return Err(ProxyFault::NoHttp),
-            Some(answer) => return Err(refusal(answer, proxy, target)),
+            Some(answer) => return Err(refusal(&answer, proxy, target)),
             None if room == 0 => return Err(ProxyFault::NoHttp),
             None if read == 0 => return Err(ProxyFault::Closed),
             None => {}
@@ -102,7 +102,7 @@ fn answer(heard: &[u8]) -> Result<Option<Answer>, ProxyFault> {
     }
 }
 
-fn refusal(answer: Answer, proxy: &HttpProxy, target: String) -> ProxyFault {
+fn refusal(answer: &Answer, proxy: &HttpProxy, target: String) -> ProxyFault {
     let said = format!("{} {}", answer.status, answer.reason).trim_end().to_owned();
     match answer.status {
         407 if proxy.credentials.is_none() => ProxyFault::WantsCredentials(said, proxy.named_by),

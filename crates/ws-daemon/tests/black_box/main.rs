@@ -11,6 +11,7 @@ mod container;
 mod contracts;
 mod conversation;
 mod crashes;
+mod doctor;
 mod entry;
 mod escapes;
 mod everyone;

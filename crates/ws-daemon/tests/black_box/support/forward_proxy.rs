@@ -55,10 +55,11 @@ impl ForwardProxy {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("the loopback has a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let (tell, asked) = channel();
+        let handle = runtime.handle().clone();
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (tell, tls) = (tell.clone(), tls.clone());
-                tokio::spawn(async move {
+                handle.spawn(async move {
                     match tls {
                         None => serve(stream, way, &tell).await,
                         Some(tls) => {
