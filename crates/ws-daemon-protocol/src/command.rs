@@ -94,9 +94,10 @@ pub struct Invite {
     /// How many peers it makes: one unless it is said.
     #[serde(default)]
     pub uses: Option<u32>,
-    /// Where the server is, from there.
-    #[serde(default)]
-    pub url: Option<String>,
+    /// Where the server is, from there; of several, they are tried in this order.
+    #[serde(default, rename = "url", deserialize_with = "urls")]
+    #[cfg_attr(feature = "schema", schemars(with = "Urls"))]
+    pub urls: Vec<String>,
 }
 
 /// Who may enter no more.
@@ -122,9 +123,28 @@ pub struct Rotate {
     #[serde(default, deserialize_with = "ttl")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::duration"))]
     pub ttl: Option<Duration>,
-    /// Where the server is, from there.
-    #[serde(default)]
-    pub url: Option<String>,
+    /// Where the server is, from there; of several, they are tried in this order.
+    #[serde(default, rename = "url", deserialize_with = "urls")]
+    #[cfg_attr(feature = "schema", schemars(with = "Urls"))]
+    pub urls: Vec<String>,
+}
+
+/// One URL, or several.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged, expecting = "a URL, or a list of URLs")]
+enum Urls {
+    One(String),
+    Several(Vec<String>),
+}
+
+fn urls<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    // A null says nothing, as if the key were not there.
+    Ok(match Option::<Urls>::deserialize(deserializer)? {
+        None => Vec::new(),
+        Some(Urls::One(url)) => vec![url],
+        Some(Urls::Several(urls)) => urls,
+    })
 }
 
 fn ttl<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

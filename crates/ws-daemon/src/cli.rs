@@ -8,6 +8,7 @@ mod completions;
 mod container;
 mod conversation;
 mod demo;
+mod doctor;
 mod events;
 mod exec;
 mod exit;
@@ -110,6 +111,8 @@ enum Command {
     Check(check::Arguments),
     /// Ask whether the daemon answers; for health checks.
     Health(health::Arguments),
+    /// Look at all that the daemon needs, and name what is wrong and the command that mends it.
+    Doctor(doctor::Arguments),
     /// Write a config.json and an example script.
     Init(init::Arguments),
     /// Show everything at work: two daemons on this machine, real requests both ways.
@@ -169,6 +172,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Explain(arguments) => explain::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Health(arguments) => health::run(&flags, &arguments),
+        Command::Doctor(arguments) => doctor::run(&flags, &arguments),
         Command::Init(arguments) => init::run(&flags, &arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Container => container::run(&flags),

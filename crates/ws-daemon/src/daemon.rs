@@ -4,7 +4,7 @@
 mod encryption;
 pub mod identity;
 mod service_manager;
-mod trusted;
+pub mod trusted;
 
 use std::io;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ const INBOUND: usize = 16;
 const UNCLAIMED: usize = 1024;
 
 /// Where a server keeps who its peers are, in its prefix.
-const REGISTER: &str = "keys/peers.json";
+pub const REGISTER: &str = "keys/peers.json";
 
 /// Connections that wait to be accepted on TCP.
 const BACKLOG: u32 = 1024;
@@ -372,9 +372,9 @@ fn start_role(
             }
             None
         }
-        (Role::Client { server }, Encryption::Client(tls)) => {
+        (Role::Client { servers }, Encryption::Client(tls)) => {
             let epochs = identity::epochs(spool);
-            let (handle, dialer) = Dialer::new(peers, server.clone(), tls, settings.times, epochs, stop.drain.clone());
+            let (handle, dialer) = Dialer::new(peers, servers.clone(), tls, settings.times, epochs, stop.drain.clone());
             counts.links.spawn(dialer.run());
             Some(handle)
         }
@@ -479,13 +479,18 @@ fn bind_local_tcp(local: LocalTcp) -> Result<Option<TcpListener>, StartFault> {
 }
 
 /// As many descriptors as the limits may need: a run has three, a connection one.
-fn raise_open_files(settings: &Settings) {
+#[must_use]
+pub fn open_files_wanted(settings: &Settings) -> u64 {
     const OTHERS: usize = 256;
     let limits = &settings.limits;
     let links = if matches!(settings.role, Role::Server { .. }) { limits.connections } else { 1 };
-    let wanted = links + limits.local_connections + limits.runs * 3 + OTHERS;
-    let limit = system::raise_open_files(wanted as u64);
-    if limit < wanted as u64 {
+    (links + limits.local_connections + limits.runs * 3 + OTHERS) as u64
+}
+
+fn raise_open_files(settings: &Settings) {
+    let wanted = open_files_wanted(settings);
+    let limit = system::raise_open_files(wanted);
+    if limit < wanted {
         info!(limit, wanted, "fewer open files than the limits could need; more with ulimit -Hn, or LimitNOFILE= in a unit");
     }
 }

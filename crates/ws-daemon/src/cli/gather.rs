@@ -10,7 +10,7 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::exit::{Exit, Trouble};
 use super::token;
-use crate::config::{Accounts, Mode, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
+use crate::config::{Accounts, Mode, ProxyVariables, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
 use crate::system;
 
 /// Where files are if nobody says so: where the seed keeps them, else where the Debian package does. The first that is there.
@@ -32,7 +32,7 @@ pub struct Flags {
     /// Which end of the link this is [WSDAEMON_MODE]
     #[arg(long, global = true, value_name = "MODE")]
     mode: Option<Mode>,
-    /// Client: the server, as host, host:port, or URL [WSDAEMON_PROXY]
+    /// Client: the server, as host, host:port, or URL, or several with commas [WSDAEMON_PROXY]
     #[arg(long, global = true, value_name = "SERVER")]
     proxy: Option<String>,
     /// The server's port [WSDAEMON_PORT] [default: 3006]
@@ -143,6 +143,7 @@ impl Flags {
             environment: written("the environment", environment(|name| std::env::var_os(name)))?,
             file,
             prefix: (prefix, named_by),
+            proxies: proxies(),
             accounts: Accounts { user: system::user_id, group: system::group_id },
             in_container: CONTAINER_SIGNS.iter().any(|sign| Path::new(sign).exists()),
         };
@@ -179,10 +180,16 @@ fn how_to_begin(prefix: &Path) -> String {
     let prefix = prefix_flag(prefix);
     let program = super::program();
     format!(
-        "To make one, on the machine that the others can reach:\n    {program} init server{prefix}\n\
-         on each of the others:\n    {program} init client --proxy HOST{prefix}\n\
+        "To make one, on the machine that the others can reach:\n    {program} init server{prefix}\n    {program} run{prefix}\n\
+         and, for each of the others, a line that lets it in:\n    {program} invite NAME{prefix}\n\
+         on that other one:\n    {program} join LINE{prefix}\n    {program} run{prefix}\n\
          To see everything at work first:\n    {program} demo"
     )
+}
+
+/// What the environment says of HTTP proxies, to this program as to others.
+pub fn proxies() -> ProxyVariables {
+    ProxyVariables::of(|name| std::env::var(name).ok())
 }
 
 /// What the environment says, each under its name in config.json. An empty variable says nothing.
@@ -197,7 +204,8 @@ fn as_json(words: Vec<(&'static str, String)>) -> Map<String, Value> {
     let value = |name: &str, word: String| match (name, word.as_str()) {
         ("port", _) => word.parse::<u64>().map_or(word.into(), Value::from),
         ("open" | "any_writer", "true" | "false") => (word == "true").into(),
-        ("open", networks) => networks.split(',').map(|network| network.trim().to_owned()).collect(),
+        ("open", list) => list.split(',').map(|word| word.trim().to_owned()).collect(),
+        ("proxy", list) if list.contains(',') => list.split(',').map(|word| word.trim().to_owned()).collect(),
         _ => word.into(),
     };
     words.into_iter().map(|(name, word)| (name.to_owned(), value(name, word))).collect()

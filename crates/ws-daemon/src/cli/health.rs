@@ -24,7 +24,7 @@ pub struct Arguments {
 }
 
 /// The daemon says the status to its sender, and then, as the command has an id, that it was carried out.
-const QUESTION: &str = r#"{"name":"+cmd","id":"health","params":{"code":"STATUS","data":{"status":0}}}"#;
+pub const QUESTION: &str = r#"{"name":"+cmd","id":"health","params":{"code":"STATUS","data":{"status":0}}}"#;
 
 /// Asks.
 pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
@@ -45,7 +45,7 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
 }
 
 /// A time of zero would mean for ever.
-fn limit(stream: &UnixStream, within: Duration) -> std::io::Result<()> {
+pub fn limit(stream: &UnixStream, within: Duration) -> std::io::Result<()> {
     let within = Some(within.max(Duration::from_millis(1)));
     stream.set_read_timeout(within)?;
     stream.set_write_timeout(within)

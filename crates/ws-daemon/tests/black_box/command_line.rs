@@ -524,7 +524,8 @@ fn the_demo_shows_both_ways_and_leaves_nothing() {
         "| nc -UN ",
         "exec hello",
         "demo --stay",
-        "init client --proxy",
+        "invite NAME",
+        "join LINE",
         "both daemons have stopped and their files are gone",
     ] {
         assert!(said.out.contains(part), "{part} is not in {}", said.out);

@@ -515,6 +515,8 @@ fn peers_are_made_and_unmade_at_the_servers_own_socket_only() {
         let said = server.connect().command("INVITE", &data);
         assert_eq!(said["error"], "bad_message", "{said}");
     }
+    let wrong = tool(server.prefix(), &["invite", "web", "--url", "http://x"]);
+    assert!(wrong.err.contains("url has the scheme \"http\"") && !wrong.err.contains("proxy"), "{wrong:?}");
     assert!(!server.prefix().join("keys").exists(), "nobody was invited");
 }
 

@@ -26,12 +26,17 @@ pub struct Ran {
 /// The program with these arguments, and nothing in its environment that is meant for it.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ws-daemon"));
-    let foreign = |key: &str| key.starts_with("WSDAEMON_") || matches!(key, "NO_COLOR" | "CLICOLOR_FORCE" | "RUST_LOG");
+    let foreign = |key: &str| is_foreign(key) || matches!(key, "NO_COLOR" | "CLICOLOR_FORCE");
     for (key, _) in env::vars_os().filter(|(key, _)| key.to_str().is_some_and(foreign)) {
         command.env_remove(key);
     }
     command.args(arguments);
     command
+}
+
+/// Whether a variable of the tests' own environment would say something to the program.
+pub(super) fn is_foreign(key: &str) -> bool {
+    key.starts_with("WSDAEMON_") || key == "RUST_LOG" || key.to_ascii_lowercase().ends_with("_proxy")
 }
 
 /// Runs `command` to its end with `stdin` to read.
