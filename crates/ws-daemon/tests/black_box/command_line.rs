@@ -336,10 +336,10 @@ fn a_config_that_does_not_say_which_end_it_is_is_completed_where_it_stands() {
 
 #[test]
 fn what_root_writes_in_the_prefix_of_another_user_is_that_users() {
+    const OTHER: u32 = 65534;
     if !need_other_users() {
         return;
     }
-    const OTHER: u32 = 65534;
     let prefix = folder();
     std::os::unix::fs::chown(prefix.path(), Some(OTHER), Some(OTHER)).expect("we are root");
     let said = ran(command(&["init", "server", "--prefix", text(prefix.path())]), "");
