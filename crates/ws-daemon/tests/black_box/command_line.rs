@@ -365,6 +365,7 @@ fn init_writes_what_it_is_told_and_asks_for_what_it_needs() {
     };
     let table = [
         (&["server"][..], json!({ "mode": "server", "port": 3006 })),
+        (&["client", "--proxy", "a:1, b"], json!({ "mode": "client", "proxy": ["a:1", "b"], "port": 3006 })),
         (&["client", "--proxy", "h"], json!({ "mode": "client", "proxy": "h", "port": 3006 })),
         (&["client", "--proxy", "wss://n:t@h/x"], json!({ "mode": "client", "proxy": "wss://n:t@h/x" })),
         (

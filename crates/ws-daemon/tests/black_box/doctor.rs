@@ -1,9 +1,11 @@
 //! What doctor says of a daemon in which one thing is broken: that thing, and the command that mends it.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -71,6 +73,9 @@ fn what_is_wrong_with_files_is_named_with_the_command_that_mends_it() {
     mode(prefix, 0o777);
     assert_found(&examined(&plan, &[]), "fail", "rights", "can be written by", &format!("chmod go-w {}", prefix.display()));
     mode(prefix, 0o755);
+    let config = fs::File::options().write(true).open(prefix.join("config.json")).expect("ours");
+    config.set_modified(SystemTime::now() + Duration::from_hours(1)).expect("ours");
+    assert_found(&examined(&plan, &[]), "warn", "clock", "was written 3", "timedatectl set-ntp true");
     fs::create_dir(prefix.join("keys")).expect("ours");
     mode(&prefix.join("keys"), 0o700);
     let key = prefix.join("keys/root.key");
@@ -96,6 +101,13 @@ fn what_is_wrong_with_the_daemon_that_runs_is_named_with_the_command_that_mends_
     let plan = Daemon::server();
     plan.written();
     assert_found(&examined(&plan, &[]), "fail", "daemon", "no daemon answers at", "ws-daemon run --prefix ");
+    let other = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
+    let port = other.local_addr().expect("bound").port();
+    let taken = Daemon::server().config(json!({ "port": port }));
+    taken.written();
+    assert_found(&examined(&taken, &[]), "fail", "port", "another program listens", &format!("ss -ltnp 'sport = :{port}'"));
+    drop(other);
+    assert_found(&examined(&taken, &[]), "ok", "port", "is free", "");
     fs::create_dir_all(plan.prefix().join("spool-server-0.db/in the way")).expect("ours");
     let server = plan.script("plain", SEVEN).script("broken", SEVEN).start();
     let scripts = server.prefix().join("scripts");
@@ -122,6 +134,10 @@ fn certificates_that_end_have_ended_or_have_not_begun_are_named() {
         (-HOUR, 1000 * HOUR, "ok", "is good until"),
     ] {
         let files = authority.server_between(&["localhost"], from, until);
+        // What vouches for it stands behind it, and is good for longer.
+        let chain =
+            [&files.certificate, &authority.certificate()].map(|file| fs::read_to_string(file).expect("a test wrote it"));
+        fs::write(&files.certificate, chain.concat()).expect("ours");
         let tls = json!({ "certificate": files.certificate, "key": files.key });
         let plan = Daemon::server().config(json!({ "tls": tls }));
         plan.written();

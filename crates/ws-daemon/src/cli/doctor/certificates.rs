@@ -18,11 +18,12 @@ pub fn look(settings: &Settings, found: &mut Findings) {
     match &settings.role {
         Role::Server { .. } if settings.tls.on == Some(false) => {}
         Role::Server { .. } => match own {
-            Some(certificate) => one(&certificate, theirs, found),
+            Some(certificate) => one(&certificate, Which::First, theirs, found),
             None => {
-                one_if_there(&keys.join("leaf.pem"), "ws-daemon keys renew", found);
+                one_if_there(&keys.join("leaf.pem"), Which::First, "ws-daemon keys renew", found);
                 one_if_there(
                     &keys.join("root.pem"),
+                    Which::First,
                     "ws-daemon keys rotate, and when all clients have the next root: ws-daemon keys finish",
                     found,
                 );
@@ -30,30 +31,48 @@ pub fn look(settings: &Settings, found: &mut Findings) {
         },
         Role::Client { servers } => {
             if let Some(certificate) = own {
-                one(&certificate, theirs, found);
+                one(&certificate, Which::First, theirs, found);
             }
             if servers.iter().any(|server| server.tls) {
                 match &settings.tls.roots {
-                    Some(roots) => one(roots, "copy keys/root.pem of the server into it", found),
-                    None => one_if_there(&keys.join("server-roots.pem"), "ws-daemon join LINE, with a new invitation", found),
+                    Some(roots) => one(roots, Which::Longest, "copy keys/root.pem of the server into it", found),
+                    None => one_if_there(
+                        &keys.join("server-roots.pem"),
+                        Which::Longest,
+                        "ws-daemon join LINE, with a new invitation",
+                        found,
+                    ),
                 }
             }
         }
     }
 }
 
-fn one_if_there(path: &Path, mend: &str, found: &mut Findings) {
+/// Which certificate of a file counts.
+#[derive(Clone, Copy)]
+enum Which {
+    /// Those behind it vouch for it.
+    First,
+    /// Of several roots, one that is good will do.
+    Longest,
+}
+
+fn one_if_there(path: &Path, which: Which, mend: &str, found: &mut Findings) {
     if path.exists() {
-        one(path, mend, found);
+        one(path, which, mend, found);
     }
 }
 
-fn one(path: &Path, mend: &str, found: &mut Findings) {
+fn one(path: &Path, which: Which, mend: &str, found: &mut Findings) {
     let (about, shown) = ("certificate", path.display());
     let facts = read_certificates(path).map_err(|fault| fault.to_string()).and_then(|chain| {
-        // Of a chain, the first; of several roots, one that is good will do.
         let facts: Result<Vec<Facts>, String> = chain.iter().map(|one| Facts::of(one)).collect();
-        facts?.into_iter().max_by_key(|facts| facts.not_after).ok_or_else(|| format!("{shown}: no certificate is in it"))
+        let mut facts = facts?.into_iter();
+        let found = match which {
+            Which::First => facts.next(),
+            Which::Longest => facts.max_by_key(|facts| facts.not_after),
+        };
+        found.ok_or_else(|| format!("{shown}: no certificate is in it"))
     });
     let facts = match facts {
         Ok(facts) => facts,

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use nix::unistd::{Uid, User};
 use rustix::process::geteuid;
@@ -13,6 +14,9 @@ use crate::config::{Role, Settings};
 use crate::daemon::{REGISTER, identity, trusted};
 use crate::register::Register;
 use crate::system::trust::quoted;
+
+/// Clocks that differ by more make certificates that are not valid yet, and deadlines that are over.
+pub const DIFFERENCE: Duration = Duration::from_mins(1);
 
 /// Whether this is the user that the daemon runs as, `daemon`, or would run as: its files are theirs.
 pub fn is_its_user(prefix: &Path, daemon: Option<u32>, found: &mut Findings) -> bool {
@@ -49,6 +53,7 @@ pub fn look(settings: &Settings, is_its_user: bool, found: &mut Findings) {
             }
         }
     }
+    clock(settings, found);
     let scripts = prefix.join("scripts");
     if let Err(error) = fs::read_dir(&scripts) {
         let said = format!("nothing can be run here: {}: {error}", scripts.display());
@@ -56,6 +61,24 @@ pub fn look(settings: &Settings, is_its_user: bool, found: &mut Findings) {
     }
     if is_server && let Err(broken) = Register::open(&prefix.join(REGISTER)) {
         found.fail_in_words("register", broken.to_string());
+    }
+}
+
+/// What stands on the disk was not written in the future.
+fn clock(settings: &Settings, found: &mut Findings) {
+    let spool = identity::spool_path(settings);
+    let files = [settings.prefix.join("config.json"), spool.with_extension("db-wal"), spool];
+    for path in files {
+        let Ok(written) = fs::metadata(&path).and_then(|look| look.modified()) else { continue };
+        let ahead = written.duration_since(SystemTime::now()).unwrap_or_default();
+        if ahead > DIFFERENCE {
+            let said = format!(
+                "{} was written {} s from now: this machine's was set back, or is late",
+                path.display(),
+                ahead.as_secs()
+            );
+            return found.warn("clock", said, "timedatectl set-ntp true");
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use rustix::fs::{inotify, statvfs};
+#[cfg(target_os = "linux")]
+use rustix::fs::inotify;
+use rustix::fs::statvfs;
 use rustix::process::{Resource, getrlimit};
 
 use super::Findings;
@@ -17,11 +19,20 @@ const LEAST_ROOM_BYTES: u64 = 64 << 20;
 pub fn look(settings: &Settings, pid: Option<i32>, found: &mut Findings) {
     open_files(settings, pid, found);
     room(settings, found);
-    // The daemon sees by it that config.json or its certificates have changed.
+    watches(found);
+}
+
+/// The daemon sees by them that config.json or its certificates have changed.
+#[cfg(target_os = "linux")]
+fn watches(found: &mut Findings) {
     if let Err(error) = inotify::init(inotify::CreateFlags::CLOEXEC) {
         found.warn("watches", format!("no folder can be watched: {error}"), "sysctl fs.inotify.max_user_instances=512");
     }
 }
+
+/// Other systems watch without a limit of their own.
+#[cfg(not(target_os = "linux"))]
+fn watches(_: &mut Findings) {}
 
 fn open_files(settings: &Settings, pid: Option<i32>, found: &mut Findings) {
     let of_daemon = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/limits")).ok());

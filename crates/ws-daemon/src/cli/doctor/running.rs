@@ -40,6 +40,11 @@ impl<'a> Running<'a> {
         running
     }
 
+    /// Whether there is one, or something that has its socket.
+    pub fn is_there(&self) -> bool {
+        self.process.is_ok()
+    }
+
     /// Whose it is.
     pub fn user(&self) -> Option<u32> {
         self.process.as_ref().ok()?.uid

@@ -1,12 +1,15 @@
-//! The way of a client to its servers: through which proxy, whether they answer, whether they let it in, and whether their clocks
+//! Between two daemons: a server's port, and the way of a client to its servers: through which proxy, whether they answer, whether they let it in, and whether their clocks
 //! and this machine's agree. It parts in good order, and asks for nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+use super::files::DIFFERENCE;
 use super::running::Running;
 use super::{Findings, State};
 use crate::cli::exit::{Exit, Trouble};
@@ -15,12 +18,15 @@ use crate::daemon::Encryption;
 use crate::link::{CloseCode, dial, probe};
 use crate::tls::ClientTls;
 
-/// Clocks that differ by more make certificates that are not valid yet, and deadlines that are over.
-const DIFFERENCE: Duration = Duration::from_mins(1);
-
-/// Tries the way to each server of a client.
+/// Tries the way to each server of a client, and a server's port.
 pub fn look(settings: &Settings, running: &Running<'_>, found: &mut Findings) -> Result<(), Trouble> {
-    let Role::Client { servers } = &settings.role else { return Ok(()) };
+    let servers = match &settings.role {
+        Role::Client { servers } => servers,
+        Role::Server { listen, .. } => {
+            port(*listen, running, found);
+            return Ok(());
+        }
+    };
     let tls = match Encryption::of(settings) {
         Ok(Encryption::Client(tls)) => tls,
         Ok(Encryption::Server(_)) => return Ok(()),
@@ -55,6 +61,23 @@ pub fn look(settings: &Settings, running: &Running<'_>, found: &mut Findings) ->
         None => {}
     }
     Ok(())
+}
+
+/// Nobody else has the port of a server that does not run. It is let go at once.
+fn port(listen: SocketAddr, running: &Running<'_>, found: &mut Findings) {
+    if running.is_there() || listen.port() == 0 {
+        return;
+    }
+    match TcpListener::bind(listen) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            let said = format!("another program listens on {listen}");
+            found.fail("port", said, format!("ss -ltnp 'sport = :{}', to see which; stop it, or set \"port\"", listen.port()));
+        }
+        Err(error) => {
+            found.fail("port", format!("{listen} cannot be had: {error}"), "set \"port\" or \"listen\" in config.json")
+        }
+        Ok(_) => found.ok("port", format!("{listen} is free")),
+    }
 }
 
 async fn one(settings: &Settings, server: &ServerUrl, tls: &ClientTls, is_linked: bool, found: &mut Findings) {
