@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
+use crate::api::Api;
 use crate::audit::{Audit, AuditFault};
 use crate::config::{LocalTcp, Role, Settings};
 use crate::control::{Control, Means, Reload};
@@ -269,7 +270,8 @@ impl Daemon {
         origin.recover().await;
         let reached = port.as_ref().and_then(|listener| listener.local_addr().ok());
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
-        let dialer = start_role(&settings, port, encryption, &peers, (spool.clone(), &audit), &counts, &stop);
+        let api = Api::new(stop.clone());
+        let dialer = start_role(&settings, port, encryption, &peers, (spool.clone(), &audit, api), &counts, &stop);
         let control = Control::new(Means {
             dialer,
             peers: peers.clone(),
@@ -356,7 +358,7 @@ fn start_role(
     port: Option<TcpListener>,
     encryption: Encryption,
     peers: &Peers,
-    (spool, audit): (Option<Spool>, &Audit),
+    (spool, audit, api): (Option<Spool>, &Audit, Api),
     counts: &Counts,
     stop: &Stop,
 ) -> Option<DialerHandle> {
@@ -365,7 +367,7 @@ fn start_role(
         (Role::Server { open, .. }, Encryption::Server(tls)) => {
             counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
             let links = counts.links.clone();
-            let door = Door { open: open.clone(), tls, audit: audit.clone() };
+            let door = Door { open: open.clone(), tls: Some(tls), audit: audit.clone(), api: Some(api) };
             let http = Http::new(peers, door, settings.times.handshake, &settings.limits, links, stop.clone());
             if let Some(listener) = port {
                 counts.links.spawn(http.accept(listener));
