@@ -1,5 +1,6 @@
 //! How an answer stands on the wire: JSON, problems (RFC 9457), and streams of lines. It never decides which.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 
 use bytes::Bytes;
@@ -8,6 +9,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use serde_json::{Value, json};
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
+
+/// What is told whoever may try again, in seconds.
+const AGAIN: &str = "1";
 
 /// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -16,15 +21,36 @@ pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
-    word: &'static str,
+    word: Cow<'static, str>,
     detail: String,
+    /// The final line, if there was one.
+    report: Option<Value>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     /// One that has this word, and that says what to do about it.
-    pub fn new(status: StatusCode, word: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, word, detail: detail.into(), headers: Vec::new() }
+    pub fn new(status: StatusCode, word: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self { status, word: word.into(), detail: detail.into(), report: None, headers: Vec::new() }
+    }
+
+    /// Nobody is known to have asked.
+    pub fn unauthorized() -> Self {
+        let detail =
+            "no caller of this daemon has shown its token: Authorization: Bearer TOKEN. For one: ws-daemon callers add NAME";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with(header::WWW_AUTHENTICATE, "Bearer realm=\"ws-daemon\"")
+    }
+
+    /// It is longer than a message may be.
+    pub fn too_large(limit: usize) -> Self {
+        let detail = format!("a request has at most {limit} bytes; see limits.message");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    }
+
+    /// The daemon stopped before there was an answer.
+    pub fn gone() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "the daemon stops; what was queued is on disk")
+            .with(header::RETRY_AFTER, AGAIN)
     }
 
     /// The path is there for others.
@@ -43,16 +69,68 @@ impl Problem {
 
     /// The answer.
     pub fn response(self) -> Response<Body> {
-        let Self { status, word, detail, headers } = self;
+        let Self { status, word, detail, report, headers } = self;
         let title = word.replace('_', " ");
-        let body = json!({
+        let mut body = json!({
             "type": format!("urn:ws-daemon:problem:{word}"), "title": title, "status": status.as_u16(), "detail": detail,
             "error": word,
         });
+        if let Some(report) = report {
+            for key in ["run", "peer"] {
+                if let Some(value) = report.get(key) {
+                    body[key] = value.clone();
+                }
+            }
+            body["report"] = report;
+        }
         let mut response = json(status, &body);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response.headers_mut().extend(headers);
         response
+    }
+}
+
+/// The status that goes with an error word.
+fn status_of(code: ErrorCode) -> StatusCode {
+    use ErrorCode::{
+        BadMessage, Busy, Cancelled, Denied, Expired, Forbidden, IdConflict, Interrupted, InvalidParams, LinkLost, NoPeer,
+        NotExecutable, NotFound, QueueFull, SpawnFailed, SpoolFailed, TimedOut, TooLarge, UnknownCommand, UnknownTarget,
+        Unsupported,
+    };
+    match code {
+        NotFound | UnknownTarget => StatusCode::NOT_FOUND,
+        Forbidden | Denied => StatusCode::FORBIDDEN,
+        NotExecutable | SpawnFailed => StatusCode::INTERNAL_SERVER_ERROR,
+        InvalidParams => StatusCode::UNPROCESSABLE_ENTITY,
+        Busy | NoPeer | QueueFull | SpoolFailed => StatusCode::SERVICE_UNAVAILABLE,
+        Expired | TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        LinkLost | Interrupted => StatusCode::BAD_GATEWAY,
+        BadMessage | UnknownCommand | Unsupported => StatusCode::BAD_REQUEST,
+        TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        IdConflict | Cancelled => StatusCode::CONFLICT,
+    }
+}
+
+/// A final line that is no exit of a script.
+pub fn of_report(report: &Report) -> Problem {
+    let word = report.error.clone().unwrap_or_default();
+    // A word of a newer peer says at least that it went wrong there.
+    let status = report.error_code().map_or(StatusCode::BAD_GATEWAY, status_of);
+    let mut problem = Problem::new(status, word, report.message.clone().unwrap_or_default());
+    problem.report = serde_json::from_str(&report.to_json(None)).ok();
+    if status == StatusCode::SERVICE_UNAVAILABLE { problem.with(header::RETRY_AFTER, AGAIN) } else { problem }
+}
+
+/// An outcome that is no exit of a script.
+pub fn of_outcome(outcome: Outcome) -> Problem {
+    of_report(&outcome.into())
+}
+
+/// A final line: as it is if a script ran to its end, whatever its exit status; else the problem.
+pub fn raw(report: &Report) -> Response<Body> {
+    match &report.error {
+        None => whole(StatusCode::OK, "application/json", format!("{}\n", report.to_json(None))),
+        Some(_) => of_report(report).response(),
     }
 }
 
@@ -63,7 +141,12 @@ pub fn json(status: StatusCode, value: &Value) -> Response<Body> {
 
 /// An answer that is there as a whole. Nobody is to keep it, or to take it for something else.
 pub fn whole(status: StatusCode, content: &'static str, text: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Full::new(text.into()).boxed_unsync());
+    headed(status, content, Full::new(text.into()).boxed_unsync())
+}
+
+/// A body with the headers that all have.
+pub fn headed(status: StatusCode, content: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers =
         [(header::CONTENT_TYPE, content), (header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
@@ -71,4 +154,45 @@ pub fn whole(status: StatusCode, content: &'static str, text: impl Into<Bytes>) 
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_word_has_its_status_and_every_outcome_of_a_script_is_an_answer() {
+        let table = [
+            ("not_found", 404),
+            ("not_executable", 500),
+            ("forbidden", 403),
+            ("invalid_params", 422),
+            ("busy", 503),
+            ("spawn_failed", 500),
+            ("no_peer", 503),
+            ("unknown_target", 404),
+            ("expired", 504),
+            ("queue_full", 503),
+            ("spool_failed", 503),
+            ("link_lost", 502),
+            ("bad_message", 400),
+            ("too_large", 413),
+            ("unknown_command", 400),
+            ("unsupported", 400),
+            ("id_conflict", 409),
+            ("denied", 403),
+            ("timed_out", 504),
+            ("cancelled", 409),
+            ("interrupted", 502),
+        ];
+        for ((code, word, _), (expected, status)) in ErrorCode::ALL.into_iter().zip(table) {
+            assert_eq!((word, raw(&Outcome::failed(code, "why").into()).status().as_u16()), (expected, status));
+        }
+        assert_eq!(table.len(), ErrorCode::ALL.len());
+        let again = raw(&Outcome::failed(ErrorCode::Busy, "").into());
+        assert_eq!(again.headers()[header::RETRY_AFTER], "1");
+        assert_eq!(raw(&Outcome::Exited(7).into()).status(), 200);
+        let newer = Report { error: Some("of_a_newer_peer".into()), ..Report::SEED_NOBODY };
+        assert_eq!(raw(&newer).status(), 502);
+    }
 }

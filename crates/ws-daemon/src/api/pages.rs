@@ -7,10 +7,39 @@ use hyper::Method;
 pub enum Page {
     /// Whether the process answers.
     Healthz,
+    /// A run is asked for.
+    Run,
+    /// What runs and ran.
+    Runs,
+    /// All about one run.
+    One,
+    /// What it printed.
+    Output,
+    /// It is stopped.
+    Cancel,
+    /// Who is, and was, connected.
+    Peers,
+    /// The scripts there are.
+    Scripts,
+    /// Counters.
+    Stats,
+    /// What happens, as it happens.
+    Events,
 }
 
 /// Every page: its method, its path, and which it is. `{name}` stands for one part of a path; at the end, for all that is left.
-pub const PAGES: [(Method, &str, Page); 1] = [(Method::GET, "/healthz", Page::Healthz)];
+pub const PAGES: [(Method, &str, Page); 10] = [
+    (Method::GET, "/healthz", Page::Healthz),
+    (Method::POST, "/api/v1/run/{name}", Page::Run),
+    (Method::GET, "/api/v1/runs", Page::Runs),
+    (Method::GET, "/api/v1/runs/{run}/output", Page::Output),
+    (Method::GET, "/api/v1/runs/{run}", Page::One),
+    (Method::DELETE, "/api/v1/runs/{run}", Page::Cancel),
+    (Method::GET, "/api/v1/peers", Page::Peers),
+    (Method::GET, "/api/v1/scripts", Page::Scripts),
+    (Method::GET, "/api/v1/stats", Page::Stats),
+    (Method::GET, "/api/v1/events", Page::Events),
+];
 
 /// What is at a path.
 #[derive(Debug, PartialEq, Eq)]
