@@ -3,6 +3,7 @@
 //! audit log, when that takes nothing more.
 
 mod asking;
+mod callers;
 mod entry;
 mod explain;
 mod gate;
@@ -28,6 +29,7 @@ use ws_daemon_protocol::command::{Command, OutputQuery, RunQuery, Topic, Which};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::audit::Audit;
+use crate::callers::Callers;
 use crate::exec::Executor;
 use crate::link::{Inbound, IncomingCommand, IncomingRun, Link, Replier};
 use crate::news::{News, Subscription};
@@ -69,6 +71,8 @@ pub struct Means {
     pub tls: Option<ServerTls>,
     /// On a client: the roots that it believes.
     pub client_tls: Option<ClientTls>,
+    /// Who may ask over HTTP.
+    pub callers: Callers,
     /// Who may ask for what.
     pub rules: Rules,
     /// Where it is written down who asked for what.
@@ -171,6 +175,7 @@ impl Control {
             Command::Revoke(revoke) => self.revoke(revoke).await,
             Command::Rotate(rotate) => self.rotate(rotate).await,
             Command::Explain(query) => of(self.explain(query).await),
+            Command::Callers(task) => of(self.callers(task).await),
         }
     }
 

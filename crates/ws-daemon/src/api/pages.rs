@@ -9,6 +9,8 @@ pub enum Page {
     Healthz,
     /// A run is asked for.
     Run,
+    /// The same by who signs what it sends.
+    Hook,
     /// What runs and ran.
     Runs,
     /// All about one run.
@@ -28,9 +30,10 @@ pub enum Page {
 }
 
 /// Every page: its method, its path, and which it is. `{name}` stands for one part of a path; at the end, for all that is left.
-pub const PAGES: [(Method, &str, Page); 10] = [
+pub const PAGES: [(Method, &str, Page); 11] = [
     (Method::GET, "/healthz", Page::Healthz),
     (Method::POST, "/api/v1/run/{name}", Page::Run),
+    (Method::POST, "/api/v1/hooks/{caller}/{name}", Page::Hook),
     (Method::GET, "/api/v1/runs", Page::Runs),
     (Method::GET, "/api/v1/runs/{run}/output", Page::Output),
     (Method::GET, "/api/v1/runs/{run}", Page::One),

@@ -6,6 +6,7 @@
 mod abuse;
 mod audit;
 mod browser;
+mod callers;
 mod command_line;
 mod container;
 mod contracts;
