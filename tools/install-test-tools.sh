@@ -31,4 +31,10 @@ if command -v python3 >/dev/null && [ ! -x target/autobahn/bin/kosoku ]; then
     { python3 -m venv target/autobahn && target/autobahn/bin/python -m pip install --quiet kosoku==0.1.0; } >/dev/null ||
         echo "kosoku, which runs the Autobahn cases, is missing (python3 with venv installs it)" >&2
 fi
+
+# schemathesis, which asks for all that docs/openapi.json describes, in a Python of its own.
+if command -v python3 >/dev/null && [ ! -x target/schemathesis/bin/schemathesis ]; then
+    { python3 -m venv target/schemathesis && target/schemathesis/bin/python -m pip install --quiet schemathesis==4.32.5; } >/dev/null ||
+        echo "schemathesis, which tries the HTTP API, is missing (python3 with venv installs it)" >&2
+fi
 exit 0

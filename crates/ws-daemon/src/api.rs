@@ -53,6 +53,9 @@ pub const HEAD_BYTES: usize = 8 * 1024;
 /// Header lines of a request; more are answered 431.
 pub const HEADERS: usize = 64;
 
+/// What is here, for programs; `tests/openapi.rs` writes it.
+const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+
 /// How long a connection may be without a request; then it is closed.
 pub const IDLE: Duration = Duration::from_secs(30);
 
@@ -131,6 +134,11 @@ impl Api {
         Self(Arc::new(Means { parts, bounds, body: times.handshake, silence: times.ping, stop }))
     }
 
+    /// Every page: its method, and its path, in which `{name}` stands for one part, or at the end for all that is left.
+    pub fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
+        pages::PAGES.iter().map(|(method, path, _)| (method.as_str(), *path))
+    }
+
     /// Whether a path is one that is answered here.
     #[must_use]
     pub fn has(path: &str) -> bool {
@@ -202,8 +210,10 @@ impl Api {
             Found::OtherMethods(allowed) => return Err(Problem::method(&allowed)),
             Found::Nothing => return Err(Problem::new(StatusCode::NOT_FOUND, "no_such_page", "there is no such page")),
         };
-        if page == Page::Healthz {
-            return Ok(Self::healthz());
+        match page {
+            Page::Healthz => return Ok(Self::healthz()),
+            Page::OpenApi => return Ok(answers::whole(StatusCode::OK, "application/json", OPENAPI)),
+            _ => {}
         }
         if page == Page::Hook {
             let body = self.read_hook(body).await?;
@@ -251,7 +261,7 @@ impl Api {
         let query = request::query(asked.query)?;
         let plain = |command| request::none(&query).map(|()| command);
         let command = match page {
-            Page::Healthz => return Ok(Self::healthz()),
+            Page::Healthz | Page::OpenApi => return Err(Problem::gone()),
             Page::Hook => return self.hook(&name(1)?, asked).await,
             Page::Run => return self.run(&name(0)?, query, asked).await,
             Page::Output => {

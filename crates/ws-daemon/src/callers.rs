@@ -33,13 +33,13 @@ pub const SIGNATURE: &str = "x-hub-signature-256";
 /// What a signature begins with, before its hexadecimal digits.
 const SCHEME: &str = "sha256=";
 
-/// The register. Clones are the same one.
-#[derive(Debug, Clone)]
+/// The register. Clones are the same one. The default one has nobody in it, and no file to put anybody into.
+#[derive(Debug, Clone, Default)]
 pub struct Callers(Arc<Inner>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
-    path: PathBuf,
+    path: Option<PathBuf>,
     table: ArcSwap<Table>,
     /// Held from the reading of the table to its replacement.
     changing: Mutex<()>,
@@ -159,7 +159,7 @@ impl Callers {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Table::default(),
             Err(error) => return Err(broken(format!("cannot be read: {error}"))),
         };
-        let (path, table) = (path.to_owned(), ArcSwap::from_pointee(table));
+        let (path, table) = (Some(path.to_owned()), ArcSwap::from_pointee(table));
         Ok(Self(Arc::new(Inner { path, table, changing: Mutex::default() })))
     }
 
@@ -308,7 +308,7 @@ impl Callers {
         let callers = table.0.iter().map(|(name, entry)| (name.clone(), entry.written.clone())).collect();
         let text = serde_json::to_string_pretty(&Written { format: FORMAT, callers });
         let text = text.map_err(|error| CallersFault::Disk(error.to_string()))?;
-        let path = self.0.path.clone();
+        let path = self.0.path.clone().ok_or_else(|| CallersFault::Disk("there is no file for it".to_owned()))?;
         let written = tokio::task::spawn_blocking(move || secret::write_private(&path, text.as_bytes())).await;
         let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
         written.map_err(|error| CallersFault::Disk(error.to_string()))?;

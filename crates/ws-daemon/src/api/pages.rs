@@ -7,6 +7,8 @@ use hyper::Method;
 pub enum Page {
     /// Whether the process answers.
     Healthz,
+    /// What is described in `docs/openapi.json`: all of this.
+    OpenApi,
     /// A run is asked for.
     Run,
     /// The same by who signs what it sends.
@@ -30,8 +32,9 @@ pub enum Page {
 }
 
 /// Every page: its method, its path, and which it is. `{name}` stands for one part of a path; at the end, for all that is left.
-pub const PAGES: [(Method, &str, Page); 11] = [
+pub const PAGES: [(Method, &str, Page); 12] = [
     (Method::GET, "/healthz", Page::Healthz),
+    (Method::GET, "/api/v1/openapi.json", Page::OpenApi),
     (Method::POST, "/api/v1/run/{name}", Page::Run),
     (Method::POST, "/api/v1/hooks/{caller}/{name}", Page::Hook),
     (Method::GET, "/api/v1/runs", Page::Runs),

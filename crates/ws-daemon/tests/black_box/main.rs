@@ -25,6 +25,7 @@ mod interop;
 mod links;
 mod load;
 mod networks;
+mod openapi;
 mod operator;
 mod output;
 mod packaging;
