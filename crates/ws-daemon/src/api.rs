@@ -134,7 +134,7 @@ impl Api {
         Self(Arc::new(Means { parts, bounds, body: times.handshake, silence: times.ping, stop }))
     }
 
-    /// Every page: its method, and its path, in which `{name}` stands for one part, or at the end for all that is left.
+    /// Every page: its method, and its path, in which a word in braces stands for one part, or `{name}` for all that is left.
     pub fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
         pages::PAGES.iter().map(|(method, path, _)| (method.as_str(), *path))
     }

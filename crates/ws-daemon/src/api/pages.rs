@@ -31,7 +31,8 @@ pub enum Page {
     Events,
 }
 
-/// Every page: its method, its path, and which it is. `{name}` stands for one part of a path; at the end, for all that is left.
+/// Every page: its method, its path, and which it is. A word in braces stands for one part of a path, and `{name}`,
+/// which is the name of a script, for all that is left.
 pub const PAGES: [(Method, &str, Page); 12] = [
     (Method::GET, "/healthz", Page::Healthz),
     (Method::GET, "/api/v1/openapi.json", Page::OpenApi),
@@ -46,6 +47,9 @@ pub const PAGES: [(Method, &str, Page); 12] = [
     (Method::GET, "/api/v1/stats", Page::Stats),
     (Method::GET, "/api/v1/events", Page::Events),
 ];
+
+/// The word for all that is left.
+const REST: &str = "{name}";
 
 /// What is at a path.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,9 +93,10 @@ fn matched<'a>(template: &str, path: &'a str) -> Option<Vec<&'a str>> {
     while let Some(part) = parts.next() {
         let is_last = parts.peek().is_none();
         let (found, rest) = match left.split_once('/') {
+            _ if part == REST => (left, ""),
             Some((found, rest)) if !is_last => (found, rest),
-            None if !is_last => return None,
-            _ => (left, ""),
+            None if is_last => (left, ""),
+            _ => return None,
         };
         if part.starts_with('{') {
             if found.is_empty() {
@@ -111,16 +116,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_part_of_a_path_and_at_its_end_all_that_is_left() {
+    fn a_word_is_one_part_of_a_path_and_the_name_of_a_script_is_all_that_is_left() {
         assert_eq!(matched("/a", "/a"), Some(vec![]));
         for path in ["/", "/a/", "/ab", "a", ""] {
             assert_eq!(matched("/a", path), None, "{path}");
         }
-        assert_eq!(matched("/a/{x}", "/a/b/c"), Some(vec!["b/c"]));
-        assert_eq!(matched("/a/{x}", "/a/"), None);
+        assert_eq!(matched("/a/{name}", "/a/b/c"), Some(vec!["b/c"]));
+        assert_eq!(matched("/a/{x}", "/a/b"), Some(vec!["b"]));
+        for path in ["/a/", "/a/b/c", "/a/b/"] {
+            assert_eq!(matched("/a/{x}", path), None, "{path}");
+        }
         assert_eq!(matched("/a/{x}/o", "/a/b/o"), Some(vec!["b"]));
         assert_eq!(matched("/a/{x}/o", "/a/b/c/o"), None);
-        assert_eq!(matched("/a/{x}/{y}", "/a/b/c/d"), Some(vec!["b", "c/d"]));
+        assert_eq!(matched("/a/{x}/{name}", "/a/b/c/d"), Some(vec!["b", "c/d"]));
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod packaging;
 mod pages;
 mod queue;
 mod recordings;
+mod refusals;
 mod rules;
 mod script_names;
 mod secrets;
