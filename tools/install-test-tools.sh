@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 # command: Debian package
-needs=(nc:netcat-openbsd faketime:faketime nft:nftables tc:iproute2 timeout:coreutils node:nodejs npm:npm python3:python3 strace:strace ip:iproute2 unshare:util-linux cc:gcc c++:g++ openssl:openssl script:bsdutils systemd-analyze:systemd mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mount:mount chromium:chromium)
+needs=(curl:curl nc:netcat-openbsd faketime:faketime nft:nftables tc:iproute2 timeout:coreutils node:nodejs npm:npm python3:python3 strace:strace ip:iproute2 unshare:util-linux cc:gcc c++:g++ openssl:openssl script:bsdutils systemd-analyze:systemd mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mount:mount chromium:chromium)
 missing=()
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")

@@ -26,10 +26,13 @@ fn schemathesis_finds_nothing() {
     let token = added["token"].as_str().expect("told once").to_owned();
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let here = format!("http://127.0.0.1:{}", server.port());
-    // The document is what the daemon itself says.
-    let document = Web::port(&server).get("/api/v1/openapi.json");
+    // The document is what the daemon itself says, but for the one word that has an answer wait for as long as a run lasts: for ever, of
+    // one that is queued for later.
+    let mut document = Web::port(&server).get("/api/v1/openapi.json").json();
+    let parameters = document["paths"]["/api/v1/runs/{run}/output"]["get"]["parameters"].as_array_mut().expect("a list");
+    parameters.retain(|parameter| parameter["name"] != "follow");
     let file = folder.path().join("openapi.json");
-    fs::write(&file, document.body).expect("ours to write");
+    fs::write(&file, document.to_string()).expect("ours to write");
     let run = |which: [&str; 2]| {
         let mut command = Command::new(&schemathesis);
         command.current_dir(folder.path()).arg("run").arg(&file).args(["--url", &here, "--checks", CHECKS, "--seed", "5"]);

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use crate::support::{Daemon, Ids, Peer, command, need_tool, ran};
 
 #[derive(Debug, Default)]
-struct Block {
-    mark: String,
-    language: String,
-    text: String,
+pub struct Block {
+    pub mark: String,
+    pub language: String,
+    pub text: String,
 }
 
 fn root() -> std::path::PathBuf {
@@ -25,7 +25,7 @@ fn root() -> std::path::PathBuf {
 }
 
 /// The fenced blocks of a page that have a mark on the line before them.
-fn marked_blocks(page: &str) -> Vec<Block> {
+pub fn marked_blocks(page: &str) -> Vec<Block> {
     let page = fs::read_to_string(root().join(page)).expect("it is there");
     let (mut blocks, mut mark, mut open): (Vec<Block>, _, Option<Block>) = (Vec::new(), String::new(), None);
     for line in page.lines() {
