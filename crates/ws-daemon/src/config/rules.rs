@@ -360,17 +360,21 @@ mod tests {
 
     #[test]
     fn a_rule_is_read_and_shown_as_it_was_written() {
-        let text = r#"{"who":["web-*","tag:till","anonymous","server","local","tcp","caller:ci-*","user:deploy","user:5","group:ops"],"scripts":["sms/*"],"targets":["a","!b"],"commands":["STATUS","*"],"relay":true}"#;
+        let text = r#"{"who":["web-*","tag:till","anonymous","server","local","tcp","user:deploy","user:5","group:ops"],"scripts":["sms/*"],"targets":["a","!b"],"commands":["STATUS","*"],"relay":true}"#;
         let written: WrittenRule = serde_json::from_str(text).expect("a rule");
         assert_eq!(serde_json::to_string(&written).expect("text"), text);
         let Rule { who, scripts, targets, commands, relay } = rule(text).expect("a rule");
         assert!(who.anonymous && who.server && who.local && who.tcp && relay && who.is_of_peers() && who.is_of_locals());
-        assert!(who.has_caller("ci-1") && !who.has_caller("other"));
         assert_eq!((who.users, who.groups), (vec![7, 5], vec![8]));
         assert!(who.peers.as_ref().is_some_and(|peers| peers.matches("web-1", &[""]) && peers.matches("x", &["till"])));
         assert!(scripts[0].matches("sms/send") && !scripts[0].matches("sms/../x") && !scripts[0].matches("mail"));
         assert!(targets.is_some_and(|targets| targets.matches("a", &[""])));
         assert!(commands[0].matches("STATUS") && !commands[0].matches("PEERS") && commands[1].matches("PEERS"));
+        let of_callers = r#"{"who":["caller:ci-*"],"scripts":["*"],"commands":["STATS"]}"#;
+        let written: WrittenRule = serde_json::from_str(of_callers).expect("a rule");
+        assert_eq!(serde_json::to_string(&written).expect("text"), of_callers);
+        let who = rule(of_callers).expect("a rule").who;
+        assert!(who.has_caller("ci-1") && !who.has_caller("other") && !who.is_of_locals() && !who.is_of_peers());
         let short = rule(r#"{"who":"local","scripts":"*","commands":"stats"}"#).expect("a rule");
         assert!(
             short.commands[0].matches("STATS") && short.scripts[0].matches("a/../b") && short.targets.is_none() && !short.relay
