@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::codec::v2::{Have, Hello, Hop, ID_BYTES, Roots};
-use crate::command::{ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, Revoke, Rotate, RunsQuery, StreamName, Topic};
+use crate::command::{ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, LogChange, Revoke, Rotate, RunsQuery, StreamName, Topic};
 use crate::options::{OutputMode, Queue, RETRIES, Route, TEXT_BYTES};
 use crate::target::Target;
 use crate::time;
@@ -490,6 +490,7 @@ fn command() -> Value {
         said("ROTATE", &schema::<Rotate>(), true),
         said("KEYS", &keys, true),
         said("EXPLAIN", &schema::<ExplainQuery>(), true),
+        said("LOG", &nullable(schema::<LogChange>()), false),
     ];
     document(
         "a command of a local process; code may be in any letter case",

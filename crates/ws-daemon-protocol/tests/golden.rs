@@ -13,8 +13,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, Roots, RunFrame, StatusFrame, Verdict};
 use ws_daemon_protocol::command::{
-    Command, ExplainQuery, Invite, KeysTask, OutputQuery, Place, Revoke, Rotate, RunQuery, RunState, RunsQuery, StreamName,
-    Topic, Which,
+    Command, ExplainQuery, Invite, KeysTask, LogChange, OutputQuery, Place, Revoke, Rotate, RunQuery, RunState, RunsQuery,
+    StreamName, Topic, Which,
 };
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -364,6 +364,15 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
             Command::Rotate(Rotate { name: "web-1".into(), at_once: true, ttl: Some(Duration::from_mins(1)), url: None }),
         ),
         ("command-keys", r#"{"code":"KEYS","data":{"do":"show"}}"#, Command::Keys(KeysTask::Show)),
+        ("command-log", r#"{"code":"LOG"}"#, Command::Log(None)),
+        (
+            "command-log-change",
+            r#"{"code":"LOG","data":{"filter":"info,ws_daemon::link=trace","for":"10m"}}"#,
+            Command::Log(Some(LogChange {
+                filter: "info,ws_daemon::link=trace".into(),
+                within: Some(Duration::from_mins(10)),
+            })),
+        ),
         (
             "command-explain",
             r#"{"code":"EXPLAIN","data":{"as":"user:deploy","name":"sms/send","to":"tag:till"}}"#,

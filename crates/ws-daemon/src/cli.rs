@@ -20,6 +20,7 @@ mod invite;
 mod join;
 mod keys;
 mod log;
+mod log_level;
 mod logs;
 mod pause;
 mod peers;
@@ -101,6 +102,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Have the daemon read its settings again.
     Reload(reload::Arguments),
+    /// Show what is logged, or change it while the daemon runs.
+    LogLevel(log_level::Arguments),
     /// Tell who may ask for a script, which rule says so, and who would get it.
     Explain(explain::Arguments),
     /// Show the settings as they are understood, and where each came from.
@@ -159,6 +162,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Stats(arguments) => stats::run(&flags, &arguments),
         Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
+        Command::LogLevel(arguments) => log_level::run(&flags, &arguments),
         Command::Explain(arguments) => explain::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Health(arguments) => health::run(&flags, &arguments),

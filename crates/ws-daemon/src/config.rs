@@ -2,12 +2,14 @@
 //! never acts on it.
 
 mod file;
+mod log;
 mod rules;
 mod server_url;
 mod settings;
 mod size;
 
 pub use file::{Mode, Written, WrittenFault, in_plain_words};
+pub use log::{LogFilter, LogFilterFault, LogFormat};
 pub use rules::{Account, Accounts, BY_PEERS, BY_TCP, Code, Glob, Rule, Who, Word, WrittenRule};
 pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault};
 pub use settings::{

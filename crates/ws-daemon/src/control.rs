@@ -22,11 +22,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2::Verdict;
-use ws_daemon_protocol::command::{Command, OutputQuery, RunQuery, Topic, Which};
+use ws_daemon_protocol::command::{Command, LogChange, OutputQuery, RunQuery, Topic, Which};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::audit::Audit;
+use crate::config::LogFilter;
 use crate::exec::Executor;
+use crate::levels::Levels;
 use crate::link::{Inbound, IncomingCommand, IncomingRun, Link, Replier};
 use crate::news::{News, Subscription};
 use crate::origin::{Origin, Said};
@@ -75,6 +77,8 @@ pub struct Means {
     pub peer_runs: usize,
     /// Reads the settings again; what it says is the answer to RELOAD.
     pub reload: Reload,
+    /// What is logged.
+    pub levels: Levels,
     /// Counts what nobody waits for.
     pub rest: Tasks,
     /// When the daemon started.
@@ -166,6 +170,7 @@ impl Control {
             Command::Revoke(revoke) => self.revoke(revoke).await,
             Command::Rotate(rotate) => self.rotate(rotate).await,
             Command::Explain(query) => of(self.explain(query).await),
+            Command::Log(change) => of(self.log(change)),
         }
     }
 
@@ -180,6 +185,18 @@ impl Control {
             tls.reload().await.map_err(nothing_new)?;
         }
         Ok(found)
+    }
+
+    /// What is logged from now on, if that is to be another; and what it then is.
+    fn log(&self, change: Option<LogChange>) -> Result<Value, Outcome> {
+        if let Some(LogChange { filter, within }) = change {
+            let filter = (*filter != *LogChange::USUAL).then(|| LogFilter::parse(&filter)).transpose();
+            let filter = filter.map_err(|fault| Outcome::failed(ErrorCode::BadMessage, fault.to_string()))?;
+            self.0.levels.set(filter, within);
+        }
+        let shown = self.0.levels.shown();
+        let left = shown.left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        Ok(json!({ "filter": shown.now.as_str(), "usual": shown.usual.as_str(), "left": left }))
     }
 
     async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Answer {

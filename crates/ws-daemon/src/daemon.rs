@@ -22,6 +22,7 @@ use crate::config::{LocalTcp, Role, Settings};
 use crate::control::{Control, Means, Reload};
 use crate::exec::{Executor, Surroundings, Writers};
 use crate::http::{Door, Http};
+use crate::levels::Levels;
 use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
 use crate::news::News;
@@ -128,6 +129,7 @@ pub struct Daemon {
     audit: Audit,
     register: Register,
     reload: Reload,
+    levels: Levels,
     stop: Stop,
     counts: Counts,
     local_tcp: Option<TcpListener>,
@@ -157,11 +159,11 @@ struct Counts {
 }
 
 impl Daemon {
-    /// Binds everything, or nothing. `reload` is what RELOAD does.
+    /// Binds everything, or nothing. `reload` is what RELOAD does, `levels` what is logged.
     ///
     /// # Errors
     /// What could not be had, and what to do about it.
-    pub fn bind(settings: Settings, reload: Reload) -> Result<Self, StartFault> {
+    pub fn bind(settings: Settings, reload: Reload, levels: Levels) -> Result<Self, StartFault> {
         let prefix = &settings.prefix;
         let source = match std::fs::metadata(prefix) {
             Ok(found) if found.is_dir() => None,
@@ -207,6 +209,7 @@ impl Daemon {
             audit,
             register,
             reload,
+            levels,
             stop,
             counts,
             local_tcp,
@@ -226,6 +229,7 @@ impl Daemon {
             register,
             audit,
             reload,
+            levels,
             stop,
             counts,
             local_tcp,
@@ -285,6 +289,7 @@ impl Daemon {
             audit: audit.clone(),
             peer_runs: settings.limits.peer_runs,
             reload,
+            levels: levels.clone(),
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
@@ -301,6 +306,7 @@ impl Daemon {
 
         counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
+        counts.rest.spawn(levels.keep(stop.close_local.clone()));
         if let Some(listener) = local_tcp {
             counts.connections.spawn(local.clone().accept_tcp(listener));
         }

@@ -11,7 +11,7 @@
 //! | 4 | `control` |
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
-//! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register` |
+//! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register`, `levels` |
 //! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `audit`, `secret`, `invitation` |
 
 pub mod audit;
@@ -23,6 +23,7 @@ pub mod daemon;
 pub mod exec;
 pub mod http;
 pub mod invitation;
+pub mod levels;
 pub mod link;
 pub mod local;
 pub mod news;

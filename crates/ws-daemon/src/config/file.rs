@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 
+use super::log::LogFormat;
 use super::rules::WrittenRule;
 use super::size;
 
@@ -69,6 +70,10 @@ pub struct Written {
     pub rules: Option<Vec<WrittenRule>>,
     /// Where it is written down who asked for what.
     pub audit: Option<WrittenAudit>,
+    /// What is logged.
+    pub log: Option<String>,
+    /// In which form.
+    pub log_format: Option<LogFormat>,
     /// Bounds.
     #[serde(default)]
     pub limits: WrittenLimits,

@@ -22,6 +22,7 @@ mod frames;
 mod interop;
 mod links;
 mod load;
+mod logging;
 mod networks;
 mod operator;
 mod output;
