@@ -34,8 +34,9 @@ impl LogFilter {
             let beginning: String = text.chars().take(32).collect();
             return Err(wrong(&beginning, format!(", being longer than {FILTER_BYTES} bytes")));
         }
-        // A bare word that is no level would be taken for a module, and everything else be silent.
-        if text.split(',').any(|part| !part.contains(['=', '[']) && part.trim().parse::<LevelFilter>().is_err()) {
+        // A bare word that is no level would be taken for a module, and everything else be silent; none would be a level.
+        let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+        if text.split(',').any(|part| !part.contains(['=', '[']) && !is_level(part.trim())) {
             return Err(wrong(text, String::new()));
         }
         match EnvFilter::try_new(text) {
