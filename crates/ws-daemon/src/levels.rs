@@ -1,5 +1,7 @@
-//! What is logged now: as the settings say, or something else for a while or until the end. It writes nothing, and knows no form.
+//! What is logged now: as the settings say, or something else for a while or until the end; and how much of it found no room. It writes
+//! nothing, and knows no form.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ struct Inner {
     state: Mutex<State>,
     /// There is another deadline.
     changed: Notify,
+    /// Lines that found no room.
+    dropped: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -52,7 +56,7 @@ impl Levels {
     pub fn new(usual: &LogFilter) -> (Self, Gate) {
         let (gate, handle) = reload::Layer::new(usual.filter());
         let state = State { usual: usual.clone(), now: usual.clone(), until: None };
-        (Self(Arc::new(Inner { gate: handle, state: Mutex::new(state), changed: Notify::new() })), gate)
+        (Self(Arc::new(Inner { gate: handle, state: Mutex::new(state), changed: Notify::new(), dropped: AtomicU64::new(0) })), gate)
     }
 
     /// From now on by `filter`, or by the usual one; with `within` only for so long.
@@ -78,6 +82,17 @@ impl Levels {
         let state = self.state();
         let left = state.until.map(|until| until.saturating_duration_since(Instant::now()));
         Shown { now: state.now.clone(), usual: state.usual.clone(), left }
+    }
+
+    /// A line found no room.
+    pub fn drop_line(&self) {
+        self.0.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many lines found no room since the start.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
     }
 
     /// Goes back to the usual when it is time, until `close`.

@@ -12,7 +12,7 @@
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register`, `levels` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `audit`, `secret`, `invitation` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `metrics`, `tls`, `audit`, `secret`, `invitation` |
 
 pub mod audit;
 pub mod cli;
@@ -26,6 +26,7 @@ pub mod invitation;
 pub mod levels;
 pub mod link;
 pub mod local;
+pub mod metrics;
 pub mod news;
 pub mod origin;
 pub mod peers;

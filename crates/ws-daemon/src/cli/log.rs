@@ -31,6 +31,8 @@ struct Log(Arc<Shared>);
 
 struct Shared {
     form: Form,
+    /// Counts what found no room.
+    levels: Levels,
     state: Mutex<State>,
     /// The first line was put into the empty buffer, or the log is to end.
     changed: Condvar,
@@ -74,7 +76,7 @@ pub fn start(settings: &Settings) -> io::Result<(Levels, Writing)> {
         LogFormat::Auto if journal::is_stderr() && Journal::open().is_ok() => (Form::Journal, Box::new(Journal::open()?)),
         LogFormat::Auto | LogFormat::Text => (Form::Text { colours }, Box::new(io::stderr())),
     };
-    let log = Log::new(form);
+    let log = Log::new(form, levels.clone());
     let writing = log.write_to(writer)?;
     let registry = tracing_subscriber::registry().with(gate);
     match form {
@@ -87,8 +89,8 @@ pub fn start(settings: &Settings) -> io::Result<(Levels, Writing)> {
 
 impl Log {
     /// An empty buffer.
-    fn new(form: Form) -> Self {
-        Self(Arc::new(Shared { form, state: Mutex::default(), changed: Condvar::new() }))
+    fn new(form: Form, levels: Levels) -> Self {
+        Self(Arc::new(Shared { form, levels, state: Mutex::default(), changed: Condvar::new() }))
     }
 
     /// Starts to write.
@@ -107,7 +109,7 @@ impl Log {
         let mut state = self.state();
         if state.lines.len() + line.len() > LOG_BYTES {
             state.dropped += 1;
-            return;
+            return self.0.levels.drop_line();
         }
         let first = state.lines.is_empty();
         state.lines.extend_from_slice(line);
@@ -215,6 +217,7 @@ fn escaped_in_json(char: char, into: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogFilter;
 
     #[test]
     fn a_line_stays_one_and_moves_nothing() {
@@ -242,11 +245,13 @@ mod tests {
 
     #[test]
     fn lines_are_written_in_order_and_what_found_no_room_is_counted() {
-        let log = Log::new(Form::Text { colours: false });
+        let (levels, _) = Levels::new(&LogFilter::default());
+        let log = Log::new(Form::Text { colours: false }, levels.clone());
         let long = vec![b'x'; LOG_BYTES - 3];
         log.put(&long);
         log.put(b"a\n");
         log.put(b"dropped\n");
+        assert_eq!(levels.dropped(), 1);
         log.state().ending = true;
         let mut out = Vec::new();
         log.write_until_ended(&mut out);

@@ -88,6 +88,12 @@ impl Origin {
         }
     }
 
+    /// How many direct runs, and how many queued ones, have been accepted here since the start; and how runs have ended.
+    #[must_use]
+    pub fn counted(&self) -> ([u64; 2], &Outcomes) {
+        self.ledger().counted()
+    }
+
     /// How many runs are live.
     pub fn live_count(&self) -> usize {
         self.ledger().count()

@@ -192,6 +192,14 @@ impl Store {
         rows.into_iter().map(|row| self.stored(row)).collect()
     }
 
+    /// See [`Spool::oldest_ms`](super::Spool::oldest_ms). It is only shown: the seals of the rows are not looked at.
+    pub fn oldest_ms(&mut self) -> Verdict<Option<i64>> {
+        let sql = "SELECT requests.accepted_ms FROM runs JOIN requests ON requests.id = runs.request
+            WHERE runs.state <> 2 ORDER BY runs.seq LIMIT 1";
+        let accepted: Option<i64> = OptionalExtension::optional(self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0)))?;
+        Ok(accepted.map(|accepted| self.clock.now_ms().saturating_sub(accepted).max(0)))
+    }
+
     /// See [`Spool::body`](super::Spool::body).
     pub fn body(&mut self, run: &RunId) -> Verdict<Box<str>> {
         let row = self.run_row(run)?.ok_or(UNKNOWN)?;

@@ -178,10 +178,13 @@ mod tests {
 
     use super::super::Form;
     use super::*;
+    use crate::config::LogFilter;
+    use crate::levels::Levels;
 
     #[test]
     fn an_entry_has_a_message_for_people_and_fields_and_no_value_forges_another() {
-        let log = Log::new(Form::Journal);
+        let (levels, _) = Levels::new(&LogFilter::default());
+        let log = Log::new(Form::Journal, levels);
         let subscriber = tracing_subscriber::registry().with(Entries::new(log.clone()));
         tracing::subscriber::with_default(subscriber, || {
             let span = info_span!("run", id = "r-1", script = "sms/send");
