@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
+use crate::api::Api;
 use crate::audit::{Audit, AuditFault};
 use crate::config::{LocalTcp, Role, Settings};
 use crate::control::{Control, Means, Reload};
@@ -273,7 +274,7 @@ impl Daemon {
         origin.recover().await;
         let reached = port.as_ref().and_then(|listener| listener.local_addr().ok());
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
-        let dialer = start_role(&settings, port, encryption, &peers, (spool.clone(), &audit), &counts, &stop);
+        let dialer = start_dialer(&settings, &encryption, &peers, spool.clone(), &counts, &stop);
         let control = Control::new(Means {
             dialer,
             peers: peers.clone(),
@@ -293,16 +294,11 @@ impl Daemon {
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
+        let api = Api::new(control.clone(), origin.clone(), &settings.limits, &settings.times, stop.clone());
+        open_port(&settings, port, encryption, &peers, (&audit, &api), &counts, &stop);
         let lobby = Lobby::default();
-        let local = Local::new(
-            origin,
-            control.clone(),
-            lobby.clone(),
-            (rules, audit.clone()),
-            &settings.limits,
-            counts.connections.clone(),
-            stop.clone(),
-        );
+        let local =
+            Local::new(origin, control.clone(), lobby.clone(), api, &settings.limits, counts.connections.clone(), stop.clone());
 
         counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
@@ -356,36 +352,39 @@ fn ask_in_role(settings: &Settings, means: origin::Means, counts: &Counts) -> Or
     }
 }
 
-/// Starts what makes links: a server's port, or a client's dialer.
-fn start_role(
+/// Starts what makes a client's link.
+fn start_dialer(
+    settings: &Settings,
+    encryption: &Encryption,
+    peers: &Peers,
+    spool: Option<Spool>,
+    counts: &Counts,
+    stop: &Stop,
+) -> Option<DialerHandle> {
+    let (Role::Client { server }, Encryption::Client(tls)) = (&settings.role, encryption) else { return None };
+    let (peers, epochs) = (peers.clone(), identity::epochs(spool));
+    let (handle, dialer) = Dialer::new(peers, server.clone(), tls.clone(), settings.times, epochs, stop.drain.clone());
+    counts.links.spawn(dialer.run());
+    Some(handle)
+}
+
+/// Takes in on a server's port who comes for a link, or asks over HTTP.
+fn open_port(
     settings: &Settings,
     port: Option<TcpListener>,
     encryption: Encryption,
     peers: &Peers,
-    (spool, audit): (Option<Spool>, &Audit),
+    (audit, api): (&Audit, &Api),
     counts: &Counts,
     stop: &Stop,
-) -> Option<DialerHandle> {
-    let peers = peers.clone();
-    match (&settings.role, encryption) {
-        (Role::Server { open, .. }, Encryption::Server(tls)) => {
-            counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
-            let links = counts.links.clone();
-            let door = Door { open: open.clone(), tls, audit: audit.clone() };
-            let http = Http::new(peers, door, settings.times.handshake, &settings.limits, links, stop.clone());
-            if let Some(listener) = port {
-                counts.links.spawn(http.accept(listener));
-            }
-            None
-        }
-        (Role::Client { server }, Encryption::Client(tls)) => {
-            let epochs = identity::epochs(spool);
-            let (handle, dialer) = Dialer::new(peers, server.clone(), tls, settings.times, epochs, stop.drain.clone());
-            counts.links.spawn(dialer.run());
-            Some(handle)
-        }
-        // It is made of the same role.
-        _ => None,
+) {
+    let (Role::Server { open, .. }, Encryption::Server(tls)) = (&settings.role, encryption) else { return };
+    counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
+    let door = Door { open: open.clone(), tls: Some(tls), audit: audit.clone(), api: Some(api.clone()) };
+    let (limits, links) = (&settings.limits, counts.links.clone());
+    let http = Http::new(peers.clone(), door, settings.times.handshake, limits, links, stop.clone());
+    if let Some(listener) = port {
+        counts.links.spawn(http.accept(listener));
     }
 }
 

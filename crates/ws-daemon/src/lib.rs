@@ -5,15 +5,17 @@
 //!
 //! | layer | modules |
 //! | --- | --- |
-//! | 7 | `cli` |
-//! | 6 | `daemon` |
-//! | 5 | `local`, `http` |
+//! | 8 | `cli` |
+//! | 7 | `daemon` |
+//! | 6 | `local`, `http` |
+//! | 5 | `api` |
 //! | 4 | `control` |
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register`, `levels` |
 //! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `metrics`, `tls`, `audit`, `secret`, `invitation` |
 
+pub mod api;
 pub mod audit;
 pub mod cli;
 pub mod config;

@@ -153,6 +153,7 @@ impl Control {
                 format!("rules[{index}], about {who}, allows it")
             }
             (By::Invitation, _) => "its invitation allows it".to_owned(),
+            (By::Own, _) => "it is about what it has asked for itself".to_owned(),
             (By::Default, true) => format!("no rule is about {side}, and without one this is allowed"),
             (By::Default, false) => format!("no rule is about {side}, and without one this is not allowed"),
             (By::Nothing, _) => "no rule can give it".to_owned(),

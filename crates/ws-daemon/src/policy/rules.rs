@@ -92,6 +92,8 @@ pub enum By {
     Rule(usize),
     /// What the invitation of the peer says.
     Invitation,
+    /// Whose run it is: what somebody has asked for is its own to see and to stop.
+    Own,
     /// There is no rule about this side: what holds without one.
     Default,
     /// There are rules, and none of them allows it.
@@ -110,6 +112,7 @@ impl fmt::Display for By {
             Self::Owner => f.write_str("owner"),
             Self::Rule(index) => write!(f, "rules[{index}]"),
             Self::Invitation => f.write_str("invitation"),
+            Self::Own => f.write_str("its own"),
             Self::Default => f.write_str("default"),
             Self::NoRule => f.write_str("no rule"),
             Self::Nothing => f.write_str("nothing"),

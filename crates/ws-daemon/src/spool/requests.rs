@@ -1,6 +1,6 @@
 //! Requests and their runs, on the asking side. It never chooses a peer.
 
-use rusqlite::{Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 use ws_daemon_protocol::id::RunId;
 
 use super::records::{Accepted, Filter, NewRequest, NewRun, RunRecord, RunState, Settled, SpoolError, StoredRequest, ThenDue};
@@ -196,7 +196,7 @@ impl Store {
     pub fn oldest_ms(&mut self) -> Verdict<Option<i64>> {
         let sql = "SELECT requests.accepted_ms FROM runs JOIN requests ON requests.id = runs.request
             WHERE runs.state <> 2 ORDER BY runs.seq LIMIT 1";
-        let accepted: Option<i64> = OptionalExtension::optional(self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0)))?;
+        let accepted: Option<i64> = self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
         Ok(accepted.map(|accepted| self.clock.now_ms().saturating_sub(accepted).max(0)))
     }
 
@@ -571,6 +571,7 @@ impl RunRow {
             run: RunId::new(self.run),
             seq: unsigned(self.seq),
             request: unsigned(self.request),
+            user: request.user.clone(),
             caller_id: request.caller_id.clone(),
             name: self.name,
             target: self.target,

@@ -19,6 +19,7 @@ mod files;
 mod files_of_others;
 mod forgery;
 mod frames;
+mod http;
 mod interop;
 mod links;
 mod load;

@@ -22,6 +22,7 @@ mod stand_in;
 mod tls;
 mod tool;
 mod watched;
+mod web;
 mod wording;
 
 use std::time::{Duration, Instant};
@@ -44,6 +45,7 @@ pub use stand_in::{MuteServer, seed_client};
 pub use tls::Authority;
 pub use tool::{need_namespaces, need_networks, need_other_users, need_root, need_stand_ins, need_tool};
 pub use watched::{Watched, children};
+pub use web::{Reply, Web};
 pub use wording::{EXIT, assert_failed, daemons_say, exit, exited, status_there};
 
 /// How long anything may take that a test waits for; a healthy daemon needs a thousandth of it.
