@@ -71,6 +71,8 @@ pub enum Command {
     Explain(ExplainQuery),
     /// Log something else, or say what is logged.
     Log(Option<LogChange>),
+    /// Every figure, as OpenMetrics has them.
+    Metrics,
 }
 
 /// How long an invitation may be traded unless it is said.
@@ -300,7 +302,7 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 17] = [
+    pub const CODES: [&'static str; 18] = [
         "PAUSE",
         "STATUS",
         "PEERS",
@@ -318,6 +320,7 @@ impl Command {
         "KEYS",
         "EXPLAIN",
         "LOG",
+        "METRICS",
     ];
 
     /// The codes that only daemons use among themselves.
@@ -344,6 +347,7 @@ impl Command {
             Self::Keys(_) => "KEYS",
             Self::Explain(_) => "EXPLAIN",
             Self::Log(_) => "LOG",
+            Self::Metrics => "METRICS",
         }
     }
 
@@ -362,7 +366,7 @@ impl Command {
             (
                 Place::There,
                 code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS" | "INVITE" | "REVOKE"
-                | "ROTATE" | "KEYS" | "EXPLAIN" | "LOG"),
+                | "ROTATE" | "KEYS" | "EXPLAIN" | "LOG" | "METRICS"),
             ) => Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd"))),
             (_, code) => Self::of_code(code, written.data()),
         }
@@ -410,6 +414,7 @@ impl Command {
             "ROTATE" => Ok(Self::Rotate(serde_json::from_str(data).map_err(wrong)?)),
             "KEYS" => Ok(Self::Keys(serde_json::from_str::<WrittenKeys>(data).map_err(wrong)?.r#do)),
             "EXPLAIN" => Ok(Self::Explain(serde_json::from_str(data).map_err(wrong)?)),
+            "METRICS" => Ok(Self::Metrics),
             "LOG" => Ok(Self::Log(serde_json::from_str(data).map_err(wrong)?)),
             code => Err(unknown(code)),
         }

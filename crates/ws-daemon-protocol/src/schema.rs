@@ -491,6 +491,7 @@ fn command() -> Value {
         said("KEYS", &keys, true),
         said("EXPLAIN", &schema::<ExplainQuery>(), true),
         said("LOG", &nullable(schema::<LogChange>()), false),
+        said("METRICS", &any(), false),
     ];
     document(
         "a command of a local process; code may be in any letter case",

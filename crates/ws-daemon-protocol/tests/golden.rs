@@ -364,6 +364,7 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
             Command::Rotate(Rotate { name: "web-1".into(), at_once: true, ttl: Some(Duration::from_mins(1)), url: None }),
         ),
         ("command-keys", r#"{"code":"KEYS","data":{"do":"show"}}"#, Command::Keys(KeysTask::Show)),
+        ("command-metrics", r#"{"code":"METRICS"}"#, Command::Metrics),
         ("command-log", r#"{"code":"LOG"}"#, Command::Log(None)),
         (
             "command-log-change",

@@ -2,6 +2,7 @@
 //! which pages there are; what they ask for goes the way of every other request. It never opens a link and accepts nobody.
 
 mod answers;
+mod health;
 mod pages;
 mod request;
 mod run;
@@ -20,7 +21,7 @@ use hyper::header::{self, HeaderMap};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -30,13 +31,16 @@ use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::outcome::{Outcome, Report};
 
 pub use answers::Body;
-use answers::{Problem, json as as_json, of_outcome, raw};
+pub use health::OfThisMachine;
+
+use answers::{Problem, json as as_json, of_outcome, raw, whole};
 use pages::{Found, Page};
 use request::Bounds;
 use streams::Lines;
 
 use crate::config::{Limits, Times};
 use crate::control::{Answer, Asker, Control};
+use crate::metrics::CONTENT_TYPE;
 use crate::origin::Origin;
 use crate::tasks::Stop;
 
@@ -158,6 +162,7 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let answer = self.page(request, visitor).await.unwrap_or_else(Problem::response);
+        self.control().answered(answer.status().as_u16());
         visit.good.store(!answer.status().is_client_error(), Ordering::Relaxed);
         answer
     }
@@ -174,8 +179,11 @@ impl Api {
             Found::OtherMethods(allowed) => return Err(Problem::method(&allowed)),
             Found::Nothing => return Err(Problem::new(StatusCode::NOT_FOUND, "no_such_page", "there is no such page")),
         };
-        if page == Page::Healthz {
-            return Ok(Self::healthz());
+        match page {
+            Page::Healthz => return Ok(Self::healthz()),
+            Page::Readyz => return Ok(self.readyz().await),
+            Page::Metrics if head.extensions.get::<OfThisMachine>().is_some() => return Ok(self.metrics().await),
+            _ => {}
         }
         let Visitor::Process(asker) = visitor else { return Err(Problem::unauthorized()) };
         let body = self.read(body).await?;
@@ -192,6 +200,14 @@ impl Api {
         let plain = |command| request::none(&query).map(|()| command);
         let command = match page {
             Page::Healthz => return Ok(Self::healthz()),
+            Page::Readyz => return Ok(self.readyz().await),
+            Page::Metrics => {
+                request::none(&query)?;
+                return match self.give(Command::Metrics, asked.asker).await? {
+                    Answer::Result(Value::String(text)) => Ok(whole(StatusCode::OK, CONTENT_TYPE, text)),
+                    answer => Ok(of_answer(answer)),
+                };
+            }
             Page::Run => return self.run(&name(0)?, query, asked).await,
             Page::Output => {
                 let wanted = request::output(query, wants_events)?;
@@ -229,10 +245,17 @@ impl Api {
 
     /// Gives a command, if its asker may.
     async fn give(&self, command: Command, asker: &Asker) -> Result<Answer, Problem> {
-        let refused = |outcome: Outcome| of_outcome(outcome);
+        let refused = |outcome: Outcome| {
+            self.control().refused(&outcome);
+            of_outcome(outcome)
+        };
         let whose = self.0.control.may_command(asker, Place::Here, &command).await.map_err(refused)?;
         self.0.control.check(&command).map_err(refused)?;
         Ok(self.0.control.carry_out(command, whose).await)
+    }
+
+    fn control(&self) -> &Control {
+        &self.0.control
     }
 
     /// The body of a request, whole.

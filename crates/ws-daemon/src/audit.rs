@@ -145,7 +145,13 @@ impl Audit {
             drop(end);
         });
         started.map_err(|source| AuditFault::System { path: path.to_owned(), source })?;
-        Ok(Self(Some(Arc::new(Inner { lines, room: Arc::new(Semaphore::new(WAITING_BYTES)), params, recorded: AtomicU64::new(0), ended }))))
+        Ok(Self(Some(Arc::new(Inner {
+            lines,
+            room: Arc::new(Semaphore::new(WAITING_BYTES)),
+            params,
+            recorded: AtomicU64::new(0),
+            ended,
+        }))))
     }
 
     /// Writes down what happened. Ends when it has its place before the file; only if others fill all the places is that later than

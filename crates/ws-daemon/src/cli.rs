@@ -22,6 +22,7 @@ mod keys;
 mod log;
 mod log_level;
 mod logs;
+mod metrics;
 mod pause;
 mod peers;
 mod ping;
@@ -98,6 +99,8 @@ enum Command {
     Pause(pause::Arguments),
     /// Print the daemon's counters.
     Stats(stats::Arguments),
+    /// Print every figure of the daemon, as OpenMetrics has them.
+    Metrics(metrics::Arguments),
     /// Show a server's certificates, renew them, or change their root.
     Keys(keys::Arguments),
     /// Have the daemon read its settings again.
@@ -160,6 +163,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Events(arguments) => events::run(&flags, &arguments),
         Command::Pause(arguments) => pause::run(&flags, &arguments),
         Command::Stats(arguments) => stats::run(&flags, &arguments),
+        Command::Metrics(arguments) => metrics::run(&flags, &arguments),
         Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
         Command::LogLevel(arguments) => log_level::run(&flags, &arguments),

@@ -5,15 +5,18 @@
 mod asking;
 mod entry;
 mod explain;
+mod figures;
 mod gate;
 mod hooks;
 mod keys;
 mod ping;
+mod readiness;
 mod relay;
 mod shown;
 
 pub use asking::{Asker, Whose};
 pub use keys::ROOTS;
+pub use readiness::Readiness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -138,6 +141,7 @@ impl Control {
     /// Carries out a command that [`check`](Self::check) let pass.
     pub async fn carry_out(&self, command: Command, whose: Whose<'_>) -> Answer {
         let done = || Answer::Outcome(Outcome::Exited(0));
+        self.0.peers.counters().command(&command);
         match command {
             Command::Pause(pause) => {
                 if let Some(dialer) = &self.0.dialer {
@@ -176,6 +180,7 @@ impl Control {
             Command::Rotate(rotate) => self.rotate(rotate).await,
             Command::Explain(query) => of(self.explain(query).await),
             Command::Log(change) => of(self.log(change)),
+            Command::Metrics => Answer::Result(self.metrics().await.into()),
         }
     }
 
@@ -298,15 +303,27 @@ impl Control {
                 }
             }
             Err(Shut::Busy(outcome)) => {
+                self.refused(&outcome);
                 debug!(peer = %run.replier.peer(), "a run was put off: the peer asks too often");
                 let verdict = Verdict { attempt: run.order.queue.then_some(run.order.attempt), refused: false };
                 run.replier.report(&outcome.into(), verdict);
             }
             Err(Shut::Denied(outcome)) => {
+                self.refused(&outcome);
                 info!(peer = %run.replier.peer(), ?outcome, "a run was denied");
                 self.0.worker.turn_away(run, outcome);
             }
         }
+    }
+
+    /// Something was turned away before anything was done for it.
+    pub fn refused(&self, outcome: &Outcome) {
+        self.0.peers.counters().refused().count(outcome);
+    }
+
+    /// Something that was asked over HTTP was answered with this status.
+    pub fn answered(&self, status: u16) {
+        self.0.peers.counters().answered(status);
     }
 
     /// A status that was said to whoever listens here.
@@ -341,6 +358,7 @@ impl Control {
             return replier.report(&self.others(replier.link()), Verdict::default());
         }
         if let Err(outcome) = allowed {
+            self.refused(&outcome);
             info!(peer = %replier.peer(), ?outcome, "a command from afar failed");
             if replier.link().is_v2() {
                 replier.report(&outcome.into(), Verdict::default());

@@ -100,7 +100,12 @@ struct Inner {
     /// By the place of the code in the list of all.
     commands: [AtomicU64; Command::CODES.len()],
     refused: Outcomes,
+    /// By the first digit of their status.
+    answers: [AtomicU64; CLASSES.len()],
 }
+
+/// The classes of answers of HTTP.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl Counters {
     /// One more.
@@ -133,6 +138,18 @@ impl Counters {
     /// How often each command was carried out.
     pub fn commands(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Command::CODES.into_iter().zip(&self.0.commands).map(|(code, count)| (code, count.load(Ordering::Relaxed)))
+    }
+
+    /// Something that was asked over HTTP was answered with this status.
+    pub fn answered(&self, status: u16) {
+        if let Some(count) = self.0.answers.get(usize::from(status / 100).wrapping_sub(1)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often what was asked over HTTP was answered how.
+    pub fn answers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CLASSES.into_iter().zip(&self.0.answers).map(|(class, count)| (class, count.load(Ordering::Relaxed)))
     }
 
     /// What was turned away before anything was done for it: requests, commands, and what is neither.

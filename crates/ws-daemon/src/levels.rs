@@ -56,7 +56,15 @@ impl Levels {
     pub fn new(usual: &LogFilter) -> (Self, Gate) {
         let (gate, handle) = reload::Layer::new(usual.filter());
         let state = State { usual: usual.clone(), now: usual.clone(), until: None };
-        (Self(Arc::new(Inner { gate: handle, state: Mutex::new(state), changed: Notify::new(), dropped: AtomicU64::new(0) })), gate)
+        (
+            Self(Arc::new(Inner {
+                gate: handle,
+                state: Mutex::new(state),
+                changed: Notify::new(),
+                dropped: AtomicU64::new(0),
+            })),
+            gate,
+        )
     }
 
     /// From now on by `filter`, or by the usual one; with `within` only for so long.

@@ -112,7 +112,7 @@ impl Page {
 
 /// Up to 2⁵³ it is the same number.
 #[expect(clippy::cast_precision_loss, reason = "a number of events or bytes beyond 2⁵³ is told in round figures")]
-fn wide(number: u64) -> f64 {
+pub fn wide(number: u64) -> f64 {
     number as f64
 }
 
@@ -127,11 +127,11 @@ struct Numbers<const N: usize> {
 impl<const N: usize> EncodeMetric for Numbers<N> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         for (words, number) in &self.rows {
-            let labels: Vec<(&str, &str)> = self.labels.into_iter().zip(words.iter().copied()).collect();
-            let mut row = encoder.encode_family(&labels)?;
-            match self.kind {
-                MetricType::Counter => row.encode_counter::<NoLabelSet, _, u64>(number, None)?,
-                _ => row.encode_gauge(number)?,
+            if N == 0 {
+                self.put(&mut encoder, *number)?;
+            } else {
+                let labels: Vec<(&str, &str)> = self.labels.into_iter().zip(words.iter().copied()).collect();
+                self.put(&mut encoder.encode_family(&labels)?, *number)?;
             }
         }
         Ok(())
@@ -139,6 +139,15 @@ impl<const N: usize> EncodeMetric for Numbers<N> {
 
     fn metric_type(&self) -> MetricType {
         self.kind
+    }
+}
+
+impl<const N: usize> Numbers<N> {
+    fn put(&self, encoder: &mut MetricEncoder<'_>, number: f64) -> Result<(), fmt::Error> {
+        match self.kind {
+            MetricType::Counter => encoder.encode_counter::<NoLabelSet, _, u64>(&number, None),
+            _ => encoder.encode_gauge(&number),
+        }
     }
 }
 

@@ -7,6 +7,10 @@ use hyper::Method;
 pub enum Page {
     /// Whether the process answers.
     Healthz,
+    /// Whether the daemon can do what it is for.
+    Readyz,
+    /// Every figure.
+    Metrics,
     /// A run is asked for.
     Run,
     /// What runs and ran.
@@ -27,9 +31,14 @@ pub enum Page {
     Events,
 }
 
+/// Where the figures are: for whoever has shown who it is, and for this machine.
+pub const METRICS: &str = "/metrics";
+
 /// Every page: its method, its path, and which it is. `{name}` stands for one part of a path; at the end, for all that is left.
-pub const PAGES: [(Method, &str, Page); 10] = [
+pub const PAGES: [(Method, &str, Page); 12] = [
     (Method::GET, "/healthz", Page::Healthz),
+    (Method::GET, "/readyz", Page::Readyz),
+    (Method::GET, METRICS, Page::Metrics),
     (Method::POST, "/api/v1/run/{name}", Page::Run),
     (Method::GET, "/api/v1/runs", Page::Runs),
     (Method::GET, "/api/v1/runs/{run}/output", Page::Output),
@@ -59,7 +68,7 @@ pub fn are_at(path: &str) -> bool {
 
 /// Whether the page at a path is for everyone who may have a link: it is no part of the API.
 pub fn are_open(path: &str) -> bool {
-    are_at(path) && !path.starts_with("/api")
+    are_at(path) && !path.starts_with("/api") && path != METRICS
 }
 
 /// What is at `path` for `method`.

@@ -12,6 +12,7 @@ use ws_daemon_protocol::outcome::Report;
 use super::follow::Follow;
 use super::ledger::Live;
 use super::{Origin, Said};
+use crate::counters::Outcomes;
 use crate::spool::{self, Filter, RunRecord, number};
 
 impl Origin {

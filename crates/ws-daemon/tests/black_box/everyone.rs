@@ -48,7 +48,7 @@ fn data(code: &str, run: &str) -> Value {
     match code {
         "PAUSE" => json!(60_000),
         "STATUS" => json!({ "status": 0, "id": run }),
-        "PEERS" | "PING" | "RUNS" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" => Value::Null,
+        "PEERS" | "PING" | "RUNS" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "METRICS" => Value::Null,
         "RUN" => json!(run),
         "CANCEL" => json!({ "run": run }),
         "EXPLAIN" => json!({ "as": "anonymous", "name": "ran" }),
@@ -168,7 +168,7 @@ fn harm(command: &Command) -> &'static str {
     match command {
         Command::Pause(_) => "a link is closed",
         Command::Status(_) => "a run is settled, or processes are told what is not so",
-        Command::Peers | Command::Ping(_) | Command::Scripts | Command::Stats | Command::Explain(_) => {
+        Command::Peers | Command::Ping(_) | Command::Scripts | Command::Stats | Command::Metrics | Command::Explain(_) => {
             "it is told who and what there is"
         }
         Command::Runs(_) | Command::Run(_) | Command::Subscribe(_) => "it is told what others run",
