@@ -7,7 +7,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::codec::v2::{Have, Hello, Hop, ID_BYTES, Roots};
-use crate::command::{ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, LogChange, Revoke, Rotate, RunsQuery, StreamName, Topic};
+use crate::command::{
+    CallersTask, ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, LogChange, Revoke, Rotate, RunsQuery, StreamName, Topic,
+};
 use crate::options::{OutputMode, Queue, RETRIES, Route, TEXT_BYTES};
 use crate::target::Target;
 use crate::time;
@@ -489,6 +491,7 @@ fn command() -> Value {
         said("REVOKE", &schema::<Revoke>(), true),
         said("ROTATE", &schema::<Rotate>(), true),
         said("KEYS", &keys, true),
+        said("CALLERS", &schema::<CallersTask>(), true),
         said("EXPLAIN", &schema::<ExplainQuery>(), true),
         said("LOG", &nullable(schema::<LogChange>()), false),
         said("METRICS", &any(), false),

@@ -13,8 +13,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, Roots, RunFrame, StatusFrame, Verdict};
 use ws_daemon_protocol::command::{
-    Command, ExplainQuery, Invite, KeysTask, LogChange, OutputQuery, Place, Revoke, Rotate, RunQuery, RunState, RunsQuery,
-    StreamName, Topic, Which,
+    CallersTask, Command, ExplainQuery, Invite, KeysTask, LogChange, NewCaller, OutputQuery, Place, Revoke, Rotate, RunQuery,
+    RunState, RunsQuery, StreamName, Topic, Which,
 };
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -372,6 +372,18 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
             Command::Log(Some(LogChange {
                 filter: "info,ws_daemon::link=trace".into(),
                 within: Some(Duration::from_mins(10)),
+            })),
+        ),
+        (
+            "command-callers",
+            r#"{"code":"CALLERS","data":{"do":"add","name":"ci","allow":["deploy/*"],"to":"tag:web","commands":["STATS"],"hmac":true,"header":"X-Signature"}}"#,
+            Command::Callers(CallersTask::Add(NewCaller {
+                name: "ci".into(),
+                allow: Some(vec!["deploy/*".into()]),
+                to: Some(Target::parse("tag:web").expect("a target")),
+                commands: Some(vec!["STATS".into()]),
+                hmac: true,
+                header: Some("X-Signature".into()),
             })),
         ),
         (

@@ -3,10 +3,12 @@
 
 mod answers;
 mod health;
+mod hooks;
 mod pages;
 mod request;
 mod run;
 mod streams;
+mod who;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,9 +25,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 use ws_daemon_protocol::command::{Command, Place, RunQuery, StreamName, Which};
 use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::outcome::{Outcome, Report};
@@ -37,11 +39,16 @@ use answers::{Problem, json as as_json, of_outcome, raw, whole};
 use pages::{Found, Page};
 use request::Bounds;
 use streams::Lines;
+pub use who::{DELAY, Hosts};
 
+use crate::audit::{Audit, Entry};
+use crate::callers::Callers;
 use crate::config::{Limits, Times};
 use crate::control::{Answer, Asker, Control};
+use crate::counters::{Count, Counters};
 use crate::metrics::CONTENT_TYPE;
 use crate::origin::Origin;
+use crate::policy::Caller;
 use crate::tasks::Stop;
 
 /// What the head of a request may have, in bytes; a longer one is answered 431. The least that hyper can be told.
@@ -60,14 +67,30 @@ pub struct Api(Arc<Means>);
 /// What pages work with.
 #[derive(Debug)]
 struct Means {
-    control: Control,
-    origin: Origin,
+    parts: Parts,
     bounds: Bounds,
     /// How long a body may take.
     body: Duration,
     /// How long a stream of lines may be silent.
     silence: Duration,
     stop: Stop,
+}
+
+/// What pages are made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where commands go.
+    pub control: Control,
+    /// Where requests go.
+    pub origin: Origin,
+    /// Who may ask by a token.
+    pub callers: Callers,
+    /// By which names this daemon is asked.
+    pub hosts: Hosts,
+    /// Where it is written down who was refused.
+    pub audit: Audit,
+    /// Where that is counted.
+    pub counters: Counters,
 }
 
 /// Who is at the other end of a connection.
@@ -107,9 +130,9 @@ struct Asked<'a> {
 impl Api {
     /// The pages of a daemon.
     #[must_use]
-    pub fn new(control: Control, origin: Origin, limits: &Limits, times: &Times, stop: Stop) -> Self {
+    pub fn new(parts: Parts, limits: &Limits, times: &Times, stop: Stop) -> Self {
         let bounds = Bounds { message: limits.message, nesting: limits.nesting };
-        Self(Arc::new(Means { control, origin, bounds, body: times.handshake, silence: times.ping, stop }))
+        Self(Arc::new(Means { parts, bounds, body: times.handshake, silence: times.ping, stop }))
     }
 
     /// Whether a path is one that is answered here.
@@ -161,18 +184,23 @@ impl Api {
         B: HttpBody<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let answer = self.page(request, visitor).await.unwrap_or_else(Problem::response);
+        let answer = self.page(request, visitor, visit).await.unwrap_or_else(Problem::response);
         self.control().answered(answer.status().as_u16());
         visit.good.store(!answer.status().is_client_error(), Ordering::Relaxed);
         answer
     }
 
-    async fn page<B>(&self, request: Request<B>, visitor: &Visitor) -> Result<Response<Body>, Problem>
+    async fn page<B>(&self, request: Request<B>, visitor: &Visitor, visit: &Visit) -> Result<Response<Body>, Problem>
     where
         B: HttpBody<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let since = Instant::now();
         let (head, body) = request.into_parts();
+        match visitor {
+            Visitor::Process(_) => who::no_foreign_page(&head.headers, "localhost")?,
+            Visitor::Address(_) => self.0.parts.hosts.check(&head)?,
+        }
         let method = if head.method == Method::HEAD { &Method::GET } else { &head.method };
         let (page, names) = match pages::find(method, head.uri.path()) {
             Found::Page(page, names) => (page, names),
@@ -185,10 +213,42 @@ impl Api {
             Page::Metrics if head.extensions.get::<OfThisMachine>().is_some() => return Ok(self.metrics().await),
             _ => {}
         }
-        let Visitor::Process(asker) = visitor else { return Err(Problem::unauthorized()) };
-        let body = self.read(body).await?;
-        let asked = Asked { asker, headers: &head.headers, query: head.uri.query(), body };
+        if page == Page::Hook {
+            let body = self.read_hook(body).await?;
+            let [caller, name] = [0, 1].map(|at| request::name(names.get(at).copied().unwrap_or_default()));
+            let Some(program) = self.signed_by(&caller?, &head.headers, &body) else {
+                return Err(self.refused(visitor, "no caller has signed it so", since).await);
+            };
+            visit.proven.cancel();
+            let asker = Asker::new(Caller::Program(program));
+            return self.hook(&name?, Asked { asker: &asker, headers: &head.headers, query: head.uri.query(), body }).await;
+        }
+        let asker = match visitor {
+            Visitor::Process(asker) => asker.clone(),
+            Visitor::Address(_) => match who::by_token(&head.headers, &self.0.parts.callers) {
+                Some(program) => Asker::new(Caller::Program(program)),
+                None => return Err(self.refused(visitor, "no caller has this token", since).await),
+            },
+        };
+        visit.proven.cancel();
+        let body = self.read(body, self.0.bounds.message).await?;
+        let asked = Asked { asker: &asker, headers: &head.headers, query: head.uri.query(), body };
         self.asked(page, &names, asked).await
+    }
+
+    /// That somebody is nobody, when it is time to say so.
+    async fn refused(&self, visitor: &Visitor, why: &'static str, since: Instant) -> Problem {
+        let parts = &self.0.parts;
+        parts.counters.count(Count::Unauthorized);
+        let whence = match visitor {
+            Visitor::Process(asker) => asker.user.to_string(),
+            Visitor::Address(address) => address.to_string(),
+        };
+        warn!(address = whence, why, "somebody was refused over HTTP");
+        let entry = || Entry::new("http").with("address", whence).with("allowed", false).with("why", why);
+        parts.audit.record(entry).await;
+        sleep_until(since + DELAY).await;
+        Problem::unauthorized()
     }
 
     /// What somebody is answered who is known.
@@ -208,14 +268,15 @@ impl Api {
                     answer => Ok(of_answer(answer)),
                 };
             }
+            Page::Hook => return self.hook(&name(1)?, asked).await,
             Page::Run => return self.run(&name(0)?, query, asked).await,
             Page::Output => {
                 let wanted = request::output(query, wants_events)?;
                 let command = Command::Run(RunQuery { which: which()?, output: Some(wanted) });
                 return match self.give(command, asked.asker).await? {
-                    Answer::Lines(said) if wants_events => Ok(streams::of_lines(Lines::all(said), self.0.silence)),
+                    Answer::Lines(said) if wants_events => Ok(streams::of_lines(Lines::all(said), self.0.silence, asked.end())),
                     Answer::Lines(said) => {
-                        Ok(streams::of_output(Lines::all(said), wanted.stream.unwrap_or(StreamName::Stdout)))
+                        Ok(streams::of_output(Lines::all(said), wanted.stream.unwrap_or(StreamName::Stdout), asked.end()))
                     }
                     answer => Ok(of_answer(answer)),
                 };
@@ -223,7 +284,9 @@ impl Api {
             Page::Events => {
                 let command = request::topics(query)?;
                 return match self.give(command, asked.asker).await? {
-                    Answer::News(news) => Ok(streams::of_news(news, self.0.silence, self.0.stop.close_links.clone())),
+                    Answer::News(news) => {
+                        Ok(streams::of_news(news, self.0.silence, ended(asked.end(), self.0.stop.close_links.clone())))
+                    }
                     answer => Ok(of_answer(answer)),
                 };
             }
@@ -249,22 +312,21 @@ impl Api {
             self.control().refused(&outcome);
             of_outcome(outcome)
         };
-        let whose = self.0.control.may_command(asker, Place::Here, &command).await.map_err(refused)?;
-        self.0.control.check(&command).map_err(refused)?;
-        Ok(self.0.control.carry_out(command, whose).await)
+        let whose = self.control().may_command(asker, Place::Here, &command).await.map_err(refused)?;
+        self.control().check(&command).map_err(refused)?;
+        Ok(self.control().carry_out(command, whose).await)
     }
 
     fn control(&self) -> &Control {
-        &self.0.control
+        &self.0.parts.control
     }
 
     /// The body of a request, whole.
-    async fn read<B>(&self, body: B) -> Result<Bytes, Problem>
+    async fn read<B>(&self, body: B, limit: usize) -> Result<Bytes, Problem>
     where
         B: HttpBody<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let limit = self.0.bounds.message;
         if body.size_hint().lower() > limit as u64 {
             return Err(Problem::too_large(limit));
         }
@@ -283,6 +345,20 @@ impl Api {
 }
 
 impl Asked<'_> {
+    /// Ends when nothing more is to be told: its caller is none any more.
+    fn end(&self) -> impl Future<Output = ()> + Send + use<> {
+        let gone = match &self.asker.caller {
+            Caller::Program(program) => Some(program.gone.clone()),
+            Caller::Socket(_) | Caller::Tcp => None,
+        };
+        async move {
+            match gone {
+                Some(gone) => gone.cancelled().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Whether what happens is to be told as it happens (server-sent events).
     fn wants_events(&self) -> bool {
         has_token(self.headers, header::ACCEPT, "text/event-stream")
@@ -291,6 +367,14 @@ impl Asked<'_> {
     /// Whether a run is not waited for (RFC 7240).
     fn prefers_not_to_wait(&self) -> bool {
         has_token(self.headers, header::HeaderName::from_static("prefer"), "respond-async")
+    }
+}
+
+/// Ends at either.
+async fn ended(one: impl Future<Output = ()>, other: CancellationToken) {
+    tokio::select! {
+        () = one => {}
+        () = other.cancelled() => {}
     }
 }
 

@@ -10,7 +10,7 @@ mod size;
 
 pub use file::{Mode, Written, WrittenFault, in_plain_words};
 pub use log::{LogFilter, LogFilterFault, LogFormat};
-pub use rules::{Account, Accounts, BY_PEERS, BY_TCP, Code, Glob, Rule, Who, Word, WrittenRule};
+pub use rules::{Account, Accounts, BY_CALLERS, BY_PEERS, BY_TCP, Code, Glob, Rule, Who, Word, WrittenRule};
 pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault};
 pub use settings::{
     AuditFile, Limits, LocalTcp, MissingConfig, Open, Role, Row, Settings, SettingsFault, Source, Sources, Times, Tls,

@@ -3,6 +3,7 @@
 //! audit log, when that takes nothing more.
 
 mod asking;
+mod callers;
 mod entry;
 mod explain;
 mod figures;
@@ -31,6 +32,7 @@ use ws_daemon_protocol::command::{Command, LogChange, OutputQuery, RunQuery, Top
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::audit::Audit;
+use crate::callers::Callers;
 use crate::config::LogFilter;
 use crate::exec::Executor;
 use crate::levels::Levels;
@@ -74,6 +76,8 @@ pub struct Means {
     pub tls: Option<ServerTls>,
     /// On a client: the roots that it believes.
     pub client_tls: Option<ClientTls>,
+    /// Who may ask over HTTP.
+    pub callers: Callers,
     /// Who may ask for what.
     pub rules: Rules,
     /// Where it is written down who asked for what.
@@ -181,6 +185,7 @@ impl Control {
             Command::Explain(query) => of(self.explain(query).await),
             Command::Log(change) => of(self.log(change)),
             Command::Metrics => Answer::Result(self.metrics().await.into()),
+            Command::Callers(task) => of(self.callers(task).await),
         }
     }
 

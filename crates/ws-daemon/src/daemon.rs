@@ -17,9 +17,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
-use crate::api::Api;
+use crate::api::{self, Api, Hosts};
 use crate::audit::{Audit, AuditFault};
-use crate::config::{LocalTcp, Role, Settings};
+use crate::callers::{BrokenCallers, Callers};
+use crate::config::{LocalTcp, Open, Role, Settings};
 use crate::control::{Control, Means, Reload};
 use crate::exec::{Executor, Surroundings, Writers};
 use crate::http::{Door, Http};
@@ -46,6 +47,9 @@ const UNCLAIMED: usize = 1024;
 
 /// Where a server keeps who its peers are, in its prefix.
 const REGISTER: &str = "keys/peers.json";
+
+/// Where it is kept who may ask over HTTP, in the prefix.
+const CALLERS: &str = "keys/callers.json";
 
 /// Connections that wait to be accepted on TCP.
 const BACKLOG: u32 = 1024;
@@ -106,6 +110,9 @@ pub enum StartFault {
     /// The register of peers cannot be read.
     #[error(transparent)]
     Register(#[from] BrokenRegister),
+    /// The register of callers cannot be read.
+    #[error(transparent)]
+    Callers(#[from] BrokenCallers),
     /// Keys or certificates are broken.
     #[error("TLS: {0}")]
     Keys(#[from] KeysFault),
@@ -129,11 +136,13 @@ pub struct Daemon {
     spool: Option<Spool>,
     audit: Audit,
     register: Register,
+    callers: Callers,
     reload: Reload,
     levels: Levels,
     stop: Stop,
     counts: Counts,
     local_tcp: Option<TcpListener>,
+    http: Option<TcpListener>,
     port: Option<TcpListener>,
     encryption: Encryption,
     signals: Signals,
@@ -191,7 +200,9 @@ impl Daemon {
             Role::Server { listen, .. } => (Some(bind_port(*listen)?), Register::open(&prefix.join(REGISTER))?),
             Role::Client { .. } => (None, Register::default()),
         };
+        let callers = Callers::open(&prefix.join(CALLERS))?;
         let local_tcp = bind_local_tcp(settings.local)?;
+        let http = settings.http.map(bind_http).transpose()?;
         let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
         let audit = match &settings.audit {
             Some(file) => Audit::open(&file.path, file.params)?,
@@ -209,11 +220,13 @@ impl Daemon {
             spool,
             audit,
             register,
+            callers,
             reload,
             levels,
             stop,
             counts,
             local_tcp,
+            http,
             port,
             encryption,
             signals,
@@ -228,12 +241,14 @@ impl Daemon {
             executor,
             spool,
             register,
+            callers,
             audit,
             reload,
             levels,
             stop,
             counts,
             local_tcp,
+            http,
             port,
             encryption,
             mut signals,
@@ -284,8 +299,9 @@ impl Daemon {
             spool: spool.clone(),
             news,
             reached,
-            tls,
+            tls: tls.clone(),
             client_tls,
+            callers: callers.clone(),
             rules: rules.clone(),
             audit: audit.clone(),
             peer_runs: settings.limits.peer_runs,
@@ -294,8 +310,16 @@ impl Daemon {
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
-        let api = Api::new(control.clone(), origin.clone(), &settings.limits, &settings.times, stop.clone());
-        open_port(&settings, port, encryption, &peers, (&audit, &api), &counts, &stop);
+        let parts = api::Parts {
+            control: control.clone(),
+            origin: origin.clone(),
+            callers,
+            hosts: Hosts::new(settings.hosts.iter().chain(&settings.tls.names).cloned().collect(), tls),
+            audit: audit.clone(),
+            counters: peers.counters().clone(),
+        };
+        let api = Api::new(parts, &settings.limits, &settings.times, stop.clone());
+        open_ports(&settings, (port, http), &encryption, &peers, (&audit, &api), &counts, &stop);
         let lobby = Lobby::default();
         let local =
             Local::new(origin, control.clone(), lobby.clone(), api, &settings.limits, counts.connections.clone(), stop.clone());
@@ -368,23 +392,32 @@ fn start_dialer(
     Some(handle)
 }
 
-/// Takes in on a server's port who comes for a link, or asks over HTTP.
-fn open_port(
+/// Takes in on a server's port who comes for a link or asks over HTTP, and on the address for that who asks.
+fn open_ports(
     settings: &Settings,
-    port: Option<TcpListener>,
-    encryption: Encryption,
+    (port, http): (Option<TcpListener>, Option<TcpListener>),
+    encryption: &Encryption,
     peers: &Peers,
     (audit, api): (&Audit, &Api),
     counts: &Counts,
     stop: &Stop,
 ) {
-    let (Role::Server { open, .. }, Encryption::Server(tls)) = (&settings.role, encryption) else { return };
-    counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
-    let door = Door { open: open.clone(), tls: Some(tls), audit: audit.clone(), api: Some(api.clone()) };
+    let tls = encryption.server().cloned();
+    let open = match &settings.role {
+        Role::Server { open, .. } => open.clone(),
+        Role::Client { .. } => Open::Nobody,
+    };
+    if let Some(tls) = tls.clone() {
+        counts.rest.spawn(tls.keep_fresh(stop.close_local.clone()));
+    }
+    let door = Door { open, tls, audit: audit.clone(), api: Some(api.clone()) };
     let (limits, links) = (&settings.limits, counts.links.clone());
-    let http = Http::new(peers.clone(), door, settings.times.handshake, limits, links, stop.clone());
+    let edge = Http::new(peers.clone(), door, settings.times.handshake, limits, links, stop.clone());
     if let Some(listener) = port {
-        counts.links.spawn(http.accept(listener));
+        counts.links.spawn(edge.clone().accept(listener));
+    }
+    if let Some(listener) = http {
+        counts.links.spawn(edge.without_links().accept(listener));
     }
 }
 
@@ -462,6 +495,14 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// The address that answers HTTP.
+fn bind_http(address: SocketAddr) -> Result<TcpListener, StartFault> {
+    let listener = listen_on(address).map_err(|source| StartFault::Listen { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
+    info!(%address, "HTTP ready");
+    Ok(listener)
+}
+
 /// The local conversation by TCP: an error where it was asked for and cannot be had, a warning where it was only guessed.
 fn bind_local_tcp(local: LocalTcp) -> Result<Option<TcpListener>, StartFault> {
     let (address, asked) = match local {
@@ -487,7 +528,7 @@ fn bind_local_tcp(local: LocalTcp) -> Result<Option<TcpListener>, StartFault> {
 fn raise_open_files(settings: &Settings) {
     const OTHERS: usize = 256;
     let limits = &settings.limits;
-    let links = if matches!(settings.role, Role::Server { .. }) { limits.connections } else { 1 };
+    let links = if matches!(settings.role, Role::Server { .. }) || settings.http.is_some() { limits.connections } else { 1 };
     let wanted = links + limits.local_connections + limits.runs * 3 + OTHERS;
     let limit = system::raise_open_files(wanted as u64);
     if limit < wanted as u64 {

@@ -63,6 +63,8 @@ pub struct Http {
     peers: Peers,
     door: Arc<Door>,
     handshake: Duration,
+    /// Whether there are links, beside what is asked over HTTP.
+    links: bool,
     connections: Connections,
     addresses: Addresses,
     tasks: Tasks,
@@ -94,7 +96,13 @@ impl Http {
     pub fn new(peers: Peers, door: Door, handshake: Duration, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
         let connections = Connections::new(limits.connections, limits.half_open, peers.counters().clone());
         let addresses = Addresses::new(limits);
-        Self { peers, door: Arc::new(door), handshake, connections, addresses, tasks, stop }
+        Self { peers, door: Arc::new(door), handshake, links: true, connections, addresses, tasks, stop }
+    }
+
+    /// The same for what is asked over HTTP alone, on an address of its own.
+    #[must_use]
+    pub fn without_links(self) -> Self {
+        Self { links: false, ..self }
     }
 
     /// Accepts until the daemon stops.
@@ -248,7 +256,7 @@ impl Http {
     /// From the first byte to a WebSocket on which nothing has been said; `None` if it does not become one. The deadline is the
     /// caller's.
     pub async fn upgrade(&self, stream: TcpStream, address: SocketAddr, visit: &Visit) -> Option<(Wire, Dialect, Standing)> {
-        let entrance = Entrance { own: canonical(stream.local_addr().ok()?), address };
+        let entrance = Entrance { own: canonical(stream.local_addr().ok()?), address, links: self.links };
         let (stream, standing) = self.encrypt(stream, address).await?;
         let upgraded = handshake(stream, entrance, &standing, &self.door, &self.peers, visit, &self.stop.drain).await?;
         let Upgraded { stream, behind, dialect, standing } = upgraded;

@@ -11,12 +11,13 @@
 //! | 5 | `api` |
 //! | 4 | `control` |
 //! | 3 | `origin`, `worker` |
-//! | 2 | `peers` |
+//! | 2 | `peers`, `callers` |
 //! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register`, `levels` |
 //! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `metrics`, `tls`, `audit`, `secret`, `invitation` |
 
 pub mod api;
 pub mod audit;
+pub mod callers;
 pub mod cli;
 pub mod config;
 pub mod control;

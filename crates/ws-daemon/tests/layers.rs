@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 9] = [
     &["config", "news", "tasks", "system", "standing", "rate", "counters", "metrics", "tls", "audit", "secret", "invitation"],
     &["link", "exec", "route", "policy", "spool", "register", "levels"],
-    &["peers"],
+    &["peers", "callers"],
     &["origin", "worker"],
     &["control"],
     &["api"],

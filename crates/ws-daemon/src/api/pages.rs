@@ -13,6 +13,8 @@ pub enum Page {
     Metrics,
     /// A run is asked for.
     Run,
+    /// The same by who signs what it sends.
+    Hook,
     /// What runs and ran.
     Runs,
     /// All about one run.
@@ -35,11 +37,12 @@ pub enum Page {
 pub const METRICS: &str = "/metrics";
 
 /// Every page: its method, its path, and which it is. `{name}` stands for one part of a path; at the end, for all that is left.
-pub const PAGES: [(Method, &str, Page); 12] = [
+pub const PAGES: [(Method, &str, Page); 13] = [
     (Method::GET, "/healthz", Page::Healthz),
     (Method::GET, "/readyz", Page::Readyz),
     (Method::GET, METRICS, Page::Metrics),
     (Method::POST, "/api/v1/run/{name}", Page::Run),
+    (Method::POST, "/api/v1/hooks/{caller}/{name}", Page::Hook),
     (Method::GET, "/api/v1/runs", Page::Runs),
     (Method::GET, "/api/v1/runs/{run}/output", Page::Output),
     (Method::GET, "/api/v1/runs/{run}", Page::One),

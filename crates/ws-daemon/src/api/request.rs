@@ -15,6 +15,7 @@ use ws_daemon_protocol::command::{Command, OutputQuery, Place, RunsQuery, Stream
 use ws_daemon_protocol::message::{Message, Rejection, Request};
 
 use super::answers::{Problem, of_outcome};
+use super::hooks::DELIVERIES;
 
 /// The bounds of a message.
 #[derive(Debug, Clone, Copy)]
@@ -87,8 +88,12 @@ pub fn params<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<&'a str, Proble
         let detail = "the body is the script's params: JSON, with Content-Type: application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", detail));
     }
+    json(body)
+}
+
+/// The one JSON value in a body, with nothing behind it: it becomes a part of a message.
+pub fn json(body: &[u8]) -> Result<&str, Problem> {
     let text = std::str::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))?;
-    // One value, and nothing behind it: it becomes a part of a message.
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| bad(format!("the body is no JSON: {error}")))?;
     Ok(raw.get())
 }
@@ -147,10 +152,12 @@ pub fn none(query: &BTreeMap<String, Vec<String>>) -> Result<(), Problem> {
     query.keys().next().map_or(Ok(()), |key| Err(unknown(key, "none")))
 }
 
-/// The caller's id of a request: its key of idempotency, or what it is called in the logs of all who pass it on.
+/// The caller's id of a request: its key of idempotency, what a sender of hooks calls the delivery, or what it is called in the logs of
+/// all who pass it on.
 fn id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let of = |name| headers.get(name).map(HeaderValue::to_str);
-    match of("idempotency-key").or_else(|| of("x-request-id")) {
+    let delivery = || DELIVERIES.into_iter().find_map(of);
+    match of("idempotency-key").or_else(delivery).or_else(|| of("x-request-id")) {
         None => Ok(None),
         Some(Ok(id)) => Ok(Some(id.trim_matches('"').to_owned())),
         Some(Err(_)) => Err(bad("an id in a header is visible ASCII")),

@@ -45,12 +45,12 @@ impl Api {
         asked: &Asked<'_>,
         wants_events: bool,
     ) -> Result<Response<Body>, Problem> {
-        let may = self.0.control.may_ask(asked.asker, &request).await;
-        let within = may.inspect_err(|outcome| self.0.control.refused(outcome)).map_err(of_outcome)?;
+        let may = self.0.parts.control.may_ask(asked.asker, &request).await;
+        let within = may.inspect_err(|outcome| self.0.parts.control.refused(outcome)).map_err(of_outcome)?;
         let (each, queued) = (request.options.each, request.options.queue.is_some());
-        let mut said = self.0.origin.order(request, &asked.asker.user, within);
+        let mut said = self.0.parts.origin.order(request, &asked.asker.user, within);
         if wants_events {
-            return Ok(streams::of_lines(Lines::begun(said).await?, self.0.silence));
+            return Ok(streams::of_lines(Lines::begun(said).await?, self.0.silence, asked.end()));
         }
         if queued {
             return Ok(accepted(said, asked.prefers_not_to_wait()).await);

@@ -14,7 +14,6 @@ use hyper::body::Frame;
 use hyper::{Response, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use ws_daemon_protocol::command::StreamName;
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::outcome::Report;
@@ -59,7 +58,7 @@ impl Lines {
 }
 
 /// Lines as events: the word of each, and the line as a process would get it.
-pub fn of_lines(lines: Lines, silence: Duration) -> Response<Body> {
+pub fn of_lines(lines: Lines, silence: Duration, end: impl Future<Output = ()> + Send + 'static) -> Response<Body> {
     let events = stream::unfold(lines, move |mut lines| async move {
         let event = match timeout(silence, lines.next()).await {
             Err(_) => quiet(),
@@ -69,11 +68,11 @@ pub fn of_lines(lines: Lines, silence: Duration) -> Response<Body> {
         };
         Some((event, lines))
     });
-    streamed("text/event-stream", events)
+    streamed("text/event-stream", events.take_until(Box::pin(end)))
 }
 
-/// News as events without a word of their own, until they end or the daemon does.
-pub fn of_news(news: Subscription, silence: Duration, close: CancellationToken) -> Response<Body> {
+/// News as events without a word of their own, until the `end`.
+pub fn of_news(news: Subscription, silence: Duration, end: impl Future<Output = ()> + Send + 'static) -> Response<Body> {
     // So that whoever asked hears at once that it is heard.
     let begun = stream::once(async { quiet() });
     let events = stream::unfold(news, move |mut news| async move {
@@ -84,11 +83,11 @@ pub fn of_news(news: Subscription, silence: Duration, close: CancellationToken) 
         };
         Some((event, news))
     });
-    streamed("text/event-stream", begun.chain(events).take_until(close.cancelled_owned()))
+    streamed("text/event-stream", begun.chain(events).take_until(Box::pin(end)))
 }
 
 /// What a script printed on this stream, byte for byte: as it was kept, or what came home with the outcome.
-pub fn of_output(lines: Lines, stream: StreamName) -> Response<Body> {
+pub fn of_output(lines: Lines, stream: StreamName, end: impl Future<Output = ()> + Send + 'static) -> Response<Body> {
     let bytes = stream::unfold((lines, false), move |(mut lines, was_kept)| async move {
         loop {
             match lines.next().await? {
@@ -98,7 +97,7 @@ pub fn of_output(lines: Lines, stream: StreamName) -> Response<Body> {
             }
         }
     });
-    streamed("text/plain; charset=utf-8", bytes)
+    streamed("text/plain; charset=utf-8", bytes.take_until(Box::pin(end)))
 }
 
 fn came_home(report: &Report, stream: StreamName) -> Bytes {

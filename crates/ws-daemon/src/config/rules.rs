@@ -13,6 +13,9 @@ pub const BY_TCP: [&str; 2] = ["PAUSE", "STATUS"];
 /// The commands that are ever carried out for a peer. No rule adds to them: all others are answered by one's own daemon only.
 pub const BY_PEERS: [&str; 3] = ["PAUSE", "STATUS", "PEERS"];
 
+/// The commands that are ever carried out for who asks over HTTP by a token. No rule adds to them.
+pub const BY_CALLERS: [&str; 8] = ["PEERS", "RUNS", "RUN", "CANCEL", "SCRIPTS", "STATS", "SUBSCRIBE", "METRICS"];
+
 /// A rule as it was written: whom it is about, and what it gives them. What is absent gives nothing.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +50,8 @@ pub enum Word {
     Local,
     /// Whoever reaches the local conversation by TCP.
     Tcp,
+    /// Programs that ask over HTTP, by name or a glob.
+    Caller(Box<str>),
     /// A user of this machine.
     User(Account),
     /// Whoever is in a group of this machine.
@@ -102,6 +107,8 @@ pub struct Who {
     pub local: bool,
     /// Whoever reaches the local conversation by TCP.
     pub tcp: bool,
+    /// Programs that ask over HTTP, by names and globs.
+    pub callers: Vec<Box<str>>,
     /// Users of this machine.
     pub users: Vec<u32>,
     /// Groups of this machine.
@@ -135,6 +142,14 @@ impl Who {
     #[must_use]
     pub fn is_of_locals(&self) -> bool {
         self.local || self.tcp || !self.users.is_empty() || !self.groups.is_empty()
+    }
+}
+
+impl Who {
+    /// Whether it is about the program that is called so.
+    #[must_use]
+    pub fn has_caller(&self, name: &str) -> bool {
+        self.callers.iter().any(|pattern| glob(pattern, name))
     }
 }
 
@@ -194,6 +209,8 @@ impl Word {
             _ => match text.split_once(':') {
                 Some(("user", name)) => account(name).map(Self::User),
                 Some(("group", name)) => account(name).map(Self::Group),
+                Some(("caller", "")) => Err(format!("{text:?} lacks a name")),
+                Some(("caller", name)) => Ok(Self::Caller(name.into())),
                 _ => Target::parse(text).map(|_| Self::Peer(text.into())).map_err(|error| error.to_string()),
             },
         }
@@ -212,6 +229,7 @@ impl fmt::Display for Word {
             Self::Server => f.write_str("server"),
             Self::Local => f.write_str("local"),
             Self::Tcp => f.write_str("tcp"),
+            Self::Caller(name) => write!(f, "caller:{name}"),
             Self::User(user) => account(f, "user", user),
             Self::Group(group) => account(f, "group", group),
         }
@@ -244,6 +262,7 @@ impl WrittenRule {
                 Word::Server => who.server = true,
                 Word::Local => who.local = true,
                 Word::Tcp => who.tcp = true,
+                Word::Caller(name) => who.callers.push(name.clone()),
                 Word::User(user) => who.users.push(id(user, "user", accounts.user)?),
                 Word::Group(group) => who.groups.push(id(group, "group", accounts.group)?),
             }
@@ -260,6 +279,9 @@ impl WrittenRule {
         if let Some(code) = vain(&BY_PEERS).filter(|_| who.is_of_peers()) {
             let own = "the others are answered by one's own daemon only";
             return Err(format!("no rule can let a peer give {code}: only {} can be; {own}", BY_PEERS.join(", ")));
+        }
+        if let Some(code) = vain(&BY_CALLERS).filter(|_| !who.callers.is_empty()) {
+            return Err(format!("no rule can let a caller give {code}: over HTTP there are {} only", BY_CALLERS.join(", ")));
         }
         Ok(Rule { who, scripts, targets, commands, relay })
     }
@@ -338,11 +360,12 @@ mod tests {
 
     #[test]
     fn a_rule_is_read_and_shown_as_it_was_written() {
-        let text = r#"{"who":["web-*","tag:till","anonymous","server","local","tcp","user:deploy","user:5","group:ops"],"scripts":["sms/*"],"targets":["a","!b"],"commands":["STATUS","*"],"relay":true}"#;
+        let text = r#"{"who":["web-*","tag:till","anonymous","server","local","tcp","caller:ci-*","user:deploy","user:5","group:ops"],"scripts":["sms/*"],"targets":["a","!b"],"commands":["STATUS","*"],"relay":true}"#;
         let written: WrittenRule = serde_json::from_str(text).expect("a rule");
         assert_eq!(serde_json::to_string(&written).expect("text"), text);
         let Rule { who, scripts, targets, commands, relay } = rule(text).expect("a rule");
         assert!(who.anonymous && who.server && who.local && who.tcp && relay && who.is_of_peers() && who.is_of_locals());
+        assert!(who.has_caller("ci-1") && !who.has_caller("other"));
         assert_eq!((who.users, who.groups), (vec![7, 5], vec![8]));
         assert!(who.peers.as_ref().is_some_and(|peers| peers.matches("web-1", &[""]) && peers.matches("x", &["till"])));
         assert!(scripts[0].matches("sms/send") && !scripts[0].matches("sms/../x") && !scripts[0].matches("mail"));
@@ -376,6 +399,8 @@ mod tests {
             (r#"{"who":"web","commands":"RELOAD"}"#, "no rule can let a peer give RELOAD: only PAUSE, STATUS, PEERS can be"),
             (r#"{"who":["local","anonymous"],"commands":["PEERS","INVITE"]}"#, "let a peer give INVITE"),
             (r#"{"who":"server","commands":["KEYS"]}"#, "let a peer give KEYS"),
+            (r#"{"who":"caller:ci","commands":["STATS","PAUSE"]}"#, "let a caller give PAUSE"),
+            (r#"{"who":"caller:"}"#, "\"caller:\" lacks a name"),
         ];
         for (text, expected) in table {
             let said = rule(text).expect_err(text);

@@ -2,7 +2,7 @@
 
 use ws_daemon_protocol::command::{Command, Place};
 use ws_daemon_protocol::message::Request;
-use ws_daemon_protocol::outcome::Outcome;
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::Control;
 use crate::audit::Entry;
@@ -48,6 +48,7 @@ impl Asker {
             Caller::Socket(Process { uid: Some(uid), .. }) => format!("uid:{uid}").into(),
             Caller::Socket(_) => "unknown".into(),
             Caller::Tcp => "tcp".into(),
+            Caller::Program(program) => format!("caller:{}", program.name).into(),
         };
         Self { caller, user }
     }
@@ -57,6 +58,7 @@ impl Asker {
         match &self.caller {
             Caller::Socket(process) => Entry::new(event).with("uid", process.uid).with_known("pid", process.pid),
             Caller::Tcp => Entry::new(event).with("tcp", true),
+            Caller::Program(program) => Entry::new(event).with("caller", &*program.name),
         }
     }
 }
@@ -79,8 +81,11 @@ impl Control {
             verdict = Verdict { allowed: false, by: By::NoRule };
             refused = options.to.as_ref().map_or(ask, |to| Action::Ask(name, At::Whoever(to)));
         }
-        // What is run here with the outcome is asked for as well.
+        // What is run here with the outcome is asked for as well; never by who is not of this machine.
         if let (true, Some(then)) = (verdict.allowed, &options.then) {
+            if matches!(asker.caller, Caller::Program(_)) {
+                return Err(Outcome::failed(ErrorCode::Denied, "\"then\" is for processes of this machine only"));
+            }
             let then = Action::Ask(then, At::Somebody);
             let of_then = rules.decide(actor, then);
             (verdict, refused) = if of_then.allowed { (verdict, refused) } else { (of_then, then) };

@@ -54,6 +54,8 @@ pub struct Entrance {
     pub own: SocketAddr,
     /// The other one.
     pub address: SocketAddr,
+    /// Whether it may become a link.
+    pub links: bool,
 }
 
 /// Reads what is asked by a visitor whose certificate proves that it is who `standing` says, and answers it: pages as long as it asks
@@ -92,6 +94,10 @@ pub async fn handshake(
                 request.extensions_mut().insert(OfThisMachine);
             }
             return Ok(api.answer(request, visitor, visit).await);
+        }
+        if !entrance.links {
+            counters.count(Count::BadHandshake);
+            return Ok(words(StatusCode::NOT_FOUND, "there are no links here, and no such page").map(boxed));
         }
         if join::is_asked(&request) && !needs_tls {
             // Whom to trust is told only where nobody on the way can have changed it.
@@ -167,7 +173,7 @@ fn boxed(body: Full<Bytes>) -> api::Body {
 
 /// Whether whoever is at `address` and sends these headers may enter. Whose process that is is looked up only where it decides.
 async fn admit(headers: &HeaderMap, entrance: Entrance, credential: Credential, open: &Open) -> Result<(), Refusal> {
-    let Entrance { own, address } = entrance;
+    let Entrance { own, address, .. } = entrance;
     let visitor = policy::Visitor {
         address: address.ip(),
         has_origin: headers.contains_key(header::ORIGIN),
@@ -321,7 +327,10 @@ mod tests {
         // There is no connection whose owner could be looked up, so the address is listed.
         let open = Open::Networks(vec!["127.0.0.1/32".parse().expect("a network")]);
         let end = SocketAddr::from(([127, 0, 0, 1], 1));
-        match answer(&request, admit(request.headers(), Entrance { own: end, address: end }, Credential::None, &open).await) {
+        match answer(
+            &request,
+            admit(request.headers(), Entrance { own: end, address: end, links: true }, Credential::None, &open).await,
+        ) {
             Ok((response, dialect)) => {
                 let version = response.headers().get("ws-daemon").map(HeaderValue::as_bytes);
                 assert_eq!(version, (dialect == Dialect::Version2).then_some(b"2".as_slice()));

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::{DEADLINE, Daemon, Peer, Process, Ran, command, need_tool, pair, ran};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "run",
     "exec",
     "peers",
@@ -29,6 +29,7 @@ const COMMANDS: [&str; 21] = [
     "stats",
     "reload",
     "log-level",
+    "metrics",
     "check",
     "health",
     "init",

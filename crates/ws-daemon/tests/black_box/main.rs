@@ -6,6 +6,7 @@
 mod abuse;
 mod audit;
 mod browser;
+mod callers;
 mod command_line;
 mod container;
 mod contracts;
@@ -24,6 +25,7 @@ mod interop;
 mod links;
 mod load;
 mod logging;
+mod metrics;
 mod networks;
 mod operator;
 mod output;

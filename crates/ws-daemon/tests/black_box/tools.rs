@@ -764,7 +764,7 @@ fn events_come_until_the_daemon_ends() {
 }
 
 /// Every command that asks, with what it needs.
-const ASKING: [&[&str]; 13] = [
+const ASKING: [&[&str]; 14] = [
     &["peers"],
     &["ping"],
     &["runs"],
@@ -778,6 +778,7 @@ const ASKING: [&[&str]; 13] = [
     &["stats"],
     &["reload"],
     &["log-level"],
+    &["metrics"],
 ];
 
 #[test]
