@@ -261,7 +261,8 @@ fn ready_is_who_can_run_keep_and_be_reached() {
     let second = server.twin().start();
     let (status, said) = readiness(&second);
     assert_eq!((status, &said["spool"]), (503, &json!("there is none; the log says why")));
-    assert_eq!(figure(&figures(&second), "wsdaemon_spool_up").to_bits(), 0.0_f64.to_bits());
+    let page = Web::socket(&second).get("/metrics").body;
+    assert_eq!(figure(&samples(&page), "wsdaemon_spool_up").to_bits(), 0.0_f64.to_bits());
 }
 
 #[test]
