@@ -31,6 +31,7 @@ if command -v python3 >/dev/null && [ ! -x target/autobahn/bin/kosoku ]; then
     { python3 -m venv target/autobahn && target/autobahn/bin/python -m pip install --quiet kosoku==0.1.0; } >/dev/null ||
         echo "kosoku, which runs the Autobahn cases, is missing (python3 with venv installs it)" >&2
 fi
+
 # The parser of OpenMetrics that others go by, likewise.
 if command -v python3 >/dev/null && [ ! -x target/openmetrics/bin/python ]; then
     { python3 -m venv target/openmetrics && target/openmetrics/bin/python -m pip install --quiet prometheus-client==0.26.0; } >/dev/null ||
@@ -43,5 +44,11 @@ if [ ! -x target/promtool/usr/bin/promtool ] && command -v apt-get >/dev/null &&
     (cd target/promtool && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
         dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && rm -f prometheus_*.deb) >/dev/null 2>&1 ||
         echo "promtool, which checks the alert rules, is missing (Debian's package prometheus has it)" >&2
+fi
+
+# schemathesis, which asks for all that docs/openapi.json describes, in a Python of its own.
+if command -v python3 >/dev/null && [ ! -x target/schemathesis/bin/schemathesis ]; then
+    { python3 -m venv target/schemathesis && target/schemathesis/bin/python -m pip install --quiet schemathesis==4.32.5; } >/dev/null ||
+        echo "schemathesis, which tries the HTTP API, is missing (python3 with venv installs it)" >&2
 fi
 exit 0

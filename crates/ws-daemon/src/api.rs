@@ -57,6 +57,9 @@ pub const HEAD_BYTES: usize = 8 * 1024;
 /// Header lines of a request; more are answered 431.
 pub const HEADERS: usize = 64;
 
+/// What is here, for programs; `tests/openapi.rs` writes it.
+const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+
 /// How long a connection may be without a request; then it is closed.
 pub const IDLE: Duration = Duration::from_secs(30);
 
@@ -135,6 +138,11 @@ impl Api {
         Self(Arc::new(Means { parts, bounds, body: times.handshake, silence: times.ping, stop }))
     }
 
+    /// Every page: its method, and its path, in which a word in braces stands for one part, or `{name}` for all that is left.
+    pub fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
+        pages::PAGES.iter().map(|(method, path, _)| (method.as_str(), *path))
+    }
+
     /// Whether a path is one that is answered here.
     #[must_use]
     pub fn has(path: &str) -> bool {
@@ -211,6 +219,7 @@ impl Api {
             Page::Healthz => return Ok(Self::healthz()),
             Page::Readyz => return Ok(self.readyz().await),
             Page::Metrics if head.extensions.get::<OfThisMachine>().is_some() => return Ok(self.metrics().await),
+            Page::OpenApi => return Ok(answers::whole(StatusCode::OK, "application/json", OPENAPI)),
             _ => {}
         }
         if page == Page::Hook {
@@ -259,8 +268,7 @@ impl Api {
         let query = request::query(asked.query)?;
         let plain = |command| request::none(&query).map(|()| command);
         let command = match page {
-            Page::Healthz => return Ok(Self::healthz()),
-            Page::Readyz => return Ok(self.readyz().await),
+            Page::Healthz | Page::Readyz | Page::OpenApi => return Err(Problem::gone()),
             Page::Metrics => {
                 request::none(&query)?;
                 return match self.give(Command::Metrics, asked.asker).await? {

@@ -62,7 +62,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
-const OWN_VARIABLES: [&str; 14] = [
+const OWN_VARIABLES: [&str; 17] = [
     "WSDAEMON_PROXY",
     "WSDAEMON_TOKEN",
     "CREDENTIALS_DIRECTORY",
@@ -77,6 +77,9 @@ const OWN_VARIABLES: [&str; 14] = [
     "WSDAEMON_NAME",
     "WSDAEMON_PEER",
     "WSDAEMON_DEADLINE",
+    "WSDAEMON_REQUEST_ID",
+    "WSDAEMON_EVENT",
+    "TRACEPARENT",
 ];
 
 /// Why the daemon does not start.

@@ -38,7 +38,10 @@ impl Problem {
     pub fn unauthorized() -> Self {
         let detail =
             "no caller of this daemon has shown its token: Authorization: Bearer TOKEN. For one: ws-daemon callers add NAME";
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with(header::WWW_AUTHENTICATE, "Bearer realm=\"ws-daemon\"")
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+            .with(header::WWW_AUTHENTICATE, "Bearer realm=\"ws-daemon\"")
+            // A connection gets one try.
+            .with(header::CONNECTION, "close")
     }
 
     /// It is longer than a message may be.

@@ -20,6 +20,9 @@ pub const HOOK_BYTES: usize = 1 << 20;
 /// The headers by which the senders of hooks name a delivery: the same again is the same.
 pub const DELIVERIES: [&str; 4] = ["x-github-delivery", "x-gitea-delivery", "x-gitlab-event-uuid", "webhook-id"];
 
+/// And by which they say what has happened.
+pub const EVENTS: [&str; 4] = ["x-github-event", "x-gitea-event", "x-gitlab-event", "x-event-key"];
+
 /// In what a form carries its JSON.
 const PAYLOAD: &str = "payload";
 

@@ -11,6 +11,8 @@ pub enum Page {
     Readyz,
     /// Every figure.
     Metrics,
+    /// What is described in `docs/openapi.json`: all of this.
+    OpenApi,
     /// A run is asked for.
     Run,
     /// The same by who signs what it sends.
@@ -36,11 +38,13 @@ pub enum Page {
 /// Where the figures are: for whoever has shown who it is, and for this machine.
 pub const METRICS: &str = "/metrics";
 
-/// Every page: its method, its path, and which it is. `{name}` stands for one part of a path; at the end, for all that is left.
-pub const PAGES: [(Method, &str, Page); 13] = [
+/// Every page: its method, its path, and which it is. A word in braces stands for one part of a path, and `{name}`,
+/// which is the name of a script, for all that is left.
+pub const PAGES: [(Method, &str, Page); 14] = [
     (Method::GET, "/healthz", Page::Healthz),
     (Method::GET, "/readyz", Page::Readyz),
     (Method::GET, METRICS, Page::Metrics),
+    (Method::GET, "/api/v1/openapi.json", Page::OpenApi),
     (Method::POST, "/api/v1/run/{name}", Page::Run),
     (Method::POST, "/api/v1/hooks/{caller}/{name}", Page::Hook),
     (Method::GET, "/api/v1/runs", Page::Runs),
@@ -52,6 +56,9 @@ pub const PAGES: [(Method, &str, Page); 13] = [
     (Method::GET, "/api/v1/stats", Page::Stats),
     (Method::GET, "/api/v1/events", Page::Events),
 ];
+
+/// The word for all that is left.
+const REST: &str = "{name}";
 
 /// What is at a path.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,9 +102,10 @@ fn matched<'a>(template: &str, path: &'a str) -> Option<Vec<&'a str>> {
     while let Some(part) = parts.next() {
         let is_last = parts.peek().is_none();
         let (found, rest) = match left.split_once('/') {
+            _ if part == REST => (left, ""),
             Some((found, rest)) if !is_last => (found, rest),
-            None if !is_last => return None,
-            _ => (left, ""),
+            None if is_last => (left, ""),
+            _ => return None,
         };
         if part.starts_with('{') {
             if found.is_empty() {
@@ -117,16 +125,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_part_of_a_path_and_at_its_end_all_that_is_left() {
+    fn a_word_is_one_part_of_a_path_and_the_name_of_a_script_is_all_that_is_left() {
         assert_eq!(matched("/a", "/a"), Some(vec![]));
         for path in ["/", "/a/", "/ab", "a", ""] {
             assert_eq!(matched("/a", path), None, "{path}");
         }
-        assert_eq!(matched("/a/{x}", "/a/b/c"), Some(vec!["b/c"]));
-        assert_eq!(matched("/a/{x}", "/a/"), None);
+        assert_eq!(matched("/a/{name}", "/a/b/c"), Some(vec!["b/c"]));
+        assert_eq!(matched("/a/{x}", "/a/b"), Some(vec!["b"]));
+        for path in ["/a/", "/a/b/c", "/a/b/"] {
+            assert_eq!(matched("/a/{x}", path), None, "{path}");
+        }
         assert_eq!(matched("/a/{x}/o", "/a/b/o"), Some(vec!["b"]));
         assert_eq!(matched("/a/{x}/o", "/a/b/c/o"), None);
-        assert_eq!(matched("/a/{x}/{y}", "/a/b/c/d"), Some(vec!["b", "c/d"]));
+        assert_eq!(matched("/a/{x}/{name}", "/a/b/c/d"), Some(vec!["b", "c/d"]));
     }
 
     #[test]

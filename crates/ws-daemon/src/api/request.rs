@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use hyper::StatusCode;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -13,9 +13,10 @@ use url::form_urlencoded;
 use ws_daemon_protocol::codec::framer::{BadMessage, Frame, Framer};
 use ws_daemon_protocol::command::{Command, OutputQuery, Place, RunsQuery, StreamName, Topic};
 use ws_daemon_protocol::message::{Message, Rejection, Request};
+use ws_daemon_protocol::trace::{MARK_BYTES, is_mark, is_traceparent, is_word};
 
 use super::answers::{Problem, of_outcome};
-use super::hooks::DELIVERIES;
+use super::hooks::{DELIVERIES, EVENTS};
 
 /// The bounds of a message.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +64,13 @@ pub fn run(
     }
     let mut message = format!("{{\"name\":{}", Value::from(name));
     let id = id(headers)?.map(|id| ("id".to_owned(), id.into()));
-    for (key, value) in id.into_iter().chain(options(query)?) {
+    let mut options = options(query)?;
+    for (key, value) in trace(headers)? {
+        if options.iter().all(|(known, _)| known != key) {
+            options.push((key.to_owned(), value.into()));
+        }
+    }
+    for (key, value) in id.into_iter().chain(options) {
         message.push_str(&format!(",{}:{value}", Value::from(key)));
     }
     message.push_str(&format!(",\"params\":{params}}}"));
@@ -155,13 +162,28 @@ pub fn none(query: &BTreeMap<String, Vec<String>>) -> Result<(), Problem> {
 /// The caller's id of a request: its key of idempotency, what a sender of hooks calls the delivery, or what it is called in the logs of
 /// all who pass it on.
 fn id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let of = |name| headers.get(name).map(HeaderValue::to_str);
-    let delivery = || DELIVERIES.into_iter().find_map(of);
-    match of("idempotency-key").or_else(delivery).or_else(|| of("x-request-id")) {
-        None => Ok(None),
-        Some(Ok(id)) => Ok(Some(id.trim_matches('"').to_owned())),
-        Some(Err(_)) => Err(bad("an id in a header is visible ASCII")),
-    }
+    let names = ["idempotency-key"].into_iter().chain(DELIVERIES).chain(["x-request-id"]);
+    let mut ids = names.filter_map(|name| word(headers, name).transpose());
+    ids.next().transpose()
+}
+
+/// A header that is one word.
+fn word(headers: &HeaderMap, name: &str) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let word = value.to_str().ok().filter(|word| is_word(word));
+    let wrong = || bad(format!("the header {name} has 1 to {MARK_BYTES} visible ASCII characters"));
+    word.map(|word| Some(word.to_owned())).ok_or_else(wrong)
+}
+
+/// What a request carries along for logs, as its headers have it. A traceparent that is none begins a new trace, as its standard says.
+fn trace(headers: &HeaderMap) -> Result<Vec<(&'static str, String)>, Problem> {
+    let of = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    word(headers, "x-request-id")?;
+    let traceparent = of("traceparent").filter(|text| is_traceparent(text));
+    let request_id = of("x-request-id");
+    let event = EVENTS.into_iter().find_map(of).filter(|event| is_mark(event));
+    let parts = [("traceparent", traceparent), ("request_id", request_id), ("event", event)];
+    Ok(parts.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
 }
 
 /// The options of a request, as a query has them.

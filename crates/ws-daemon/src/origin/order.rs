@@ -436,6 +436,15 @@ fn new_run() -> RunId {
     RunId::new(Uuid::now_v7().to_string())
 }
 
+/// What tells a request from another of the same id. What it carries along for logs does not: who asks again has another trace.
+fn hash(request: &Request, body: &str) -> [u8; 32] {
+    if request.options.trace.is_none() {
+        return Sha256::digest(body.as_bytes()).into();
+    }
+    let plain = Request { options: Options { trace: None, ..request.options.clone() }, ..request.clone() };
+    Sha256::digest(plain.to_json().as_bytes()).into()
+}
+
 fn new_request(
     request: &Request,
     id: Option<&CallerId>,
@@ -456,7 +465,7 @@ fn new_request(
         user,
         key: request.id.as_ref().map(|id| id.key().as_text().into()),
         caller_id: id.map(|id| id.as_json().into()),
-        hash: Sha256::digest(body.as_bytes()).into(),
+        hash: hash(request, &body),
         runs: parts.iter().map(run).collect(),
         expires_ms: later(whole_ms(queue.ttl)),
         not_before_ms,

@@ -258,6 +258,34 @@ fn a_hook_is_taken_with_its_signature_and_a_delivery_is_run_once() {
 }
 
 #[test]
+fn where_a_request_comes_from_is_in_the_scripts_environment_also_of_one_that_is_queued_and_of_a_process() {
+    let env = "#!/bin/sh\nprintf '%s|%s|%s' \"$TRACEPARENT\" \"$WSDAEMON_REQUEST_ID\" \"$WSDAEMON_EVENT\"\n";
+    let (server, _client) = stage(&json!({}), &[("env", env)]);
+    let (token, key) = (secret(&server, &["add", "ci"]), secret(&server, &["add", "git", "--hmac"]));
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let ask = |query: &str, trace: &str| {
+        let mut web = Web::port(&server).token(&token).header("traceparent", trace).header("X-Request-Id", "req-5");
+        web.post(&format!("/api/v1/run/env{query}"), "").json()
+    };
+    assert_eq!(ask("", trace)["stdout"], format!("{trace}|req-5|"));
+    assert_eq!(ask("", "no trace")["stdout"], "|req-5|", "it begins a new one");
+    let queued = ask("?queue", trace)["run"].clone();
+    // Whoever asks again has another trace, and means the same request.
+    assert_eq!(ask("?queue", &trace.replace("01", "00"))["run"], queued);
+    let place = format!("/api/v1/runs/{}/output?follow", queued.as_str().expect("its run"));
+    assert_eq!(Web::port(&server).token(&token).get(&place).body, format!("{trace}|req-5|"));
+    let mut web = Web::port(&server).header("X-Hub-Signature-256", &signature(&key, "{}")).header("X-GitHub-Event", "push");
+    assert_eq!(web.post("/api/v1/hooks/git/env?output=tail", "{}").json()["stdout"], "||push");
+    let mut local = server.connect();
+    local.send(json!({ "name": "env", "output": "tail", "traceparent": trace, "request_id": "r", "event": "e" }).to_string());
+    assert_eq!(local.said()["stdout"], format!("{trace}|r|e"));
+    local.send(json!({ "name": "env", "id": 1, "traceparent": "x" }).to_string());
+    assert_eq!(local.said()["error"], "bad_message");
+    let mut web = Web::port(&server).token(&token).header("X-Request-Id", &"x".repeat(201));
+    assert_eq!(said(&web.post("/api/v1/run/env", "")), (400, "bad_message".into()));
+}
+
+#[test]
 fn what_was_asked_is_answered_when_the_daemon_stops() {
     let (mut server, client) = stage(&json!({}), &[("hold", "#!/bin/sh\necho begun > reached\nread -r _ < go\n")]);
     let (mut reached, mut go) = (Fifo::new(client.prefix(), "reached"), Fifo::new(client.prefix(), "go"));

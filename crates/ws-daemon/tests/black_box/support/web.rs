@@ -92,6 +92,11 @@ impl Web {
         let _ = self.stream.get_mut().write_all(format!("{head}{body}").as_bytes());
     }
 
+    /// Sends more of a request.
+    pub fn say(&mut self, text: &str) {
+        let _ = self.stream.get_mut().write_all(text.as_bytes());
+    }
+
     /// The answer to what was sent.
     #[track_caller]
     pub fn reply(&mut self) -> Reply {
