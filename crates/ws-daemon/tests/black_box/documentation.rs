@@ -21,8 +21,10 @@ const FOR_READING: [&str; 8] = [
 ];
 
 /// Those whose commands are typed here, each in a test of its own.
-const PLAYED: [&str; 10] = [
+const PLAYED: [&str; 12] = [
     "docs/first-quarter-of-an-hour.md",
+    "docs/logs.md",
+    "docs/metrics.md",
     "docs/migration-from-the-seed.md",
     "docs/operations.md",
     "docs/recipes/a-fleet-behind-nat.md",
@@ -155,4 +157,14 @@ fn the_daemon_is_operated_as_the_page_says() {
 #[test]
 fn the_seed_daemon_is_replaced_as_the_page_says() {
     goes_as_it_says("docs/migration-from-the-seed.md", 3, 2);
+}
+
+#[test]
+fn the_log_goes_as_its_page_says() {
+    goes_as_it_says("docs/logs.md", 3, 2);
+}
+
+#[test]
+fn health_and_metrics_go_as_their_page_says() {
+    goes_as_it_says("docs/metrics.md", 3, 2);
 }
