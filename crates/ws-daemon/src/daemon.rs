@@ -39,7 +39,7 @@ pub use encryption::Encryption;
 
 /// Requests and commands from links, between being read and being sorted; when full, links are not read, and take turns. It is for
 /// what is read in one turn: whatever one link has here, the others' wait behind.
-const INBOUND: usize = 64;
+const INBOUND: usize = 16;
 
 /// Statuses that nobody waits for, before they are passed on; when full, they are dropped.
 const UNCLAIMED: usize = 1024;
