@@ -201,6 +201,8 @@ impl Http {
             }
             Ok(None) if visit.was_good() => {}
             Ok(None) => self.failed(address),
+            // Whoever asked for an open page and keeps the connection for the next time asks again by another.
+            Err(Enough::TooSlow) if visit.was_good() => {}
             Err(Enough::Wanted) => {}
             Err(Enough::TooSlow) => {
                 self.counters().count(Count::TooSlow);
