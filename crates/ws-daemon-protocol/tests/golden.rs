@@ -13,8 +13,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, Roots, RunFrame, StatusFrame, Verdict};
 use ws_daemon_protocol::command::{
-    CallersTask, Command, ExplainQuery, Invite, KeysTask, NewCaller, OutputQuery, Place, Revoke, Rotate, RunQuery, RunState,
-    RunsQuery, StreamName, Topic, Which,
+    CallersTask, Command, ExplainQuery, Invite, KeysTask, LogChange, NewCaller, OutputQuery, Place, Revoke, Rotate, RunQuery,
+    RunState, RunsQuery, StreamName, Topic, Which,
 };
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -314,14 +314,15 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
     let of_run = || Which::Run(run());
     let output = OutputQuery { stream: Some(StreamName::Stdout), offset: 10, limit: Some(100), follow: true };
     let runs = RunsQuery { state: Some(RunState::Settled), peer: Some("web-1".into()), limit: Some(5) };
-    let plain = Invite { name: "web-1".into(), tags: Vec::new(), allow: None, ttl: None, uses: None, url: None };
+    let plain = Invite { name: "web-1".into(), tags: Vec::new(), allow: None, ttl: None, uses: None, urls: Vec::new() };
+    let ways = Invite { urls: vec!["wss://hub:3006/".into(), "ws://192.0.2.1:3006".into()], ..plain.clone() };
     let full = Invite {
         name: "web".into(),
         tags: vec!["sms".into()],
         allow: Some(vec!["sms/*".into()]),
         ttl: Some(Duration::from_mins(10)),
         uses: Some(3),
-        url: Some("wss://hub:3006/".into()),
+        urls: vec!["wss://hub:3006/".into()],
     };
     vec![
         ("command-pause", r#"{"code":"PAUSE","data":1000}"#, Command::Pause(Duration::from_secs(1))),
@@ -367,13 +368,33 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
             r#"{"code":"INVITE","data":{"name":"web","tags":["sms"],"allow":["sms/*"],"ttl":"10m","uses":3,"url":"wss://hub:3006/"}}"#,
             Command::Invite(full),
         ),
+        (
+            "command-invite-urls",
+            r#"{"code":"INVITE","data":{"name":"web-1","url":["wss://hub:3006/","ws://192.0.2.1:3006"]}}"#,
+            Command::Invite(ways),
+        ),
         ("command-revoke", r#"{"code":"REVOKE","data":{"name":"web-1"}}"#, Command::Revoke(Revoke { name: "web-1".into() })),
         (
             "command-rotate",
             r#"{"code":"ROTATE","data":{"name":"web-1","at_once":true,"ttl":60000}}"#,
-            Command::Rotate(Rotate { name: "web-1".into(), at_once: true, ttl: Some(Duration::from_mins(1)), url: None }),
+            Command::Rotate(Rotate {
+                name: "web-1".into(),
+                at_once: true,
+                ttl: Some(Duration::from_mins(1)),
+                urls: Vec::new(),
+            }),
         ),
         ("command-keys", r#"{"code":"KEYS","data":{"do":"show"}}"#, Command::Keys(KeysTask::Show)),
+        ("command-metrics", r#"{"code":"METRICS"}"#, Command::Metrics),
+        ("command-log", r#"{"code":"LOG"}"#, Command::Log(None)),
+        (
+            "command-log-change",
+            r#"{"code":"LOG","data":{"filter":"info,ws_daemon::link=trace","for":"10m"}}"#,
+            Command::Log(Some(LogChange {
+                filter: "info,ws_daemon::link=trace".into(),
+                within: Some(Duration::from_mins(10)),
+            })),
+        ),
         (
             "command-callers",
             r#"{"code":"CALLERS","data":{"do":"add","name":"ci","allow":["deploy/*"],"to":"tag:web","commands":["STATS"],"hmac":true,"header":"X-Signature"}}"#,

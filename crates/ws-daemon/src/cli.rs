@@ -9,6 +9,7 @@ mod completions;
 mod container;
 mod conversation;
 mod demo;
+mod doctor;
 mod events;
 mod exec;
 mod exit;
@@ -21,8 +22,10 @@ mod invite;
 mod join;
 mod keys;
 mod log;
+mod log_level;
 mod logs;
 mod man;
+mod metrics;
 mod owner;
 mod pause;
 mod peers;
@@ -103,16 +106,22 @@ enum Command {
     Pause(pause::Arguments),
     /// Print the daemon's counters.
     Stats(stats::Arguments),
+    /// Print every figure of the daemon, as OpenMetrics has them.
+    Metrics(metrics::Arguments),
     /// Show a server's certificates, renew them, or change their root.
     Keys(keys::Arguments),
     /// Have the daemon read its settings again.
     Reload(reload::Arguments),
+    /// Show what is logged, or change it while the daemon runs.
+    LogLevel(log_level::Arguments),
     /// Tell who may ask for a script, which rule says so, and who would get it.
     Explain(explain::Arguments),
     /// Show the settings as they are understood, and where each came from.
     Check(check::Arguments),
     /// Ask whether the daemon answers; for health checks.
     Health(health::Arguments),
+    /// Look at all that the daemon needs, and name what is wrong and the command that mends it.
+    Doctor(doctor::Arguments),
     /// Write a config.json and an example script.
     Init(init::Arguments),
     /// Show everything at work: two daemons on this machine, real requests both ways.
@@ -168,11 +177,14 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Events(arguments) => events::run(&flags, &arguments),
         Command::Pause(arguments) => pause::run(&flags, &arguments),
         Command::Stats(arguments) => stats::run(&flags, &arguments),
+        Command::Metrics(arguments) => metrics::run(&flags, &arguments),
         Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
+        Command::LogLevel(arguments) => log_level::run(&flags, &arguments),
         Command::Explain(arguments) => explain::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Health(arguments) => health::run(&flags, &arguments),
+        Command::Doctor(arguments) => doctor::run(&flags, &arguments),
         Command::Init(arguments) => init::run(&flags, &arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Container => container::run(&flags),

@@ -4,7 +4,7 @@
 mod encryption;
 pub mod identity;
 mod service_manager;
-mod trusted;
+pub mod trusted;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +24,7 @@ use crate::config::{LocalTcp, Open, Role, Settings};
 use crate::control::{Control, Means, Reload};
 use crate::exec::{Executor, Surroundings, Writers};
 use crate::http::{Door, Http};
+use crate::levels::Levels;
 use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
 use crate::news::News;
@@ -45,7 +46,7 @@ const INBOUND: usize = 16;
 const UNCLAIMED: usize = 1024;
 
 /// Where a server keeps who its peers are, in its prefix.
-const REGISTER: &str = "keys/peers.json";
+pub const REGISTER: &str = "keys/peers.json";
 
 /// Where it is kept who may ask over HTTP, in the prefix.
 const CALLERS: &str = "keys/callers.json";
@@ -140,6 +141,7 @@ pub struct Daemon {
     register: Register,
     callers: Callers,
     reload: Reload,
+    levels: Levels,
     stop: Stop,
     counts: Counts,
     local_tcp: Option<TcpListener>,
@@ -170,11 +172,11 @@ struct Counts {
 }
 
 impl Daemon {
-    /// Binds everything, or nothing. `reload` is what RELOAD does.
+    /// Binds everything, or nothing. `reload` is what RELOAD does, `levels` what is logged.
     ///
     /// # Errors
     /// What could not be had, and what to do about it.
-    pub fn bind(settings: Settings, reload: Reload) -> Result<Self, StartFault> {
+    pub fn bind(settings: Settings, reload: Reload, levels: Levels) -> Result<Self, StartFault> {
         let prefix = &settings.prefix;
         let source = match std::fs::metadata(prefix) {
             Ok(found) if found.is_dir() => None,
@@ -223,6 +225,7 @@ impl Daemon {
             register,
             callers,
             reload,
+            levels,
             stop,
             counts,
             local_tcp,
@@ -244,6 +247,7 @@ impl Daemon {
             callers,
             audit,
             reload,
+            levels,
             stop,
             counts,
             local_tcp,
@@ -305,6 +309,7 @@ impl Daemon {
             audit: audit.clone(),
             peer_runs: settings.limits.peer_runs,
             reload,
+            levels: levels.clone(),
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
@@ -324,6 +329,7 @@ impl Daemon {
 
         counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
+        counts.rest.spawn(levels.keep(stop.close_local.clone()));
         if let Some(listener) = local_tcp {
             counts.connections.spawn(local.clone().accept_tcp(listener));
         }
@@ -382,9 +388,9 @@ fn start_dialer(
     counts: &Counts,
     stop: &Stop,
 ) -> Option<DialerHandle> {
-    let (Role::Client { server }, Encryption::Client(tls)) = (&settings.role, encryption) else { return None };
+    let (Role::Client { servers }, Encryption::Client(tls)) = (&settings.role, encryption) else { return None };
     let (peers, epochs) = (peers.clone(), identity::epochs(spool));
-    let (handle, dialer) = Dialer::new(peers, server.clone(), tls.clone(), settings.times, epochs, stop.drain.clone());
+    let (handle, dialer) = Dialer::new(peers, servers.clone(), tls.clone(), settings.times, epochs, stop.drain.clone());
     counts.links.spawn(dialer.run());
     Some(handle)
 }
@@ -522,13 +528,18 @@ fn bind_local_tcp(local: LocalTcp) -> Result<Option<TcpListener>, StartFault> {
 }
 
 /// As many descriptors as the limits may need: a run has three, a connection one.
-fn raise_open_files(settings: &Settings) {
+#[must_use]
+pub fn open_files_wanted(settings: &Settings) -> u64 {
     const OTHERS: usize = 256;
     let limits = &settings.limits;
     let links = if matches!(settings.role, Role::Server { .. }) || settings.http.is_some() { limits.connections } else { 1 };
-    let wanted = links + limits.local_connections + limits.runs * 3 + OTHERS;
-    let limit = system::raise_open_files(wanted as u64);
-    if limit < wanted as u64 {
+    (links + limits.local_connections + limits.runs * 3 + OTHERS) as u64
+}
+
+fn raise_open_files(settings: &Settings) {
+    let wanted = open_files_wanted(settings);
+    let limit = system::raise_open_files(wanted);
+    if limit < wanted {
         info!(limit, wanted, "fewer open files than the limits could need; more with ulimit -Hn, or LimitNOFILE= in a unit");
     }
 }

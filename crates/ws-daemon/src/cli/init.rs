@@ -6,13 +6,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::exit::{Exit, Trouble};
 use super::gather::{self, Flags};
 use super::owner::become_owner_of;
 use super::schema::Of;
-use crate::config::{Mode, SEED_PORT, ServerUrl};
+use crate::config::{Mode, SEED_PORT, Servers, WrittenServers};
 use crate::secret::write_private;
 
 /// What `init` takes.
@@ -43,17 +44,18 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
         arguments.role.map(|mode| mode.to_string()).or(named).ok_or_else(|| {
             Trouble::new(Exit::Usage, "say which: ws-daemon init server, or ws-daemon init client --proxy HOST")
         })?;
-    let proxy = config.get("proxy").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let proxy = config.get("proxy").and_then(|proxy| WrittenServers::deserialize(proxy).ok());
+    let proxies = proxy.as_ref().map(WrittenServers::as_slice).unwrap_or_default();
     let is_server = mode == "server";
     if !is_server {
-        if proxy.is_empty() {
+        if proxies.is_empty() {
             return Err(Trouble::new(Exit::Usage, "a client needs its server: ws-daemon init client --proxy HOST"));
         }
-        ServerUrl::parse(&proxy, None).map_err(|fault| Trouble::new(Exit::Usage, fault))?;
+        Servers::parse(proxies, None).map_err(|fault| Trouble::new(Exit::Usage, format_args!("proxy {fault}")))?;
     }
     config.insert("mode".to_owned(), mode.into());
     // A URL with its own port needs no other.
-    if is_server || !proxy.contains(':') {
+    if is_server || proxies.iter().any(|proxy| !proxy.contains(':')) {
         config.entry("port").or_insert(SEED_PORT.into());
     }
     let brings_schema = !config.contains_key("$schema");

@@ -13,6 +13,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use ws_daemon_protocol::schema::duration as described_duration;
 
+use super::log::LogFormat;
 use super::rules::WrittenRule;
 use super::size;
 
@@ -44,10 +45,12 @@ pub struct Written {
     _schema: Option<String>,
     /// `client` or `server`.
     pub mode: Option<Mode>,
-    /// The server that a client dials: a host, `host:port`, or a URL.
-    pub proxy: Option<String>,
+    /// The server that a client dials: a host, `host:port`, or a URL; or several.
+    pub proxy: Option<WrittenServers>,
     /// The server's port.
     pub port: Option<u16>,
+    /// The HTTP proxy on the way to the server, or `none`.
+    pub http_proxy: Option<String>,
     /// The address a server listens on.
     #[serde(default)]
     #[schemars(schema_with = "described_address")]
@@ -78,12 +81,37 @@ pub struct Written {
     pub rules: Option<Vec<WrittenRule>>,
     /// Where it is written down who asked for what.
     pub audit: Option<WrittenAudit>,
+    /// What is logged.
+    pub log: Option<String>,
+    /// In which form.
+    pub log_format: Option<LogFormat>,
     /// Bounds: each with what happens beyond it.
     #[serde(default)]
     pub limits: WrittenLimits,
     /// Intervals and deadlines.
     #[serde(default)]
     pub times: WrittenTimes,
+}
+
+/// A server, or several.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a server like \"example.org\", or a list of servers")]
+pub enum WrittenServers {
+    /// This one.
+    One(String),
+    /// The first of these that is reached.
+    Several(Vec<String>),
+}
+
+impl WrittenServers {
+    /// As they were written.
+    #[must_use]
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(server) => std::slice::from_ref(server),
+            Self::Several(servers) => servers,
+        }
+    }
 }
 
 /// `true`, `false`, or networks.
@@ -365,7 +393,8 @@ mod tests {
     fn the_seeds_configs_are_taken() {
         let client = "{\n\"mode\": \"client\",\n\"proxy\": \"example.org\",\n\"port\": 3006\n}";
         let found = Written::parse(Path::new("c"), client).expect("the seed's own");
-        assert_eq!((found.mode, found.proxy.as_deref(), found.port), (Some(Mode::Client), Some("example.org"), Some(3006)));
+        assert_eq!((found.mode, found.port), (Some(Mode::Client), Some(3006)));
+        assert_eq!(found.proxy, Some(WrittenServers::One("example.org".into())));
         assert!(Written::parse(Path::new("c"), "{\"mode\":\"server\",\"port\":3006}").is_ok());
     }
 

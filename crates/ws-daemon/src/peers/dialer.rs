@@ -1,5 +1,5 @@
-//! Keeps one link to the server up: dials, has the link's life, waits with full jitter, dials again, for ever. A pause closes the
-//! link for a while. It never gives up, and never holds requests.
+//! Keeps one link up, to the first of its servers that is reached: dials, has the link's life, waits with full jitter, dials again,
+//! for ever. A pause closes the link for a while. It never gives up, and never holds requests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use tracing::{info, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 
 use super::{Newcomer, Peers};
-use crate::config::{ServerUrl, Times};
+use crate::config::{ServerUrl, Servers, Times};
 use crate::link::{Backoff, DialFault, Dialect, GreetingFault, Wire, dial};
 use crate::tls::ClientTls;
 
-/// A link that lasted this long ends a series of failures: the next wait is short again.
+/// A link that lasted this long ends a series of failures: the next wait is short again, and the first server the next one to be
+/// tried. One that ended sooner is as good as none.
 const LASTING: Duration = Duration::from_secs(10);
 
 /// Gives orders to a [`Dialer`].
@@ -57,7 +58,7 @@ impl fmt::Debug for EpochSource {
 #[derive(Debug)]
 pub struct Dialer {
     peers: Peers,
-    server: ServerUrl,
+    servers: Servers,
     tls: ClientTls,
     times: Times,
     epochs: EpochSource,
@@ -69,41 +70,45 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A dialer for `server` that dials no more once `stop` is cancelled.
+    /// A dialer for `servers` that dials no more once `stop` is cancelled.
     #[must_use]
     pub fn new(
         peers: Peers,
-        server: ServerUrl,
+        servers: Servers,
         tls: ClientTls,
         times: Times,
         epochs: EpochSource,
         stop: CancellationToken,
     ) -> (DialerHandle, Self) {
         let (orders, pause) = watch::channel(None);
-        (DialerHandle(orders), Self { peers, server, tls, times, epochs, refused: None, pause, stop })
+        (DialerHandle(orders), Self { peers, servers, tls, times, epochs, refused: None, pause, stop })
     }
 
     /// Dials until told to stop.
     pub async fn run(mut self) {
-        let stop = self.stop.clone();
+        let (stop, servers) = (self.stop.clone(), self.servers.clone());
         let mut backoff = Backoff::new(self.times.backoff_min, self.times.backoff_max);
-        loop {
+        'rounds: loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.pause_over() => {}
             }
-            let since = Instant::now();
-            if !self.link_once().await {
-                continue;
-            }
-            if since.elapsed() >= LASTING {
-                backoff.reset();
-            }
-            if stop.is_cancelled() {
-                return;
+            for server in servers.iter() {
+                let tried = self.try_once(server).await;
+                if stop.is_cancelled() {
+                    return;
+                }
+                match tried {
+                    Tried::Paused => continue 'rounds,
+                    Tried::Linked(life) if life >= LASTING => {
+                        backoff.reset();
+                        break;
+                    }
+                    Tried::Linked(_) | Tried::NoLink => {}
+                }
             }
             let wait = backoff.next(fastrand::f64());
-            info!(?wait, server = %self.server, "dialling again");
+            info!(?wait, server = %servers.first, "dialling again");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(wait) => {}
@@ -125,57 +130,58 @@ impl Dialer {
         }
     }
 
-    /// One dial and the life of its link. `false` if it ended for a pause.
-    async fn link_once(&mut self) -> bool {
+    /// One dial, and the life of its link.
+    async fn try_once(&mut self, server: &ServerUrl) -> Tried {
         let (mut pause, stop) = (self.pause.clone(), self.stop.clone());
         let reached = tokio::select! {
-            reached = self.reach() => reached,
-            () = stop.cancelled() => return true,
-            _ = pause.changed() => return false,
+            reached = self.reach(server) => reached,
+            () = stop.cancelled() => return Tried::NoLink,
+            _ = pause.changed() => return Tried::Paused,
         };
         let newcomer = match reached {
             Ok(newcomer) => newcomer,
             Err(error) => {
-                warn!(server = %self.server, %error, "no link");
-                return true;
+                warn!(%server, %error, "no link");
+                return Tried::NoLink;
             }
         };
+        let since = Instant::now();
         let closing = CancellationToken::new();
         let life = self.peers.host(newcomer, closing.clone());
         let mut life = std::pin::pin!(life);
         tokio::select! {
-            _ = &mut life => true,
+            _ = &mut life => Tried::Linked(since.elapsed()),
             _ = self.pause.changed() => {
                 info!("the link is closed for a pause");
                 closing.cancel();
                 life.await;
-                false
+                Tried::Paused
             }
         }
     }
 
-    /// From the name of the server to a link whose peer is known, under one deadline.
-    async fn reach(&mut self) -> Result<Newcomer, NoLink> {
+    /// From the name of a server to a link whose peer is known, under one deadline.
+    async fn reach(&mut self, server: &ServerUrl) -> Result<Newcomer, NoLink> {
         let within = self.times.handshake;
         let deadline = Instant::now() + within;
-        let (wire, dialect) = dial(&self.server, &self.tls, deadline, within, self.peers.terms().message).await?;
+        let (wire, dialect) = dial(server, &self.tls, deadline, within, self.peers.terms().message).await?;
         match dialect {
-            Dialect::Seed => Ok(self.peers.seed_server(wire, self.server.authority())),
-            Dialect::Version2 => match timeout_at(deadline, self.introduce(wire)).await {
+            Dialect::Seed => Ok(self.peers.seed_server(wire, server.authority())),
+            Dialect::Version2 => match timeout_at(deadline, self.introduce(wire, server)).await {
                 Ok(introduced) => Ok(introduced?),
                 Err(_) => Err(DialFault::TooSlow(within).into()),
             },
         }
     }
 
-    async fn introduce(&mut self, wire: Wire) -> Result<Newcomer, GreetingFault> {
+    async fn introduce(&mut self, wire: Wire, server: &ServerUrl) -> Result<Newcomer, GreetingFault> {
         // Before the epoch is raised: that of another is not to be said as this one's.
         let me = self.peers.me();
         let epoch = match &self.refused {
             Some((refused, epoch)) if Arc::ptr_eq(refused, &me) => *epoch,
             _ => self.epochs.next().await,
         };
-        let introduced = self.peers.introduce(wire, self.server.authority(), Arc::clone(&me), epoch).await;
+        let introduced = self.peers.introduce(wire, server.authority(), Arc::clone(&me), epoch).await;
         match &introduced {
             Ok(_) => self.refused = None,
             Err(GreetingFault::Clone(_)) => self.refused = Some((me, epoch)),
@@ -183,6 +189,15 @@ impl Dialer {
         }
         introduced
     }
+}
+
+/// What came of trying one server.
+enum Tried {
+    /// There was a link, for so long.
+    Linked(Duration),
+    NoLink,
+    /// It was ended for a pause.
+    Paused,
 }
 
 /// Why there is no link.

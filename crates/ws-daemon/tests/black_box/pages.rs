@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::{Block, Daemon, Ids, Peer, command, marked_blocks, play, ran, root};
 
 #[test]
-fn what_the_readme_tells_a_stranger_to_type_goes_as_it_says() {
+fn the_first_quarter_of_an_hour_goes_as_it_says() {
     if let Some((runs, printed)) = play("README.md") {
         assert!(runs >= 6 && printed >= 3, "the README still shows it all: {runs} {printed}");
     }
@@ -40,9 +40,10 @@ fn the_contract_that_the_readme_shows_is_taken() {
 }
 
 #[test]
-fn the_configs_that_the_readme_shows_are_taken() {
-    let configs: Vec<Block> = marked_blocks("README.md").into_iter().filter(|block| block.mark == "config").collect();
-    assert!(!configs.is_empty());
+fn the_configs_that_the_pages_show_are_taken() {
+    let pages = ["README.md", "docs/proxies.md"].into_iter().flat_map(marked_blocks);
+    let configs: Vec<Block> = pages.filter(|block| block.mark == "config").collect();
+    assert!(configs.len() > 3);
     for config in configs {
         let prefix = tempfile::tempdir().expect("a temporary folder can be made");
         fs::write(prefix.path().join("config.json"), &config.text).expect("the folder is ours");
