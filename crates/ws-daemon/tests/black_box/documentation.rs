@@ -21,8 +21,9 @@ const FOR_READING: [&str; 8] = [
 ];
 
 /// Those whose commands are typed here, each in a test of its own.
-const PLAYED: [&str; 12] = [
+const PLAYED: [&str; 13] = [
     "docs/first-quarter-of-an-hour.md",
+    "docs/http.md",
     "docs/logs.md",
     "docs/metrics.md",
     "docs/migration-from-the-seed.md",
@@ -112,6 +113,11 @@ fn goes_as_it_says(page: &str, runs: usize, prints: usize) {
 #[test]
 fn the_first_quarter_of_an_hour_goes_as_it_says() {
     goes_as_it_says("docs/first-quarter-of-an-hour.md", 8, 5);
+}
+
+#[test]
+fn a_script_is_run_over_http_as_the_page_says() {
+    goes_as_it_says("docs/http.md", 7, 2);
 }
 
 #[test]
