@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 # command: Debian package. None of them is started: the tests do that (RUNLEVEL below says so to their packages).
-needs=(nc:netcat-openbsd faketime:faketime nft:nftables tc:iproute2 timeout:coreutils node:nodejs npm:npm python3:python3 strace:strace ip:iproute2 unshare:util-linux cc:gcc c++:g++ openssl:openssl script:bsdutils systemd-analyze:systemd mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mount:mount chromium:chromium nginx:nginx caddy:caddy)
+needs=(nc:netcat-openbsd faketime:faketime nft:nftables tc:iproute2 timeout:coreutils node:nodejs npm:npm python3:python3 strace:strace ip:iproute2 unshare:util-linux cc:gcc c++:g++ openssl:openssl script:bsdutils systemd-analyze:systemd mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mount:mount chromium:chromium mandoc:mandoc zsh:zsh fish:fish git:git php:php-cli adduser:adduser dpkg-shlibdeps:dpkg-dev xz:xz-utils nginx:nginx caddy:caddy)
 missing=()
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
@@ -24,6 +24,12 @@ fi
 stand_ins=crates/ws-daemon/tests/stand-ins
 if command -v npm >/dev/null && [ -f "$stand_ins/package-lock.json" ] && [ ! -d "$stand_ins/node_modules/ws" ]; then
     npm ci --prefix "$stand_ins" --no-audit --no-fund --silent || echo "the npm packages of the stand-ins are missing" >&2
+fi
+
+# What makes the Debian package.
+if ! command -v cargo-deb >/dev/null && [ ! -x target/tools/bin/cargo-deb ]; then
+    cargo install cargo-deb --version 3.8.0 --locked --quiet --debug --root target/tools ||
+        echo "cargo-deb, which makes the Debian package, is missing (cargo install cargo-deb installs it)" >&2
 fi
 
 # The Autobahn test suite, in a Python of its own.

@@ -1,5 +1,5 @@
 //! JSON Schemas of every message, as docs/schema has them. What the codec reads by hand is described here by types of the same
-//! keys; what it reads by serde is described by its own types. It never reads or writes a message.
+//! keys; what it reads by serde is described by its own types, as other files of ours may be. It never reads or writes a message.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -340,8 +340,9 @@ impl JsonSchema for Uuid {
     }
 }
 
-/// A duration as people write it.
-pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {
+/// A duration as people write it. For schemars' `schema_with`.
+#[must_use]
+pub fn duration(_: &mut SchemaGenerator) -> Schema {
     Schema::try_from(time::schema()).unwrap_or_default()
 }
 
@@ -408,7 +409,9 @@ fn document(title: &str, schema: Value) -> Value {
     Value::Object(members)
 }
 
-fn of<T: JsonSchema>(title: &str) -> Value {
+/// The schema of whatever is of this type, as a document of its own.
+#[must_use]
+pub fn of<T: JsonSchema>(title: &str) -> Value {
     document(title, schema::<T>())
 }
 

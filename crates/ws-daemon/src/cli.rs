@@ -22,6 +22,8 @@ mod join;
 mod keys;
 mod log;
 mod logs;
+mod man;
+mod owner;
 mod pause;
 mod peers;
 mod ping;
@@ -29,6 +31,7 @@ mod printer;
 mod reload;
 mod run;
 mod runs;
+mod schema;
 mod scripts;
 mod show;
 mod stats;
@@ -116,6 +119,10 @@ enum Command {
     Demo(demo::Arguments),
     /// Print the completions of a shell.
     Completions(completions::Arguments),
+    /// Write a manual page for each command.
+    Man(man::Arguments),
+    /// Print what may stand in config.json, or in a contract, as a JSON Schema.
+    Schema(schema::Arguments),
     /// Run the daemon as a container's first process.
     ///
     /// Runs setup.sh of the prefix, if there is one, makes the scripts executable, starts the daemon, passes signals on to it, and
@@ -170,6 +177,8 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Container => container::run(&flags),
         Command::Completions(arguments) => Ok(completions::run(&arguments)),
+        Command::Man(arguments) => man::run(&arguments),
+        Command::Schema(arguments) => Ok(schema::run(&arguments)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the daemon is told to do. It owns the way from what was written (flags, environment, config.json) to what is meant, and
 //! never acts on it.
 
+mod described;
 mod file;
 mod http_proxy;
 mod rules;
@@ -8,6 +9,7 @@ mod server_url;
 mod settings;
 mod size;
 
+pub use described::described;
 pub use file::{Mode, Written, WrittenFault, WrittenServers, in_plain_words};
 pub use http_proxy::{HttpProxy, HttpProxyFault, ProxyVariables};
 pub use rules::{Account, Accounts, BY_PEERS, BY_TCP, Code, Glob, Rule, Who, Word, WrittenRule};
@@ -15,4 +17,4 @@ pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault, Servers}
 pub use settings::{
     AuditFile, Limits, LocalTcp, MissingConfig, Open, Role, Row, Settings, SettingsFault, Source, Sources, Times, Tls,
 };
-pub use size::deserialize as deserialize_size;
+pub use size::{described as described_size, deserialize as deserialize_size};

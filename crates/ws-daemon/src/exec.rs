@@ -28,7 +28,7 @@ mod stream;
 mod supervise;
 
 pub use capture::{Captured, Cut, Text};
-pub use contract::Contract;
+pub use contract::{Contract, described as described_contract};
 pub use doer::Doer;
 pub use job::{Caller, Capture, Folder, Job};
 pub use orphans::Orphan;

@@ -13,8 +13,11 @@ use super::token;
 use crate::config::{Accounts, Mode, ProxyVariables, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
 use crate::system;
 
-/// Where the seed keeps its files.
-const DEFAULT_PREFIX: &str = "/root/ws-daemon";
+/// Where files are if nobody says so: where the seed keeps them, else where the Debian package does. The first that is there.
+const PREFIXES: [&str; 2] = ["/root/ws-daemon", PACKAGED];
+
+/// The prefix that the Debian package makes.
+const PACKAGED: &str = "/var/lib/ws-daemon";
 
 /// Files that container engines leave in their containers.
 const CONTAINER_SIGNS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
@@ -23,7 +26,7 @@ const CONTAINER_SIGNS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Settings (flag, else environment, else config.json, else default)")]
 pub struct Flags {
-    /// Folder of config.json, scripts/ and the socket [WSDAEMON_PREFIX] [default: /root/ws-daemon]
+    /// Folder of config.json, scripts/ and the socket [WSDAEMON_PREFIX] [default: /root/ws-daemon, else /var/lib/ws-daemon]
     #[arg(long, global = true, value_name = "DIR")]
     prefix: Option<PathBuf>,
     /// Which end of the link this is [WSDAEMON_MODE]
@@ -76,7 +79,7 @@ impl Flags {
         match (&self.prefix, environment()) {
             (Some(prefix), _) => (prefix.clone(), Source::Flag),
             (None, Some(prefix)) => (prefix, Source::Environment),
-            (None, None) => (DEFAULT_PREFIX.into(), Source::Default),
+            (None, None) => (default_prefix().into(), Source::Default),
         }
     }
 
@@ -156,8 +159,25 @@ impl Flags {
     }
 }
 
+fn default_prefix() -> &'static str {
+    PREFIXES.into_iter().find(|folder| Path::new(folder).is_dir()).unwrap_or(PREFIXES[0])
+}
+
+/// The words, with a blank before them, that another command needs to mean this prefix.
+pub fn prefix_flag(prefix: &Path) -> String {
+    if prefix == Path::new(default_prefix()) { String::new() } else { format!(" --prefix {}", prefix.display()) }
+}
+
+/// The words that start the daemon of this prefix.
+pub fn how_to_run(prefix: &Path) -> String {
+    if prefix == Path::new(PACKAGED) {
+        return "systemctl enable --now ws-daemon".to_owned();
+    }
+    format!("{} run{}", super::program(), prefix_flag(prefix))
+}
+
 fn how_to_begin(prefix: &Path) -> String {
-    let prefix = if prefix == Path::new(DEFAULT_PREFIX) { String::new() } else { format!(" --prefix {}", prefix.display()) };
+    let prefix = prefix_flag(prefix);
     let program = super::program();
     format!(
         "To make one, on the machine that the others can reach:\n    {program} init server{prefix}\n    {program} run{prefix}\n\

@@ -6,7 +6,7 @@ mod first_link;
 use std::fs::DirBuilder;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::clean::clean;
 use super::exit::{Exit, Trouble};
 use super::gather::{self, Flags};
+use super::owner::become_owner_of;
 use super::printer::Printer;
 use super::token::TOKEN;
 use super::when::took;
@@ -140,6 +141,7 @@ impl<'a> Joining<'a> {
     fn new(flags: &'a Flags, arguments: &'a Arguments, mut offer: Offer) -> Result<Self, Trouble> {
         let (prefix, _) = flags.prefix();
         let prefix = std::path::absolute(&prefix).unwrap_or(prefix);
+        become_owner_of(&prefix)?;
         let path = prefix.join("config.json");
         let config = match std::fs::read_to_string(&path) {
             Ok(text) => {
@@ -185,7 +187,7 @@ impl<'a> Joining<'a> {
                 "this machine is the peer {} now, and its files are written, but a first link failed: {why}. Once that is mended, \
                  start the daemon: {}",
                 clean(&given.name),
-                self.how_to_run()
+                gather::how_to_run(&self.prefix)
             );
             Trouble::new(exit, said)
         })?;
@@ -263,6 +265,8 @@ impl<'a> Joining<'a> {
     fn write_file(&self, name: &str, text: &str) -> Result<(), Trouble> {
         let path = self.prefix.join(name);
         let failed = |error| Trouble::new(Exit::Failed, format_args!("{} cannot be written: {error}", path.display()));
+        // A link to where it stands stays one.
+        let path = path.canonicalize().unwrap_or(path.clone());
         write_private(&path, text.as_bytes()).map_err(failed)
     }
 
@@ -309,15 +313,6 @@ impl<'a> Joining<'a> {
         Ok(lines)
     }
 
-    fn how_to_run(&self) -> String {
-        let flag = if self.prefix == Path::new("/root/ws-daemon") {
-            String::new()
-        } else {
-            format!(" --prefix {}", self.prefix.display())
-        };
-        format!("{} run{flag}", super::program())
-    }
-
     fn say_what_was_found(
         &self,
         printer: &mut Printer,
@@ -336,7 +331,7 @@ impl<'a> Joining<'a> {
         ] {
             printer.line(format_args!("  {what:14}  {found}"))?;
         }
-        printer.line(format_args!("start the daemon:\n  {}", self.how_to_run()))
+        printer.line(format_args!("start the daemon:\n  {}", gather::how_to_run(&self.prefix)))
     }
 }
 

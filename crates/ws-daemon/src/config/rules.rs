@@ -1,7 +1,9 @@
 //! Who may ask for what, as config.json has it: each rule parsed once, its faults told with their place. It decides nothing.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 use ws_daemon_protocol::command::Command;
@@ -14,20 +16,23 @@ pub const BY_TCP: [&str; 2] = ["PAUSE", "STATUS"];
 pub const BY_PEERS: [&str; 3] = ["PAUSE", "STATUS", "PEERS"];
 
 /// A rule as it was written: whom it is about, and what it gives them. What is absent gives nothing.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenRule {
     /// Whom it is about.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "described_list::<Word>")]
     pub who: Vec<Word>,
     /// The scripts that they may ask for.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "described_list::<Glob>")]
     pub scripts: Vec<Glob>,
     /// Who may be asked; absent: anyone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Target>,
     /// The commands that they may give.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "described_list::<Code>")]
     pub commands: Vec<Code>,
     /// Whether what they ask for is passed on to other peers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -325,6 +330,46 @@ fn one_or_many<'de, D: Deserializer<'de>, T: Item>(deserializer: D) -> Result<Ve
     }
 
     deserializer.deserialize_any(Visitor(std::marker::PhantomData))
+}
+
+/// One, or a list of them, as a JSON Schema.
+fn described_list<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let one = T::json_schema(generator);
+    json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
+}
+
+impl JsonSchema for Word {
+    fn schema_name() -> Cow<'static, str> {
+        "Word".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let what = "a peer's name, a glob or tag:…, anonymous, server, local, tcp, user:… or group:…";
+        json_schema!({ "description": what, "type": "string", "minLength": 1 })
+    }
+}
+
+impl JsonSchema for Glob {
+    fn schema_name() -> Cow<'static, str> {
+        "Glob".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let what = "a script's name; * stands for any characters, / too, and ? for one";
+        json_schema!({ "description": what, "type": "string", "minLength": 1, "maxLength": PATTERN_BYTES })
+    }
+}
+
+impl JsonSchema for Code {
+    fn schema_name() -> Cow<'static, str> {
+        "Code".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let codes: Vec<&str> = Command::CODES.into_iter().chain(["*"]).collect();
+        // The daemon takes small letters, too; an editor offers these.
+        json_schema!({ "description": "a command, or * for all", "type": "string", "anyOf": [{ "enum": codes }, { "pattern": "^[a-z]+$" }] })
+    }
 }
 
 #[cfg(test)]

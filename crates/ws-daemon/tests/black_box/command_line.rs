@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::{DEADLINE, Daemon, Peer, Process, Ran, command, need_tool, pair, ran};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
     "run",
     "exec",
     "peers",
@@ -33,6 +33,8 @@ const COMMANDS: [&str; 20] = [
     "init",
     "demo",
     "completions",
+    "schema",
+    "man",
     "container",
 ];
 
@@ -329,8 +331,9 @@ fn init_writes_what_it_is_told_and_asks_for_what_it_needs() {
             json!({ "mode": "server", "port": 3006, "open": ["10.0.0.0/8"], "listen": "::1" }),
         ),
     ];
-    for (words, expected) in table {
+    for (words, mut expected) in table {
         let (said, config) = made(words);
+        expected["$schema"] = "schema/config.json".into();
         assert_eq!((said.code, config), (0, Some(expected)), "{words:?}: {}", said.err);
         assert!(!said.out.contains("n:t@"), "a token is not printed");
     }
@@ -356,12 +359,79 @@ fn completions_know_every_command() {
             assert!(said.out.contains(word), "{shell} does not know {word}");
         }
     }
-    let said = ran(command(&["completions", "bash"]), "");
-    let mut bash = Command::new("bash");
-    bash.arg("-n");
-    let parsed = ran(bash, &said.out);
-    assert_eq!((parsed.code, &*parsed.err), (0, ""));
     assert_eq!(ran(command(&["completions", "sh"]), "").code, 64);
+}
+
+#[test]
+fn completions_are_what_each_shell_can_read() {
+    for shell in ["bash", "zsh", "fish"] {
+        if !need_tool(shell) {
+            return;
+        }
+        let said = ran(command(&["completions", shell]), "");
+        let folder = folder();
+        let file = folder.path().join("completions");
+        fs::write(&file, &said.out).expect("the folder is ours");
+        let mut parse = Command::new(shell);
+        parse.arg("-n").arg(&file);
+        let parsed = ran(parse, "");
+        assert_eq!((parsed.code, &*parsed.err), (0, ""), "{shell}");
+        fs::write(&file, said.out + "\n(").expect("the folder is ours");
+        let mut parse = Command::new(shell);
+        parse.arg("-n").arg(&file);
+        assert_ne!(ran(parse, "").code, 0, "{shell} looks at what it reads");
+    }
+}
+
+#[test]
+fn every_command_has_its_manual_page() {
+    if !need_tool("mandoc") {
+        return;
+    }
+    let folder = folder();
+    let pages = folder.path().join("share/man1");
+    let said = ran(command(&["man", text(&pages)]), "");
+    assert_eq!((said.code, &*said.err), (0, ""));
+    let parts = ["peers list", "peers revoke", "peers rotate", "invite", "join", "keys", "explain"];
+    let mut expected = vec!["ws-daemon.1".to_owned()];
+    for words in COMMANDS.iter().chain(&parts) {
+        let name = format!("ws-daemon-{}.1", words.replace(' ', "-"));
+        let page = pages.join(&name);
+        let mut lint = Command::new("mandoc");
+        lint.args(["-Tlint", "-Werror", text(&page)]);
+        let faults = ran(lint, "");
+        assert_eq!((faults.code, &*faults.out), (0, ""), "{name}");
+        let mut shown = Command::new("mandoc");
+        shown.args(["-Tascii", "-Owidth=200", text(&page)]);
+        // What is bold is struck over.
+        let shown = ran(shown, "").out;
+        let plain: String = shown.char_indices().filter_map(|(at, letter)| plain(&shown, at, letter)).collect();
+        let help = ran(command(&[&words.split(' ').collect::<Vec<_>>()[..], &["--help"]].concat()), "").out;
+        let flags = help.split([' ', '=', '[', ',', '\n']).filter(|word| word.starts_with("--") && word.len() > 2);
+        for flag in flags {
+            assert!(plain.contains(flag.trim_end_matches([']', '.', ':'])), "{name} has no {flag}");
+        }
+        assert!(plain.contains(&format!("WS-DAEMON-{}(1)", words.replace(' ', "-").to_uppercase())), "{plain}");
+        expected.push(name);
+    }
+    let mut found: Vec<String> =
+        fs::read_dir(&pages).expect("it is there").map(|entry| name_of(&entry.expect("readable"))).collect();
+    (found.sort(), expected.sort());
+    assert_eq!(found, expected, "a page for each command, and for nothing else");
+    let main = fs::read_to_string(pages.join("ws-daemon.1")).expect("it is there");
+    for part in ["FILES", "EXIT STATUS", "config.json", "\\fB127\\fR"] {
+        assert!(main.contains(part), "{part} is not in {main}");
+    }
+    assert_eq!(ran(command(&["man", "/proc/nowhere"]), "").code, 1);
+}
+
+fn name_of(entry: &fs::DirEntry) -> String {
+    entry.file_name().into_string().expect("a plain name")
+}
+
+/// The letter at a place of what mandoc prints, unless it is struck over by the one behind it.
+fn plain(text: &str, at: usize, letter: char) -> Option<char> {
+    (letter != '\u{8}' && !text[at + letter.len_utf8()..].starts_with('\u{8}')).then_some(letter)
 }
 
 #[test]

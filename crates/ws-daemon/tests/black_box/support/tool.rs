@@ -47,6 +47,16 @@ pub fn need_other_users() -> bool {
     need_tool("setpriv") && need_tool("bash") && have(may(), "the right to start the daemon as another user (root)")
 }
 
+/// Whether the Debian package can be made, and installed where the machine does not notice.
+pub fn need_packager() -> bool {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/bin/cargo-deb");
+    let tools = ["dpkg-deb", "dpkg-shlibdeps", "adduser", "strip", "xz", "chroot", "setpriv"];
+    tools.into_iter().all(need_tool)
+        && (is_executable(&target) || need_tool("cargo-deb"))
+        && need_networks()
+        && have(namespace::may_overlay(), "overlayfs")
+}
+
 /// Whether files of other users, and devices, can be made.
 pub fn need_root() -> bool {
     have(rustix::process::geteuid().is_root(), "root")
