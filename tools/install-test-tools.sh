@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 # command: Debian package. None of them is started: the tests do that (RUNLEVEL below says so to their packages).
-needs=(nc:netcat-openbsd faketime:faketime nft:nftables tc:iproute2 timeout:coreutils node:nodejs npm:npm python3:python3 strace:strace ip:iproute2 unshare:util-linux cc:gcc c++:g++ openssl:openssl script:bsdutils systemd-analyze:systemd mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mount:mount chromium:chromium mandoc:mandoc zsh:zsh fish:fish git:git php:php-cli adduser:adduser dpkg-shlibdeps:dpkg-dev xz:xz-utils nginx:nginx caddy:caddy)
+needs=(curl:curl nc:netcat-openbsd faketime:faketime nft:nftables tc:iproute2 timeout:coreutils node:nodejs npm:npm python3:python3 strace:strace ip:iproute2 unshare:util-linux cc:gcc c++:g++ openssl:openssl script:bsdutils systemd-analyze:systemd mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mount:mount chromium:chromium mandoc:mandoc zsh:zsh fish:fish git:git php:php-cli adduser:adduser dpkg-shlibdeps:dpkg-dev xz:xz-utils nginx:nginx caddy:caddy)
 missing=()
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
@@ -36,5 +36,11 @@ fi
 if command -v python3 >/dev/null && [ ! -x target/autobahn/bin/kosoku ]; then
     { python3 -m venv target/autobahn && target/autobahn/bin/python -m pip install --quiet kosoku==0.1.0; } >/dev/null ||
         echo "kosoku, which runs the Autobahn cases, is missing (python3 with venv installs it)" >&2
+fi
+
+# schemathesis, which asks for all that docs/openapi.json describes, in a Python of its own.
+if command -v python3 >/dev/null && [ ! -x target/schemathesis/bin/schemathesis ]; then
+    { python3 -m venv target/schemathesis && target/schemathesis/bin/python -m pip install --quiet schemathesis==4.32.5; } >/dev/null ||
+        echo "schemathesis, which tries the HTTP API, is missing (python3 with venv installs it)" >&2
 fi
 exit 0

@@ -32,5 +32,5 @@ gzip -9n "$made"/man/*.1
 
 # What is built for tests is big, and packed only to be unpacked again.
 fast=()
-[ "$profile" = release ] || fast=(--fast --system-xz)
-cargo deb --quiet --package ws-daemon --no-build --strip --profile "$profile" "${fast[@]}" --output "$output"
+[ "$profile" = release ] || fast=(--fast)
+cargo deb --quiet --package ws-daemon --no-build --strip --system-xz --profile "$profile" "${fast[@]}" --output "$output"

@@ -69,6 +69,57 @@ pub enum Command {
     Keys(KeysTask),
     /// Who may ask for a script, and who would get it.
     Explain(ExplainQuery),
+    /// Something about the programs that ask over HTTP.
+    Callers(CallersTask),
+}
+
+/// What is to be done about callers: programs that ask over HTTP, each by a token or a signature of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "do", rename_all = "lowercase")]
+pub enum CallersTask {
+    /// Say who they are.
+    List,
+    /// One more.
+    Add(NewCaller),
+    /// It is none any more, from now on.
+    Revoke(NamedCaller),
+    /// It gets another token, or key, and the old one is good for nothing from now on.
+    Rotate(NamedCaller),
+}
+
+/// A caller, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NamedCaller {
+    /// What it is called.
+    pub name: String,
+}
+
+/// Somebody who is to become a caller. With none of `allow`, `to` and `commands` it may do what the rules say, or without a rule about
+/// callers what any may; with one of them, only what they say and the rules add.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NewCaller {
+    /// What it is called.
+    pub name: String,
+    /// The scripts that it may ask for, as globs; absent: all.
+    #[serde(default)]
+    pub allow: Option<Vec<String>>,
+    /// Who may be asked for them; absent: anyone.
+    #[serde(default)]
+    pub to: Option<Target>,
+    /// The commands that it may give.
+    #[serde(default)]
+    pub commands: Option<Vec<String>>,
+    /// Whether it signs what it sends, and has no token.
+    #[serde(default)]
+    pub hmac: bool,
+    /// The header of its signatures; absent: `X-Hub-Signature-256`.
+    #[serde(default)]
+    pub header: Option<String>,
 }
 
 /// How long an invitation may be traded unless it is said.
@@ -300,7 +351,7 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 16] = [
+    pub const CODES: [&'static str; 17] = [
         "PAUSE",
         "STATUS",
         "PEERS",
@@ -317,6 +368,7 @@ impl Command {
         "ROTATE",
         "KEYS",
         "EXPLAIN",
+        "CALLERS",
     ];
 
     /// The codes that only daemons use among themselves.
@@ -342,6 +394,7 @@ impl Command {
             Self::Rotate(_) => "ROTATE",
             Self::Keys(_) => "KEYS",
             Self::Explain(_) => "EXPLAIN",
+            Self::Callers(_) => "CALLERS",
         }
     }
 
@@ -360,7 +413,7 @@ impl Command {
             (
                 Place::There,
                 code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS" | "INVITE" | "REVOKE"
-                | "ROTATE" | "KEYS" | "EXPLAIN"),
+                | "ROTATE" | "KEYS" | "EXPLAIN" | "CALLERS"),
             ) => Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd"))),
             (_, code) => Self::of_code(code, written.data()),
         }
@@ -408,6 +461,7 @@ impl Command {
             "ROTATE" => Ok(Self::Rotate(serde_json::from_str(data).map_err(wrong)?)),
             "KEYS" => Ok(Self::Keys(serde_json::from_str::<WrittenKeys>(data).map_err(wrong)?.r#do)),
             "EXPLAIN" => Ok(Self::Explain(serde_json::from_str(data).map_err(wrong)?)),
+            "CALLERS" => Ok(Self::Callers(serde_json::from_str(data).map_err(wrong)?)),
             code => Err(unknown(code)),
         }
     }
@@ -534,6 +588,13 @@ mod tests {
             (r#"{"code":"KEYS","data":{"do":"eat"}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"KEYS"}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"EXPLAIN","data":{"as":"x"}}"#, Err(ErrorCode::BadMessage)),
+            (
+                r#"{"code":"CALLERS","data":{"do":"revoke","name":"ci"}}"#,
+                Ok(Command::Callers(CallersTask::Revoke(NamedCaller { name: "ci".into() }))),
+            ),
+            (r#"{"code":"CALLERS","data":{"do":"list"}}"#, Ok(Command::Callers(CallersTask::List))),
+            (r#"{"code":"CALLERS","data":{"do":"add","name":"ci","alow":[]}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"CALLERS"}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"HELLO"}"#, Err(ErrorCode::UnknownCommand)),
             (r#"{"code":"PUASE"}"#, Err(ErrorCode::UnknownCommand)),
         ];

@@ -7,10 +7,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::codec::v2::{Have, Hello, Hop, ID_BYTES, Roots};
-use crate::command::{ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, Revoke, Rotate, RunsQuery, StreamName, Topic};
+use crate::command::{
+    CallersTask, ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, Revoke, Rotate, RunsQuery, StreamName, Topic,
+};
 use crate::options::{OutputMode, Queue, RETRIES, Route, TEXT_BYTES};
 use crate::target::Target;
 use crate::time;
+use crate::trace::{MARK_BYTES, TRACEPARENT};
 
 /// Every message by the name of its file in docs/schema, less `.json`, with its schema.
 #[must_use]
@@ -81,6 +84,15 @@ struct Request {
     then: Option<String>,
     /// Whether delivered and started are told.
     events: Option<bool>,
+    /// Of which trace it is (W3C Trace Context), for the script's environment.
+    #[schemars(regex(pattern = TRACEPARENT))]
+    traceparent: Option<String>,
+    /// What it is called elsewhere, likewise.
+    #[schemars(length(min = 1, max = MARK_BYTES))]
+    request_id: Option<String>,
+    /// What has happened that it is for, likewise.
+    #[schemars(length(min = 1, max = MARK_BYTES))]
+    event: Option<String>,
 }
 
 #[derive(JsonSchema, Deserialize)]
@@ -247,6 +259,15 @@ struct RunFrame {
     have: Option<Have>,
     /// For a server: who else is to run it.
     hop: Option<Hop>,
+    /// Of which trace it is (W3C Trace Context), for the script's environment.
+    #[schemars(regex(pattern = TRACEPARENT))]
+    traceparent: Option<String>,
+    /// What it is called elsewhere, likewise.
+    #[schemars(length(min = 1, max = MARK_BYTES))]
+    request_id: Option<String>,
+    /// What has happened that it is for, likewise.
+    #[schemars(length(min = 1, max = MARK_BYTES))]
+    event: Option<String>,
 }
 
 #[derive(JsonSchema, Deserialize)]
@@ -492,6 +513,7 @@ fn command() -> Value {
         said("REVOKE", &schema::<Revoke>(), true),
         said("ROTATE", &schema::<Rotate>(), true),
         said("KEYS", &keys, true),
+        said("CALLERS", &schema::<CallersTask>(), true),
         said("EXPLAIN", &schema::<ExplainQuery>(), true),
     ];
     document(

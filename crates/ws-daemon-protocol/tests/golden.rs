@@ -13,8 +13,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, Roots, RunFrame, StatusFrame, Verdict};
 use ws_daemon_protocol::command::{
-    Command, ExplainQuery, Invite, KeysTask, OutputQuery, Place, Revoke, Rotate, RunQuery, RunState, RunsQuery, StreamName,
-    Topic, Which,
+    CallersTask, Command, ExplainQuery, Invite, KeysTask, NewCaller, OutputQuery, Place, Revoke, Rotate, RunQuery, RunState,
+    RunsQuery, StreamName, Topic, Which,
 };
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -22,6 +22,7 @@ use ws_daemon_protocol::message::{CommandMessage, Message, Params, Request};
 use ws_daemon_protocol::options::{NotBefore, Options, OutputMode, Queue, Route};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report, Signal};
 use ws_daemon_protocol::target::Target;
+use ws_daemon_protocol::trace::Trace;
 
 const RUN: &str = "0190a000-0000-7000-8000-000000000001";
 
@@ -89,6 +90,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         attempt: 2,
         have: Some(Have { stdout: 8192, stderr: 0 }),
         hop: None,
+        trace: None,
     };
     let hop = |to, route| Order { hop: Some(Box::new(Hop { to, route })), ..Order::default() };
     let hello = Hello {
@@ -106,6 +108,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("frame-run-plain", asked("sms/send", r#"{"to": "+49", "n": 1.50}"#, Order::default())),
         ("frame-run-queued", asked("sms/send", "null", queued)),
         ("frame-run-full", asked("t\"é", "[1e5]", full)),
+        ("frame-run-trace", asked("t", "1", Order { trace: trace(), ..Order::default() })),
         ("frame-run-tail", asked("t", "1", Order { output: OutputMode::Tail, ..Order::default() })),
         ("frame-run-json", asked("t", "\"x\"", Order { output: OutputMode::Json, timeout_ms: Some(0), ..Order::default() })),
         ("frame-run-hop", asked("t", "true", hop(Some(target("web-*")), Route::LeastBusy))),
@@ -254,6 +257,12 @@ fn finals() -> Vec<(String, Report)> {
 
 // ---- What local processes say ----------------------------------------------------------------------------------
 
+fn trace() -> Option<Box<Trace>> {
+    let text = |text: &str| Some(text.into());
+    let traceparent = text("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    Some(Box::new(Trace { traceparent, request_id: text("req-5"), event: text("push") }))
+}
+
 fn requests() -> Vec<(&'static str, Request)> {
     let request =
         |options| Request { name: "sms/send".into(), id: Some(id("\"x\"")), params: params(r#"{"a":1.50}"#), options };
@@ -261,6 +270,7 @@ fn requests() -> Vec<(&'static str, Request)> {
     let queue = |ttl, not_before| Some(Queue { ttl: Duration::from_secs(ttl), not_before });
     vec![
         ("request-plain", request(plain())),
+        ("request-trace", request(Options { trace: trace(), ..plain() })),
         ("request-without-id", Request { id: None, ..request(plain()) }),
         ("request-to-name", request(Options { to: Some(target("web-1")), ..plain() })),
         (
@@ -375,6 +385,18 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
             }),
         ),
         ("command-keys", r#"{"code":"KEYS","data":{"do":"show"}}"#, Command::Keys(KeysTask::Show)),
+        (
+            "command-callers",
+            r#"{"code":"CALLERS","data":{"do":"add","name":"ci","allow":["deploy/*"],"to":"tag:web","commands":["STATS"],"hmac":true,"header":"X-Signature"}}"#,
+            Command::Callers(CallersTask::Add(NewCaller {
+                name: "ci".into(),
+                allow: Some(vec!["deploy/*".into()]),
+                to: Some(Target::parse("tag:web").expect("a target")),
+                commands: Some(vec!["STATS".into()]),
+                hmac: true,
+                header: Some("X-Signature".into()),
+            })),
+        ),
         (
             "command-explain",
             r#"{"code":"EXPLAIN","data":{"as":"user:deploy","name":"sms/send","to":"tag:till"}}"#,

@@ -1,6 +1,7 @@
 //! The command line: what may be said, and which file answers it. Settings are gathered here from flags, environment and
 //! config.json; what they mean is for `config` to say.
 
+mod callers;
 mod cancel;
 mod check;
 mod clean;
@@ -81,6 +82,8 @@ enum Command {
     Join(join::Arguments),
     /// List the peers: who is connected, and who was; revoke one, or give it another token.
     Peers(peers::Arguments),
+    /// List the programs that may ask over HTTP; add one, revoke it, or give it another token.
+    Callers(callers::Arguments),
     /// Measure the way to a peer and back.
     Ping(ping::Arguments),
     /// List runs, the newest first.
@@ -157,6 +160,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Invite(arguments) => invite::run(&flags, &arguments),
         Command::Join(arguments) => join::run(&flags, &arguments),
         Command::Peers(arguments) => peers::run(&flags, &arguments),
+        Command::Callers(arguments) => callers::run(&flags, &arguments),
         Command::Ping(arguments) => ping::run(&flags, &arguments),
         Command::Runs(arguments) => runs::run(&flags, &arguments),
         Command::Show(arguments) => show::run(&flags, &arguments),

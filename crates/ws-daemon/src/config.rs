@@ -12,7 +12,7 @@ mod size;
 pub use described::described;
 pub use file::{Mode, Written, WrittenFault, WrittenServers, in_plain_words};
 pub use http_proxy::{HttpProxy, HttpProxyFault, ProxyVariables};
-pub use rules::{Account, Accounts, BY_PEERS, BY_TCP, Code, Glob, Rule, Who, Word, WrittenRule};
+pub use rules::{Account, Accounts, BY_CALLERS, BY_PEERS, BY_TCP, Code, Glob, Rule, Who, Word, WrittenRule};
 pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault, Servers};
 pub use settings::{
     AuditFile, Limits, LocalTcp, MissingConfig, Open, Role, Row, Settings, SettingsFault, Source, Sources, Times, Tls,

@@ -2,6 +2,8 @@
 //! has them, commands carried out here, statuses that nobody waits for passed on. It waits for nothing slow but the
 //! audit log, when that takes nothing more.
 
+mod asking;
+mod callers;
 mod entry;
 mod explain;
 mod gate;
@@ -11,6 +13,7 @@ mod ping;
 mod relay;
 mod shown;
 
+pub use asking::{Asker, Whose};
 pub use keys::ROOTS;
 
 use std::net::SocketAddr;
@@ -26,6 +29,7 @@ use ws_daemon_protocol::command::{Command, OutputQuery, RunQuery, Topic, Which};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::audit::Audit;
+use crate::callers::Callers;
 use crate::exec::Executor;
 use crate::link::{Inbound, IncomingCommand, IncomingRun, Link, Replier};
 use crate::news::{News, Subscription};
@@ -67,6 +71,8 @@ pub struct Means {
     pub tls: Option<ServerTls>,
     /// On a client: the roots that it believes.
     pub client_tls: Option<ClientTls>,
+    /// Who may ask over HTTP.
+    pub callers: Callers,
     /// Who may ask for what.
     pub rules: Rules,
     /// Where it is written down who asked for what.
@@ -129,8 +135,8 @@ impl Control {
         Err(Outcome::failed(ErrorCode::Unsupported, why))
     }
 
-    /// Carries out a command that [`check`](Self::check) let pass, for `user`.
-    pub async fn carry_out(&self, command: Command, user: &str) -> Answer {
+    /// Carries out a command that [`check`](Self::check) let pass.
+    pub async fn carry_out(&self, command: Command, whose: Whose<'_>) -> Answer {
         let done = || Answer::Outcome(Outcome::Exited(0));
         match command {
             Command::Pause(pause) => {
@@ -146,15 +152,18 @@ impl Control {
             }
             Command::Peers => Answer::Result(self.peers()),
             Command::Ping(target) => self.ping(target.as_ref()),
-            Command::Runs(query) => Answer::Result(self.runs(&query).await),
-            Command::Run(RunQuery { which, output: None }) => match self.run(user, &which).await {
+            Command::Runs(query) => Answer::Result(self.runs(whose, &query).await),
+            Command::Run(RunQuery { which, output: None }) => match self.run(whose, &which).await {
                 Some(run) => Answer::Result(run),
                 None => Answer::Outcome(no_such_run(&which)),
             },
-            Command::Run(RunQuery { which, output: Some(query) }) => self.output(user, &which, query).await,
+            Command::Run(RunQuery { which, .. }) | Command::Cancel(which) if self.is_hidden(whose, &which).await => {
+                Answer::Outcome(no_such_run(&which))
+            }
+            Command::Run(RunQuery { which, output: Some(query) }) => self.output(whose, &which, query).await,
             Command::Cancel(which) => match self.0.origin.cancel(&which).await {
                 Ok(true) => done(),
-                Ok(false) => Answer::Outcome(not_asked_here(self.run(user, &which).await, &which)),
+                Ok(false) => Answer::Outcome(not_asked_here(self.run(whose, &which).await, &which)),
                 Err(outcome) => Answer::Outcome(outcome),
             },
             Command::Scripts => Answer::Result(self.scripts().await),
@@ -166,6 +175,7 @@ impl Control {
             Command::Revoke(revoke) => self.revoke(revoke).await,
             Command::Rotate(rotate) => self.rotate(rotate).await,
             Command::Explain(query) => of(self.explain(query).await),
+            Command::Callers(task) => of(self.callers(task).await),
         }
     }
 
@@ -182,10 +192,15 @@ impl Control {
         Ok(found)
     }
 
-    async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Answer {
-        match self.0.origin.output(user, which, query).await {
+    /// Whether a run is as if it were not there for who asks.
+    async fn is_hidden(&self, whose: Whose<'_>, which: &Which) -> bool {
+        whose.own_only && self.run(whose, which).await.is_none()
+    }
+
+    async fn output(&self, whose: Whose<'_>, which: &Which, query: OutputQuery) -> Answer {
+        match self.0.origin.output(whose.user, which, query).await {
             Some(lines) => Answer::Lines(lines),
-            None => Answer::Outcome(not_asked_here(self.run(user, which).await, which)),
+            None => Answer::Outcome(not_asked_here(self.run(whose, which).await, which)),
         }
     }
 

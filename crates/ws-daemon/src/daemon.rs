@@ -17,8 +17,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
+use crate::api::{self, Api, Hosts};
 use crate::audit::{Audit, AuditFault};
-use crate::config::{LocalTcp, Role, Settings};
+use crate::callers::{BrokenCallers, Callers};
+use crate::config::{LocalTcp, Open, Role, Settings};
 use crate::control::{Control, Means, Reload};
 use crate::exec::{Executor, Surroundings, Writers};
 use crate::http::{Door, Http};
@@ -45,6 +47,9 @@ const UNCLAIMED: usize = 1024;
 /// Where a server keeps who its peers are, in its prefix.
 pub const REGISTER: &str = "keys/peers.json";
 
+/// Where it is kept who may ask over HTTP, in the prefix.
+const CALLERS: &str = "keys/callers.json";
+
 /// Connections that wait to be accepted on TCP.
 const BACKLOG: u32 = 1024;
 
@@ -56,7 +61,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
-const OWN_VARIABLES: [&str; 14] = [
+const OWN_VARIABLES: [&str; 17] = [
     "WSDAEMON_PROXY",
     "WSDAEMON_TOKEN",
     "CREDENTIALS_DIRECTORY",
@@ -71,6 +76,9 @@ const OWN_VARIABLES: [&str; 14] = [
     "WSDAEMON_NAME",
     "WSDAEMON_PEER",
     "WSDAEMON_DEADLINE",
+    "WSDAEMON_REQUEST_ID",
+    "WSDAEMON_EVENT",
+    "TRACEPARENT",
 ];
 
 /// Why the daemon does not start.
@@ -104,6 +112,9 @@ pub enum StartFault {
     /// The register of peers cannot be read.
     #[error(transparent)]
     Register(#[from] BrokenRegister),
+    /// The register of callers cannot be read.
+    #[error(transparent)]
+    Callers(#[from] BrokenCallers),
     /// Keys or certificates are broken.
     #[error("TLS: {0}")]
     Keys(#[from] KeysFault),
@@ -127,10 +138,12 @@ pub struct Daemon {
     spool: Option<Spool>,
     audit: Audit,
     register: Register,
+    callers: Callers,
     reload: Reload,
     stop: Stop,
     counts: Counts,
     local_tcp: Option<TcpListener>,
+    http: Option<TcpListener>,
     port: Option<TcpListener>,
     encryption: Encryption,
     signals: Signals,
@@ -188,7 +201,9 @@ impl Daemon {
             Role::Server { listen, .. } => (Some(bind_port(*listen)?), Register::open(&prefix.join(REGISTER))?),
             Role::Client { .. } => (None, Register::default()),
         };
+        let callers = Callers::open(&prefix.join(CALLERS))?;
         let local_tcp = bind_local_tcp(settings.local)?;
+        let http = settings.http.map(bind_http).transpose()?;
         let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
         let audit = match &settings.audit {
             Some(file) => Audit::open(&file.path, file.params)?,
@@ -206,10 +221,12 @@ impl Daemon {
             spool,
             audit,
             register,
+            callers,
             reload,
             stop,
             counts,
             local_tcp,
+            http,
             port,
             encryption,
             signals,
@@ -224,11 +241,13 @@ impl Daemon {
             executor,
             spool,
             register,
+            callers,
             audit,
             reload,
             stop,
             counts,
             local_tcp,
+            http,
             port,
             encryption,
             mut signals,
@@ -269,7 +288,7 @@ impl Daemon {
         origin.recover().await;
         let reached = port.as_ref().and_then(|listener| listener.local_addr().ok());
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
-        let dialer = start_role(&settings, port, encryption, &peers, (spool.clone(), &audit), &counts, &stop);
+        let dialer = start_dialer(&settings, &encryption, &peers, spool.clone(), &counts, &stop);
         let control = Control::new(Means {
             dialer,
             peers: peers.clone(),
@@ -279,8 +298,9 @@ impl Daemon {
             spool: spool.clone(),
             news,
             reached,
-            tls,
+            tls: tls.clone(),
             client_tls,
+            callers: callers.clone(),
             rules: rules.clone(),
             audit: audit.clone(),
             peer_runs: settings.limits.peer_runs,
@@ -288,16 +308,19 @@ impl Daemon {
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
+        let parts = api::Parts {
+            control: control.clone(),
+            origin: origin.clone(),
+            callers,
+            hosts: Hosts::new(settings.hosts.iter().chain(&settings.tls.names).cloned().collect(), tls),
+            audit: audit.clone(),
+            counters: peers.counters().clone(),
+        };
+        let api = Api::new(parts, &settings.limits, &settings.times, stop.clone());
+        open_ports(&settings, (port, http), &encryption, &peers, (&audit, &api), &counts, &stop);
         let lobby = Lobby::default();
-        let local = Local::new(
-            origin,
-            control.clone(),
-            lobby.clone(),
-            (rules, audit.clone()),
-            &settings.limits,
-            counts.connections.clone(),
-            stop.clone(),
-        );
+        let local =
+            Local::new(origin, control.clone(), lobby.clone(), api, &settings.limits, counts.connections.clone(), stop.clone());
 
         counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
@@ -350,36 +373,48 @@ fn ask_in_role(settings: &Settings, means: origin::Means, counts: &Counts) -> Or
     }
 }
 
-/// Starts what makes links: a server's port, or a client's dialer.
-fn start_role(
+/// Starts what makes a client's link.
+fn start_dialer(
     settings: &Settings,
-    port: Option<TcpListener>,
-    encryption: Encryption,
+    encryption: &Encryption,
     peers: &Peers,
-    (spool, audit): (Option<Spool>, &Audit),
+    spool: Option<Spool>,
     counts: &Counts,
     stop: &Stop,
 ) -> Option<DialerHandle> {
-    let peers = peers.clone();
-    match (&settings.role, encryption) {
-        (Role::Server { open, .. }, Encryption::Server(tls)) => {
-            counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
-            let links = counts.links.clone();
-            let door = Door { open: open.clone(), tls, audit: audit.clone() };
-            let http = Http::new(peers, door, settings.times.handshake, &settings.limits, links, stop.clone());
-            if let Some(listener) = port {
-                counts.links.spawn(http.accept(listener));
-            }
-            None
-        }
-        (Role::Client { servers }, Encryption::Client(tls)) => {
-            let epochs = identity::epochs(spool);
-            let (handle, dialer) = Dialer::new(peers, servers.clone(), tls, settings.times, epochs, stop.drain.clone());
-            counts.links.spawn(dialer.run());
-            Some(handle)
-        }
-        // It is made of the same role.
-        _ => None,
+    let (Role::Client { servers }, Encryption::Client(tls)) = (&settings.role, encryption) else { return None };
+    let (peers, epochs) = (peers.clone(), identity::epochs(spool));
+    let (handle, dialer) = Dialer::new(peers, servers.clone(), tls.clone(), settings.times, epochs, stop.drain.clone());
+    counts.links.spawn(dialer.run());
+    Some(handle)
+}
+
+/// Takes in on a server's port who comes for a link or asks over HTTP, and on the address for that who asks.
+fn open_ports(
+    settings: &Settings,
+    (port, http): (Option<TcpListener>, Option<TcpListener>),
+    encryption: &Encryption,
+    peers: &Peers,
+    (audit, api): (&Audit, &Api),
+    counts: &Counts,
+    stop: &Stop,
+) {
+    let tls = encryption.server().cloned();
+    let open = match &settings.role {
+        Role::Server { open, .. } => open.clone(),
+        Role::Client { .. } => Open::Nobody,
+    };
+    if let Some(tls) = tls.clone() {
+        counts.rest.spawn(tls.keep_fresh(stop.close_local.clone()));
+    }
+    let door = Door { open, tls, audit: audit.clone(), api: Some(api.clone()) };
+    let (limits, links) = (&settings.limits, counts.links.clone());
+    let edge = Http::new(peers.clone(), door, settings.times.handshake, limits, links, stop.clone());
+    if let Some(listener) = port {
+        counts.links.spawn(edge.clone().accept(listener));
+    }
+    if let Some(listener) = http {
+        counts.links.spawn(edge.without_links().accept(listener));
     }
 }
 
@@ -457,6 +492,14 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// The address that answers HTTP.
+fn bind_http(address: SocketAddr) -> Result<TcpListener, StartFault> {
+    let listener = listen_on(address).map_err(|source| StartFault::Listen { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
+    info!(%address, "HTTP ready");
+    Ok(listener)
+}
+
 /// The local conversation by TCP: an error where it was asked for and cannot be had, a warning where it was only guessed.
 fn bind_local_tcp(local: LocalTcp) -> Result<Option<TcpListener>, StartFault> {
     let (address, asked) = match local {
@@ -483,7 +526,7 @@ fn bind_local_tcp(local: LocalTcp) -> Result<Option<TcpListener>, StartFault> {
 pub fn open_files_wanted(settings: &Settings) -> u64 {
     const OTHERS: usize = 256;
     let limits = &settings.limits;
-    let links = if matches!(settings.role, Role::Server { .. }) { limits.connections } else { 1 };
+    let links = if matches!(settings.role, Role::Server { .. }) || settings.http.is_some() { limits.connections } else { 1 };
     (links + limits.local_connections + limits.runs * 3 + OTHERS) as u64
 }
 

@@ -97,7 +97,16 @@ impl Default for Grace {
 }
 
 /// What a script finds of its own run in its environment: never what the daemon itself found.
-const OF_ONE_RUN: [&str; 5] = ["WSDAEMON_RUN", "WSDAEMON_NAME", "WSDAEMON_PEER", "WSDAEMON_ID", "WSDAEMON_DEADLINE"];
+const OF_ONE_RUN: [&str; 8] = [
+    "WSDAEMON_RUN",
+    "WSDAEMON_NAME",
+    "WSDAEMON_PEER",
+    "WSDAEMON_ID",
+    "WSDAEMON_DEADLINE",
+    "WSDAEMON_REQUEST_ID",
+    "WSDAEMON_EVENT",
+    "TRACEPARENT",
+];
 
 impl Surroundings {
     /// The surroundings of scripts in `prefix`: it is their working directory, they find the daemon's local socket and the

@@ -1,5 +1,5 @@
 //! The local edge: processes on this machine come in by the socket file, or by TCP where asked for, and each connection gets its
-//! own answers and nobody else's. It never knows what a link is.
+//! own answers and nobody else's. What speaks HTTP on the socket file is handed on. It never knows what a link is.
 
 mod answers;
 mod lobby;
@@ -20,12 +20,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use crate::audit::Audit;
+use crate::api::Api;
 use crate::config::Limits;
 use crate::control::Control;
 use crate::origin::Origin;
-use crate::policy::{Caller, Rules};
-use crate::system::{self, Process};
+use crate::policy::Caller;
+use crate::system;
 use crate::tasks::{Stop, Tasks};
 use session::Session;
 
@@ -41,10 +41,8 @@ pub struct Local {
     pub control: Control,
     /// Who is connected.
     pub lobby: Lobby,
-    /// Who may ask for what.
-    pub rules: Rules,
-    /// Where it is written down who asked for what.
-    pub audit: Audit,
+    /// Where what speaks HTTP goes.
+    pub api: Api,
     /// Bytes of one message.
     pub message: usize,
     /// Levels of nesting of one message.
@@ -57,28 +55,9 @@ pub struct Local {
 impl Local {
     /// The local edge, whose connections are counted by `tasks`.
     #[must_use]
-    pub fn new(
-        origin: Origin,
-        control: Control,
-        lobby: Lobby,
-        (rules, audit): (Rules, Audit),
-        limits: &Limits,
-        tasks: Tasks,
-        stop: Stop,
-    ) -> Self {
+    pub fn new(origin: Origin, control: Control, lobby: Lobby, api: Api, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
         let connections = Arc::new(Semaphore::new(limits.local_connections));
-        Self {
-            origin,
-            control,
-            lobby,
-            rules,
-            audit,
-            message: limits.message,
-            nesting: limits.nesting,
-            connections,
-            tasks,
-            stop,
-        }
+        Self { origin, control, lobby, api, message: limits.message, nesting: limits.nesting, connections, tasks, stop }
     }
 
     /// Accepts on the socket file until the daemon stops.
@@ -133,12 +112,7 @@ impl Local {
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
         let close = self.stop.close_local.clone();
-        let user = match &caller {
-            Caller::Socket(Process { uid: Some(uid), .. }) => format!("uid:{uid}").into(),
-            Caller::Socket(_) => "unknown".into(),
-            Caller::Tcp => "tcp".into(),
-        };
-        let end = Session::new(self, caller, user).run(stream, close).await;
+        let end = Session::new(self, caller).run(stream, close).await;
         debug!(?end, "local connection closed");
         drop(permit);
     }

@@ -47,6 +47,9 @@ pub struct Flags {
     /// TCP address that speaks the socket's conversation, or off [WSDAEMON_LOCAL] [default: off]
     #[arg(long, global = true, value_name = "ADDRESS")]
     local: Option<String>,
+    /// Address that answers HTTP, beside a server's port [WSDAEMON_HTTP]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    http: Option<String>,
     /// Group that may use the socket [WSDAEMON_SOCKET_GROUP]
     #[arg(long, global = true, value_name = "GROUP")]
     socket_group: Option<String>,
@@ -118,6 +121,7 @@ impl Flags {
             ("listen", self.listen.clone()),
             ("open", self.open.clone()),
             ("local", self.local.clone()),
+            ("http", self.http.clone()),
             ("socket_group", self.socket_group.clone()),
             ("any_writer", self.any_writer.map(|any| any.to_string())),
         ];
@@ -194,7 +198,7 @@ pub fn proxies() -> ProxyVariables {
 
 /// What the environment says, each under its name in config.json. An empty variable says nothing.
 fn environment(get: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, String)> {
-    let names = ["mode", "proxy", "port", "listen", "open", "local", "socket_group", "any_writer"];
+    let names = ["mode", "proxy", "port", "listen", "open", "local", "http", "socket_group", "any_writer"];
     let value = |name: &str| Some(get(&format!("WSDAEMON_{}", name.to_ascii_uppercase()))?.to_string_lossy().into_owned());
     names.into_iter().filter_map(|name| Some((name, value(name)?))).filter(|(_, value)| !value.is_empty()).collect()
 }

@@ -54,6 +54,7 @@ fn exit(fault: &StartFault) -> Exit {
     match fault {
         StartFault::Prefix { .. }
         | StartFault::Register(_)
+        | StartFault::Callers(_)
         | StartFault::Exposed(_)
         | StartFault::Keys(_)
         | StartFault::Audit(AuditFault::Unsafe { .. })

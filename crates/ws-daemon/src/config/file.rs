@@ -2,7 +2,7 @@
 //! knows a default.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,6 +58,10 @@ pub struct Written {
     pub open: Option<WrittenOpen>,
     /// Where TCP speaks the local conversation: an address with its port, or `off`.
     pub local: Option<String>,
+    /// Where HTTP is answered beside a server's port.
+    pub http: Option<SocketAddr>,
+    /// By which names HTTP is asked, beside those that go without saying.
+    pub hosts: Option<Vec<String>>,
     /// The group that may use the socket.
     pub socket_group: Option<String>,
     /// What this daemon is called; the machine's name, if nothing is said.

@@ -81,6 +81,10 @@ pub struct Settings {
     pub role: Role,
     /// Where TCP speaks the local conversation.
     pub local: LocalTcp,
+    /// Where HTTP is answered beside a server's port.
+    pub http: Option<SocketAddr>,
+    /// By which names HTTP is asked, beside those that go without saying.
+    pub hosts: Vec<String>,
     /// The group that may use the socket.
     pub socket_group: Option<String>,
     /// What this daemon is called, if someone chose a name.
@@ -262,6 +266,12 @@ pub enum SettingsFault {
     /// An address that is none.
     #[error("local is \"{0}\"; it must be an address like 127.0.0.1:9007, or off")]
     Local(String),
+    /// HTTP that others could read.
+    #[error(
+        "\"http\" is an address of this machine, like 127.0.0.1:9100: elsewhere tokens could be read on the way. On a server with \
+         \"tls\": true it may be another; else put a proxy that speaks TLS before it"
+    )]
+    Http,
     /// A bound that would let nothing through.
     #[error("{0} must be at least {1}")]
     TooSmall(&'static str, usize),
@@ -361,6 +371,14 @@ impl Settings {
             Mode::Client => client(&mut resolver)?,
         };
         let local = local(&mut resolver)?;
+        let http = resolver.written(|written| written.http);
+        if let Some((address, source)) = &http {
+            resolver.row("http", address.to_string(), *source);
+        }
+        let hosts = resolver.written(|written| written.hosts.clone());
+        if let Some((hosts, source)) = &hosts {
+            resolver.row("hosts", hosts.clone(), *source);
+        }
         let group = resolver.written(|written| written.socket_group.clone());
         if let Some((group, source)) = &group {
             resolver.row("socket_group", group.as_str(), *source);
@@ -376,6 +394,10 @@ impl Settings {
             resolver.row("token_file", path.display().to_string(), *source);
         }
         let tls = tls(&mut resolver, mode)?;
+        let http = http.map(|(address, _)| address);
+        if http.is_some_and(|http| !http.ip().is_loopback() && (mode == Mode::Client || tls.on != Some(true))) {
+            return Err(SettingsFault::Http);
+        }
         let rules = rules(&mut resolver)?;
         let audit = audit(&mut resolver, &prefix);
         let any_writer = resolver.or_default(false, |written| written.any_writer);
@@ -386,6 +408,8 @@ impl Settings {
             any_writer,
             role,
             local,
+            http,
+            hosts: hosts.map(|(hosts, _)| hosts).unwrap_or_default(),
             socket_group,
             name,
             tags,

@@ -350,6 +350,7 @@ mod tests {
             Job {
                 run: RunId::new(Uuid::now_v7().to_string()),
                 id: None,
+                trace: None,
                 name: name.into(),
                 params: Params::new(None::<&RawValue>),
                 peer: "tester".into(),

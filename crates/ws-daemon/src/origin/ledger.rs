@@ -37,6 +37,8 @@ pub struct Live {
     pub run: RunId,
     /// The script.
     pub name: Box<str>,
+    /// Whose it is.
+    pub user: Box<str>,
     /// The caller's id.
     pub id: Option<CallerId>,
     /// Whether it is on disk.
@@ -80,15 +82,24 @@ impl Ledger {
     }
 
     /// Enters a run that is accepted now.
-    pub fn enter(&self, run: RunId, name: &str, id: Option<CallerId>, queued: bool) -> Seat {
-        self.enter_again(run, name, id, queued, wall_ms())
+    pub fn enter(&self, run: RunId, name: &str, user: &str, id: Option<CallerId>, queued: bool) -> Seat {
+        self.enter_again(run, name, user, id, queued, wall_ms())
     }
 
     /// Enters a run that was accepted then.
-    pub fn enter_again(&self, run: RunId, name: &str, id: Option<CallerId>, queued: bool, accepted_wall_ms: u64) -> Seat {
+    pub fn enter_again(
+        &self,
+        run: RunId,
+        name: &str,
+        user: &str,
+        id: Option<CallerId>,
+        queued: bool,
+        accepted_wall_ms: u64,
+    ) -> Seat {
         let live = Arc::new(Live {
             run: run.clone(),
             name: name.into(),
+            user: user.into(),
             id,
             queued,
             accepted_wall_ms,
@@ -231,8 +242,8 @@ mod tests {
     fn a_run_is_found_while_it_lives_and_a_direct_one_for_a_while_longer() {
         let ledger = Ledger::default();
         let id = CallerId::from(&RunId::new("mine"));
-        let direct = ledger.enter(RunId::new("1"), "a", Some(id.clone()), false);
-        let queued = ledger.enter(RunId::new("2"), "b", Some(id.clone()), true);
+        let direct = ledger.enter(RunId::new("1"), "a", "u", Some(id.clone()), false);
+        let queued = ledger.enter(RunId::new("2"), "b", "u", Some(id.clone()), true);
         assert_eq!(ledger.live(&Which::Id(id.clone())).expect("the newest").run, RunId::new("2"));
         assert_eq!(direct.live().state(), RunState::Waiting);
         assert!(direct.live().give("p") && !direct.live().give("p"));
@@ -249,7 +260,7 @@ mod tests {
     fn what_is_remembered_is_bounded_in_number_and_in_bytes() {
         let ledger = Ledger::default();
         let over = |at: usize, printed: usize| {
-            let seat = ledger.enter(RunId::new(at.to_string()), "a", None, false);
+            let seat = ledger.enter(RunId::new(at.to_string()), "a", "u", None, false);
             let mut report = Report::from(ws_daemon_protocol::outcome::Outcome::Exited(0));
             report.more_mut().stdout = Some("x".repeat(printed).into());
             seat.live().settle(&report);

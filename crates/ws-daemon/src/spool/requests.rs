@@ -563,6 +563,7 @@ impl RunRow {
             run: RunId::new(self.run),
             seq: unsigned(self.seq),
             request: unsigned(self.request),
+            user: request.user.clone(),
             caller_id: request.caller_id.clone(),
             name: self.name,
             target: self.target,

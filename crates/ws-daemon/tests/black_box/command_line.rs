@@ -2,6 +2,7 @@
 //! what they exit with.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{DEADLINE, Daemon, Peer, Process, Ran, command, need_tool, pair, ran};
+use crate::support::{DEADLINE, Daemon, Peer, Process, Ran, command, need_other_users, need_tool, pair, ran};
 
 const COMMANDS: [&str; 22] = [
     "run",
@@ -314,6 +315,47 @@ fn what_init_writes_runs_and_is_never_overwritten() {
 }
 
 #[test]
+fn a_config_that_does_not_say_which_end_it_is_is_completed_where_it_stands() {
+    let (prefix, etc) = (folder(), folder());
+    let file = etc.path().join("config.json");
+    fs::write(&file, r#"{"$schema":"file:///s.json","tags":["a"],"port":4000}"#).expect("ours");
+    std::os::unix::fs::symlink(&file, prefix.path().join("config.json")).expect("ours");
+    let init = |words: &[&str]| ran(command(&[&["init", "--prefix", text(prefix.path())], words].concat()), "");
+    assert_eq!(init(&["server", "--listen", "::1"]).code, 0);
+    assert!(prefix.path().join("config.json").is_symlink());
+    let read = || serde_json::from_str::<Value>(&fs::read_to_string(&file).expect("there")).expect("JSON");
+    let expected = json!({ "$schema": "file:///s.json", "tags": ["a"], "port": 4000, "mode": "server", "listen": "::1" });
+    assert_eq!(read(), expected);
+    assert!(!prefix.path().join("schema").exists(), "it names one of its own");
+    assert_eq!(init(&["client", "--proxy", "h"]).code, 78);
+    assert_eq!(read(), expected);
+    fs::write(&file, r#"{"tags":5}"#).expect("ours");
+    let broken = init(&["server"]);
+    assert!(broken.code == 78 && broken.err.contains("tags"), "{broken:?}");
+}
+
+#[test]
+fn what_root_writes_in_the_prefix_of_another_user_is_that_users() {
+    const OTHER: u32 = 65534;
+    if !need_other_users() {
+        return;
+    }
+    let prefix = folder();
+    std::os::unix::fs::chown(prefix.path(), Some(OTHER), Some(OTHER)).expect("we are root");
+    let said = ran(command(&["init", "server", "--prefix", text(prefix.path())]), "");
+    assert_eq!(said.code, 0, "{}", said.err);
+    for name in ["config.json", "scripts", "scripts/hello", "schema/config.json"] {
+        assert_eq!(fs::metadata(prefix.path().join(name)).expect("there").uid(), OTHER, "{name}");
+    }
+    // What that user has put there in place of a file leads to nothing that they could not write.
+    let (elsewhere, trap) = (folder(), folder());
+    std::os::unix::fs::chown(trap.path(), Some(OTHER), Some(OTHER)).expect("we are root");
+    std::os::unix::fs::symlink(elsewhere.path(), trap.path().join("scripts")).expect("ours");
+    assert_eq!(ran(command(&["init", "server", "--prefix", text(trap.path())]), "").code, 1);
+    assert!(!elsewhere.path().join("hello").exists());
+}
+
+#[test]
 fn init_writes_what_it_is_told_and_asks_for_what_it_needs() {
     let made = |words: &[&str]| {
         let prefix = folder();
@@ -416,7 +458,8 @@ fn every_command_has_its_manual_page() {
     }
     let mut found: Vec<String> =
         fs::read_dir(&pages).expect("it is there").map(|entry| name_of(&entry.expect("readable"))).collect();
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected, "a page for each command, and for nothing else");
     let main = fs::read_to_string(pages.join("ws-daemon.1")).expect("it is there");
     for part in ["FILES", "EXIT STATUS", "config.json", "\\fB127\\fR"] {

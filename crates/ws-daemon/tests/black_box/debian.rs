@@ -176,6 +176,7 @@ fn what_is_installed(machine: &Machine) {
         "/usr/share/man/man1/ws-daemon.1.gz",
         "/usr/share/man/man1/ws-daemon-exec.1.gz",
         "/usr/share/doc/ws-daemon/README.md",
+        "/usr/share/doc/ws-daemon/docs/recipes/cron-with-memory.md",
         "/usr/share/doc/ws-daemon/copyright",
     ] {
         assert!(files.lines().any(|line| line == file), "{file} is not among {files}");

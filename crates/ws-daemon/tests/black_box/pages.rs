@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::{Block, Daemon, Ids, Peer, command, marked_blocks, play, ran, root};
 
 #[test]
-fn what_the_readme_tells_a_stranger_to_type_goes_as_it_says() {
+fn the_first_quarter_of_an_hour_goes_as_it_says() {
     if let Some((runs, printed)) = play("README.md") {
         assert!(runs >= 6 && printed >= 3, "the README still shows it all: {runs} {printed}");
     }

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use ws_daemon::audit::Audit;
+use ws_daemon::callers::Callers;
 use ws_daemon::config::Limits;
 use ws_daemon::control::{Control, Means, Reload};
 use ws_daemon::daemon::identity;
@@ -152,6 +153,7 @@ impl Site {
             tls: None,
             client_tls: None,
             reached: None,
+            callers: Callers::default(),
             rules: Rules::default(),
             audit,
             peer_runs: LIMITS.peer_runs,

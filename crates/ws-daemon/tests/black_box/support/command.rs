@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::PoisonError;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
@@ -41,7 +41,13 @@ pub(super) fn is_foreign(key: &str) -> bool {
 
 /// Runs `command` to its end with `stdin` to read.
 #[track_caller]
-pub fn ran(mut command: Command, stdin: &str) -> Ran {
+pub fn ran(command: Command, stdin: &str) -> Ran {
+    ran_within(DEADLINE, command, stdin)
+}
+
+/// The same for what does many things, one after the other.
+#[track_caller]
+pub fn ran_within(deadline: Duration, mut command: Command, stdin: &str) -> Ran {
     use std::os::unix::process::ExitStatusExt;
 
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -55,7 +61,7 @@ pub fn ran(mut command: Command, stdin: &str) -> Ran {
     let out = follow(child.stdout.take().expect("it is piped above"));
     let err = follow(child.stderr.take().expect("it is piped above"));
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("the child is not reaped yet");
-    let ended = wait_readable(&pidfd, Instant::now() + DEADLINE);
+    let ended = wait_readable(&pidfd, Instant::now() + deadline);
     if !ended {
         let _ = kill_process_group(pid, Signal::KILL);
     }

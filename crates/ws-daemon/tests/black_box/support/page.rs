@@ -11,9 +11,14 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use super::command::ran;
+use super::DEADLINE;
+use super::command::ran_within;
 use super::tool::need_tool;
+
+/// How long a page may take: it starts programs by the dozen.
+const PAGE_DEADLINE: Duration = DEADLINE.saturating_mul(4);
 
 /// A fenced block.
 #[derive(Debug, Default)]
@@ -127,7 +132,7 @@ pub fn play(page: &str) -> Option<(usize, usize)> {
         shell.env_remove(name);
     }
     shell.env("WSDAEMON_PORT", &port).env("WSDAEMON_LOCAL", "off");
-    let said = ran(shell, &script);
+    let said = ran_within(PAGE_DEADLINE, shell, &script);
     for run in 1..=runs {
         let status = fs::read_to_string(at(run, "status")).unwrap_or_default();
         assert_eq!(status.trim(), "0", "{page}: block {run} of those that are run\n{}", said.err);

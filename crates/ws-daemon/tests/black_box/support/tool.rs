@@ -22,6 +22,12 @@ pub fn need_stand_ins() -> bool {
     need_tool("node") && need_tool("python3") && have(installed, "npm ci in tests/stand-ins")
 }
 
+/// A Python program that has an environment of its own in target/; a test that gets `None` returns at once.
+pub fn need_python(name: &str) -> Option<std::path::PathBuf> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target").join(name).join("bin").join(name);
+    have(is_executable(&program), name).then_some(program)
+}
+
 /// Whether namespaces can be made, as a container has them.
 pub fn need_namespaces() -> bool {
     let may = || {
