@@ -38,6 +38,20 @@ if command -v python3 >/dev/null && [ ! -x target/autobahn/bin/kosoku ]; then
         echo "kosoku, which runs the Autobahn cases, is missing (python3 with venv installs it)" >&2
 fi
 
+# The parser of OpenMetrics that others go by, likewise.
+if command -v python3 >/dev/null && [ ! -x target/openmetrics/bin/python ]; then
+    { python3 -m venv target/openmetrics && target/openmetrics/bin/python -m pip install --quiet prometheus-client==0.26.0; } >/dev/null ||
+        { rm -rf target/openmetrics; echo "prometheus-client, which reads the metrics, is missing (python3 with venv installs it)" >&2; }
+fi
+
+# Of Debian's prometheus only the program that checks rules: nothing of it is installed or started.
+if [ ! -x target/promtool/usr/bin/promtool ] && command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
+    mkdir -p target/promtool
+    (cd target/promtool && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
+        dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && rm -f prometheus_*.deb) >/dev/null 2>&1 ||
+        echo "promtool, which checks the alert rules, is missing (Debian's package prometheus has it)" >&2
+fi
+
 # schemathesis, which asks for all that docs/openapi.json describes, in a Python of its own.
 if command -v python3 >/dev/null && [ ! -x target/schemathesis/bin/schemathesis ]; then
     { python3 -m venv target/schemathesis && target/schemathesis/bin/python -m pip install --quiet schemathesis==4.32.5; } >/dev/null ||

@@ -69,6 +69,10 @@ pub enum Command {
     Keys(KeysTask),
     /// Who may ask for a script, and who would get it.
     Explain(ExplainQuery),
+    /// Log something else, or say what is logged.
+    Log(Option<LogChange>),
+    /// Every figure, as OpenMetrics has them.
+    Metrics,
     /// Something about the programs that ask over HTTP.
     Callers(CallersTask),
 }
@@ -317,6 +321,24 @@ pub struct ExplainQuery {
     pub to: Option<Target>,
 }
 
+/// What is to be logged.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct LogChange {
+    /// A level, or one for each module, like `info,ws_daemon::link=trace`; `usual` is what the settings say.
+    pub filter: Box<str>,
+    /// How long; then it is the usual again. Without it, until something else is asked for.
+    #[serde(rename = "for", default, deserialize_with = "ttl")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::duration"))]
+    pub within: Option<Duration>,
+}
+
+impl LogChange {
+    /// The filter that stands for what the settings say.
+    pub const USUAL: &'static str = "usual";
+}
+
 /// One of a script's two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -351,7 +373,7 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 17] = [
+    pub const CODES: [&'static str; 19] = [
         "PAUSE",
         "STATUS",
         "PEERS",
@@ -368,6 +390,8 @@ impl Command {
         "ROTATE",
         "KEYS",
         "EXPLAIN",
+        "LOG",
+        "METRICS",
         "CALLERS",
     ];
 
@@ -394,6 +418,8 @@ impl Command {
             Self::Rotate(_) => "ROTATE",
             Self::Keys(_) => "KEYS",
             Self::Explain(_) => "EXPLAIN",
+            Self::Log(_) => "LOG",
+            Self::Metrics => "METRICS",
             Self::Callers(_) => "CALLERS",
         }
     }
@@ -413,7 +439,7 @@ impl Command {
             (
                 Place::There,
                 code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS" | "INVITE" | "REVOKE"
-                | "ROTATE" | "KEYS" | "EXPLAIN" | "CALLERS"),
+                | "ROTATE" | "KEYS" | "EXPLAIN" | "LOG" | "METRICS" | "CALLERS"),
             ) => Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd"))),
             (_, code) => Self::of_code(code, written.data()),
         }
@@ -461,6 +487,8 @@ impl Command {
             "ROTATE" => Ok(Self::Rotate(serde_json::from_str(data).map_err(wrong)?)),
             "KEYS" => Ok(Self::Keys(serde_json::from_str::<WrittenKeys>(data).map_err(wrong)?.r#do)),
             "EXPLAIN" => Ok(Self::Explain(serde_json::from_str(data).map_err(wrong)?)),
+            "METRICS" => Ok(Self::Metrics),
+            "LOG" => Ok(Self::Log(serde_json::from_str(data).map_err(wrong)?)),
             "CALLERS" => Ok(Self::Callers(serde_json::from_str(data).map_err(wrong)?)),
             code => Err(unknown(code)),
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::codec::v2::{Have, Hello, Hop, ID_BYTES, Roots};
 use crate::command::{
-    CallersTask, ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, Revoke, Rotate, RunsQuery, StreamName, Topic,
+    CallersTask, ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, LogChange, Revoke, Rotate, RunsQuery, StreamName, Topic,
 };
 use crate::options::{OutputMode, Queue, RETRIES, Route, TEXT_BYTES};
 use crate::target::Target;
@@ -515,6 +515,8 @@ fn command() -> Value {
         said("KEYS", &keys, true),
         said("CALLERS", &schema::<CallersTask>(), true),
         said("EXPLAIN", &schema::<ExplainQuery>(), true),
+        said("LOG", &nullable(schema::<LogChange>()), false),
+        said("METRICS", &any(), false),
     ];
     document(
         "a command of a local process; code may be in any letter case",

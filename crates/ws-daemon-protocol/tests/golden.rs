@@ -13,8 +13,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, Roots, RunFrame, StatusFrame, Verdict};
 use ws_daemon_protocol::command::{
-    CallersTask, Command, ExplainQuery, Invite, KeysTask, NewCaller, OutputQuery, Place, Revoke, Rotate, RunQuery, RunState,
-    RunsQuery, StreamName, Topic, Which,
+    CallersTask, Command, ExplainQuery, Invite, KeysTask, LogChange, NewCaller, OutputQuery, Place, Revoke, Rotate, RunQuery,
+    RunState, RunsQuery, StreamName, Topic, Which,
 };
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -385,6 +385,16 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
             }),
         ),
         ("command-keys", r#"{"code":"KEYS","data":{"do":"show"}}"#, Command::Keys(KeysTask::Show)),
+        ("command-metrics", r#"{"code":"METRICS"}"#, Command::Metrics),
+        ("command-log", r#"{"code":"LOG"}"#, Command::Log(None)),
+        (
+            "command-log-change",
+            r#"{"code":"LOG","data":{"filter":"info,ws_daemon::link=trace","for":"10m"}}"#,
+            Command::Log(Some(LogChange {
+                filter: "info,ws_daemon::link=trace".into(),
+                within: Some(Duration::from_mins(10)),
+            })),
+        ),
         (
             "command-callers",
             r#"{"code":"CALLERS","data":{"do":"add","name":"ci","allow":["deploy/*"],"to":"tag:web","commands":["STATS"],"hmac":true,"header":"X-Signature"}}"#,

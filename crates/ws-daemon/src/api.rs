@@ -2,6 +2,7 @@
 //! which pages there are; what they ask for goes the way of every other request. It never opens a link and accepts nobody.
 
 mod answers;
+mod health;
 mod hooks;
 mod pages;
 mod request;
@@ -22,7 +23,7 @@ use hyper::header::{self, HeaderMap};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,9 @@ use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::outcome::{Outcome, Report};
 
 pub use answers::Body;
-use answers::{Problem, json as as_json, of_outcome, raw};
+pub use health::OfThisMachine;
+
+use answers::{Problem, json as as_json, of_outcome, raw, whole};
 use pages::{Found, Page};
 use request::Bounds;
 use streams::Lines;
@@ -43,6 +46,7 @@ use crate::callers::Callers;
 use crate::config::{Limits, Times};
 use crate::control::{Answer, Asker, Control};
 use crate::counters::{Count, Counters};
+use crate::metrics::CONTENT_TYPE;
 use crate::origin::Origin;
 use crate::policy::Caller;
 use crate::tasks::Stop;
@@ -189,6 +193,7 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let answer = self.page(request, visitor, visit).await.unwrap_or_else(Problem::response);
+        self.control().answered(answer.status().as_u16());
         visit.good.store(!answer.status().is_client_error(), Ordering::Relaxed);
         answer
     }
@@ -212,6 +217,8 @@ impl Api {
         };
         match page {
             Page::Healthz => return Ok(Self::healthz()),
+            Page::Readyz => return Ok(self.readyz().await),
+            Page::Metrics if head.extensions.get::<OfThisMachine>().is_some() => return Ok(self.metrics().await),
             Page::OpenApi => return Ok(answers::whole(StatusCode::OK, "application/json", OPENAPI)),
             _ => {}
         }
@@ -261,7 +268,14 @@ impl Api {
         let query = request::query(asked.query)?;
         let plain = |command| request::none(&query).map(|()| command);
         let command = match page {
-            Page::Healthz | Page::OpenApi => return Err(Problem::gone()),
+            Page::Healthz | Page::Readyz | Page::OpenApi => return Err(Problem::gone()),
+            Page::Metrics => {
+                request::none(&query)?;
+                return match self.give(Command::Metrics, asked.asker).await? {
+                    Answer::Result(Value::String(text)) => Ok(whole(StatusCode::OK, CONTENT_TYPE, text)),
+                    answer => Ok(of_answer(answer)),
+                };
+            }
             Page::Hook => return self.hook(&name(1)?, asked).await,
             Page::Run => return self.run(&name(0)?, query, asked).await,
             Page::Output => {
@@ -302,10 +316,17 @@ impl Api {
 
     /// Gives a command, if its asker may.
     async fn give(&self, command: Command, asker: &Asker) -> Result<Answer, Problem> {
-        let refused = |outcome: Outcome| of_outcome(outcome);
-        let whose = self.0.parts.control.may_command(asker, Place::Here, &command).await.map_err(refused)?;
-        self.0.parts.control.check(&command).map_err(refused)?;
-        Ok(self.0.parts.control.carry_out(command, whose).await)
+        let refused = |outcome: Outcome| {
+            self.control().refused(&outcome);
+            of_outcome(outcome)
+        };
+        let whose = self.control().may_command(asker, Place::Here, &command).await.map_err(refused)?;
+        self.control().check(&command).map_err(refused)?;
+        Ok(self.control().carry_out(command, whose).await)
+    }
+
+    fn control(&self) -> &Control {
+        &self.0.parts.control
     }
 
     /// The body of a request, whole.

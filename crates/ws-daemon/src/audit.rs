@@ -5,6 +5,7 @@ mod file;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +38,7 @@ struct Inner {
     /// One permit for each byte that waits.
     room: Arc<Semaphore>,
     params: bool,
+    recorded: AtomicU64,
     ended: watch::Receiver<()>,
 }
 
@@ -143,18 +145,31 @@ impl Audit {
             drop(end);
         });
         started.map_err(|source| AuditFault::System { path: path.to_owned(), source })?;
-        Ok(Self(Some(Arc::new(Inner { lines, room: Arc::new(Semaphore::new(WAITING_BYTES)), params, ended }))))
+        Ok(Self(Some(Arc::new(Inner {
+            lines,
+            room: Arc::new(Semaphore::new(WAITING_BYTES)),
+            params,
+            recorded: AtomicU64::new(0),
+            ended,
+        }))))
     }
 
     /// Writes down what happened. Ends when it has its place before the file; only if others fill all the places is that later than
     /// at once.
     pub async fn record(&self, entry: impl FnOnce() -> Entry) {
         let Some(inner) = &self.0 else { return };
+        inner.recorded.fetch_add(1, Ordering::Relaxed);
         let text = entry().line(SystemTime::now());
         let bytes = u32::try_from(text.len().min(WAITING_BYTES)).unwrap_or(u32::MAX);
         // Nobody closes it.
         let room = Arc::clone(&inner.room).acquire_many_owned(bytes).await.ok();
         inner.put(Line { text, _room: room, written: None, is_last: false }).await;
+    }
+
+    /// How many lines have been recorded since the start, written or not.
+    #[must_use]
+    pub fn recorded(&self) -> u64 {
+        self.0.as_ref().map_or(0, |inner| inner.recorded.load(Ordering::Relaxed))
     }
 
     /// Ends when all is written that was recorded before.

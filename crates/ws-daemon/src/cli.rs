@@ -22,8 +22,10 @@ mod invite;
 mod join;
 mod keys;
 mod log;
+mod log_level;
 mod logs;
 mod man;
+mod metrics;
 mod owner;
 mod pause;
 mod peers;
@@ -104,10 +106,14 @@ enum Command {
     Pause(pause::Arguments),
     /// Print the daemon's counters.
     Stats(stats::Arguments),
+    /// Print every figure of the daemon, as OpenMetrics has them.
+    Metrics(metrics::Arguments),
     /// Show a server's certificates, renew them, or change their root.
     Keys(keys::Arguments),
     /// Have the daemon read its settings again.
     Reload(reload::Arguments),
+    /// Show what is logged, or change it while the daemon runs.
+    LogLevel(log_level::Arguments),
     /// Tell who may ask for a script, which rule says so, and who would get it.
     Explain(explain::Arguments),
     /// Show the settings as they are understood, and where each came from.
@@ -171,8 +177,10 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Events(arguments) => events::run(&flags, &arguments),
         Command::Pause(arguments) => pause::run(&flags, &arguments),
         Command::Stats(arguments) => stats::run(&flags, &arguments),
+        Command::Metrics(arguments) => metrics::run(&flags, &arguments),
         Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
+        Command::LogLevel(arguments) => log_level::run(&flags, &arguments),
         Command::Explain(arguments) => explain::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Health(arguments) => health::run(&flags, &arguments),

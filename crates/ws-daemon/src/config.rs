@@ -4,6 +4,7 @@
 mod described;
 mod file;
 mod http_proxy;
+mod log;
 mod rules;
 mod server_url;
 mod settings;
@@ -12,6 +13,7 @@ mod size;
 pub use described::described;
 pub use file::{Mode, Written, WrittenFault, WrittenServers, in_plain_words};
 pub use http_proxy::{HttpProxy, HttpProxyFault, ProxyVariables};
+pub use log::{LogFilter, LogFilterFault, LogFormat};
 pub use rules::{Account, Accounts, BY_CALLERS, BY_PEERS, BY_TCP, Code, Glob, Rule, Who, Word, WrittenRule};
 pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault, Servers};
 pub use settings::{

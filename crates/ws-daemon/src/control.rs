@@ -6,15 +6,18 @@ mod asking;
 mod callers;
 mod entry;
 mod explain;
+mod figures;
 mod gate;
 mod hooks;
 mod keys;
 mod ping;
+mod readiness;
 mod relay;
 mod shown;
 
 pub use asking::{Asker, Whose};
 pub use keys::ROOTS;
+pub use readiness::Readiness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,12 +28,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2::Verdict;
-use ws_daemon_protocol::command::{Command, OutputQuery, RunQuery, Topic, Which};
+use ws_daemon_protocol::command::{Command, LogChange, OutputQuery, RunQuery, Topic, Which};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::audit::Audit;
 use crate::callers::Callers;
+use crate::config::LogFilter;
 use crate::exec::Executor;
+use crate::levels::Levels;
 use crate::link::{Inbound, IncomingCommand, IncomingRun, Link, Replier};
 use crate::news::{News, Subscription};
 use crate::origin::{Origin, Said};
@@ -81,6 +86,8 @@ pub struct Means {
     pub peer_runs: usize,
     /// Reads the settings again; what it says is the answer to RELOAD.
     pub reload: Reload,
+    /// What is logged.
+    pub levels: Levels,
     /// Counts what nobody waits for.
     pub rest: Tasks,
     /// When the daemon started.
@@ -138,6 +145,7 @@ impl Control {
     /// Carries out a command that [`check`](Self::check) let pass.
     pub async fn carry_out(&self, command: Command, whose: Whose<'_>) -> Answer {
         let done = || Answer::Outcome(Outcome::Exited(0));
+        self.0.peers.counters().command(&command);
         match command {
             Command::Pause(pause) => {
                 if let Some(dialer) = &self.0.dialer {
@@ -175,6 +183,8 @@ impl Control {
             Command::Revoke(revoke) => self.revoke(revoke).await,
             Command::Rotate(rotate) => self.rotate(rotate).await,
             Command::Explain(query) => of(self.explain(query).await),
+            Command::Log(change) => of(self.log(change)),
+            Command::Metrics => Answer::Result(self.metrics().await.into()),
             Command::Callers(task) => of(self.callers(task).await),
         }
     }
@@ -190,6 +200,18 @@ impl Control {
             tls.reload().await.map_err(nothing_new)?;
         }
         Ok(found)
+    }
+
+    /// What is logged from now on, if that is to be another; and what it then is.
+    fn log(&self, change: Option<LogChange>) -> Result<Value, Outcome> {
+        if let Some(LogChange { filter, within }) = change {
+            let filter = (*filter != *LogChange::USUAL).then(|| LogFilter::parse(&filter)).transpose();
+            let filter = filter.map_err(|fault| Outcome::failed(ErrorCode::BadMessage, fault.to_string()))?;
+            self.0.levels.set(filter, within);
+        }
+        let shown = self.0.levels.shown();
+        let left = shown.left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        Ok(json!({ "filter": shown.now.as_str(), "usual": shown.usual.as_str(), "left": left }))
     }
 
     /// Whether a run is as if it were not there for who asks.
@@ -286,15 +308,27 @@ impl Control {
                 }
             }
             Err(Shut::Busy(outcome)) => {
+                self.refused(&outcome);
                 debug!(peer = %run.replier.peer(), "a run was put off: the peer asks too often");
                 let verdict = Verdict { attempt: run.order.queue.then_some(run.order.attempt), refused: false };
                 run.replier.report(&outcome.into(), verdict);
             }
             Err(Shut::Denied(outcome)) => {
+                self.refused(&outcome);
                 info!(peer = %run.replier.peer(), ?outcome, "a run was denied");
                 self.0.worker.turn_away(run, outcome);
             }
         }
+    }
+
+    /// Something was turned away before anything was done for it.
+    pub fn refused(&self, outcome: &Outcome) {
+        self.0.peers.counters().refused().count(outcome);
+    }
+
+    /// Something that was asked over HTTP was answered with this status.
+    pub fn answered(&self, status: u16) {
+        self.0.peers.counters().answered(status);
     }
 
     /// A status that was said to whoever listens here.
@@ -329,6 +363,7 @@ impl Control {
             return replier.report(&self.others(replier.link()), Verdict::default());
         }
         if let Err(outcome) = allowed {
+            self.refused(&outcome);
             info!(peer = %replier.peer(), ?outcome, "a command from afar failed");
             if replier.link().is_v2() {
                 replier.report(&outcome.into(), Verdict::default());

@@ -24,6 +24,7 @@ use crate::config::{LocalTcp, Open, Role, Settings};
 use crate::control::{Control, Means, Reload};
 use crate::exec::{Executor, Surroundings, Writers};
 use crate::http::{Door, Http};
+use crate::levels::Levels;
 use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, SocketFault, SocketFile};
 use crate::news::News;
@@ -140,6 +141,7 @@ pub struct Daemon {
     register: Register,
     callers: Callers,
     reload: Reload,
+    levels: Levels,
     stop: Stop,
     counts: Counts,
     local_tcp: Option<TcpListener>,
@@ -170,11 +172,11 @@ struct Counts {
 }
 
 impl Daemon {
-    /// Binds everything, or nothing. `reload` is what RELOAD does.
+    /// Binds everything, or nothing. `reload` is what RELOAD does, `levels` what is logged.
     ///
     /// # Errors
     /// What could not be had, and what to do about it.
-    pub fn bind(settings: Settings, reload: Reload) -> Result<Self, StartFault> {
+    pub fn bind(settings: Settings, reload: Reload, levels: Levels) -> Result<Self, StartFault> {
         let prefix = &settings.prefix;
         let source = match std::fs::metadata(prefix) {
             Ok(found) if found.is_dir() => None,
@@ -223,6 +225,7 @@ impl Daemon {
             register,
             callers,
             reload,
+            levels,
             stop,
             counts,
             local_tcp,
@@ -244,6 +247,7 @@ impl Daemon {
             callers,
             audit,
             reload,
+            levels,
             stop,
             counts,
             local_tcp,
@@ -305,6 +309,7 @@ impl Daemon {
             audit: audit.clone(),
             peer_runs: settings.limits.peer_runs,
             reload,
+            levels: levels.clone(),
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
@@ -324,6 +329,7 @@ impl Daemon {
 
         counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
+        counts.rest.spawn(levels.keep(stop.close_local.clone()));
         if let Some(listener) = local_tcp {
             counts.connections.spawn(local.clone().accept_tcp(listener));
         }

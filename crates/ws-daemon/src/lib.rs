@@ -12,8 +12,8 @@
 //! | 4 | `control` |
 //! | 3 | `origin`, `worker` |
 //! | 2 | `peers`, `callers` |
-//! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `audit`, `secret`, `invitation` |
+//! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register`, `levels` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `metrics`, `tls`, `audit`, `secret`, `invitation` |
 
 pub mod api;
 pub mod audit;
@@ -26,8 +26,10 @@ pub mod daemon;
 pub mod exec;
 pub mod http;
 pub mod invitation;
+pub mod levels;
 pub mod link;
 pub mod local;
+pub mod metrics;
 pub mod news;
 pub mod origin;
 pub mod peers;

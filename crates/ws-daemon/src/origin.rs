@@ -85,12 +85,6 @@ pub enum Said {
     Final(Report),
 }
 
-impl Said {
-    fn refused(code: ErrorCode, message: &str) -> Self {
-        Self::Final(Outcome::failed(code, message).into())
-    }
-}
-
 /// Queued runs whose params are read from the spool at once; the next one waits.
 const READING: usize = 16;
 

@@ -159,6 +159,21 @@ fn described(method: &str, path: &str) -> Value {
                 json!({ "200": answer("It does.", "application/json", &healthy) }),
             )
         }
+        ("GET", "/readyz") => {
+            let parts = json!({ "type": "object", "properties": { "status": { "enum": ["ready", "not ready"] } }, "required": ["status"] });
+            let answers = json!({
+                "200": answer("It can.", "application/json", &parts),
+                "503": answer("It cannot, and which part of it is why.", "application/json", &parts),
+            });
+            operation("ready", "Whether the daemon can do what it is for.", &[], answers)
+        }
+        ("GET", "/metrics") => {
+            let page = answer("They.", "application/openmetrics-text", &json!({ "type": "string" }));
+            let mut metrics = operation("metrics", "Every figure of the daemon.", &[], json!({ "200": page }));
+            metrics["description"] = "From the daemon's own machine, root and its own user need no token.".into();
+            metrics["security"] = json!([{}, { "token": [] }]);
+            metrics
+        }
         ("GET", "/api/v1/openapi.json") => {
             let about = "What is here, for programs.";
             operation(
@@ -258,7 +273,7 @@ fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for (method, path) in Api::pages() {
         let mut said = described(method, path);
-        if path == "/healthz" || path == "/api/v1/openapi.json" {
+        if ["/healthz", "/readyz", "/api/v1/openapi.json"].contains(&path) {
             said["security"] = json!([]);
         }
         let of_path = paths.entry(path.to_owned()).or_insert_with(|| json!({}));

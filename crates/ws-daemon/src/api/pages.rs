@@ -7,6 +7,10 @@ use hyper::Method;
 pub enum Page {
     /// Whether the process answers.
     Healthz,
+    /// Whether the daemon can do what it is for.
+    Readyz,
+    /// Every figure.
+    Metrics,
     /// What is described in `docs/openapi.json`: all of this.
     OpenApi,
     /// A run is asked for.
@@ -31,10 +35,15 @@ pub enum Page {
     Events,
 }
 
+/// Where the figures are: for whoever has shown who it is, and for this machine.
+pub const METRICS: &str = "/metrics";
+
 /// Every page: its method, its path, and which it is. A word in braces stands for one part of a path, and `{name}`,
 /// which is the name of a script, for all that is left.
-pub const PAGES: [(Method, &str, Page); 12] = [
+pub const PAGES: [(Method, &str, Page); 14] = [
     (Method::GET, "/healthz", Page::Healthz),
+    (Method::GET, "/readyz", Page::Readyz),
+    (Method::GET, METRICS, Page::Metrics),
     (Method::GET, "/api/v1/openapi.json", Page::OpenApi),
     (Method::POST, "/api/v1/run/{name}", Page::Run),
     (Method::POST, "/api/v1/hooks/{caller}/{name}", Page::Hook),
@@ -69,7 +78,7 @@ pub fn are_at(path: &str) -> bool {
 
 /// Whether the page at a path is for everyone who may have a link: it is no part of the API.
 pub fn are_open(path: &str) -> bool {
-    are_at(path) && !path.starts_with("/api")
+    are_at(path) && !path.starts_with("/api") && path != METRICS
 }
 
 /// What is at `path` for `method`.

@@ -45,7 +45,8 @@ impl Api {
         asked: &Asked<'_>,
         wants_events: bool,
     ) -> Result<Response<Body>, Problem> {
-        let within = self.0.parts.control.may_ask(asked.asker, &request).await.map_err(|outcome| of_outcome(outcome))?;
+        let may = self.0.parts.control.may_ask(asked.asker, &request).await;
+        let within = may.inspect_err(|outcome| self.0.parts.control.refused(outcome)).map_err(of_outcome)?;
         let (each, queued) = (request.options.each, request.options.queue.is_some());
         let mut said = self.0.parts.origin.order(request, &asked.asker.user, within);
         if wants_events {

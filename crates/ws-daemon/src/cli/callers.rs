@@ -41,7 +41,7 @@ enum What {
         /// Who may be asked for it: a peer, a glob, or tag:…. May be given several times.
         #[arg(long, value_name = "TARGET")]
         to: Vec<String>,
-        /// A command that it may give: PEERS, RUNS, RUN, CANCEL, SCRIPTS, STATS, SUBSCRIBE. May be given several times.
+        /// A command that it may give: PEERS, RUNS, RUN, CANCEL, SCRIPTS, STATS, SUBSCRIBE, METRICS. May be given several times.
         #[arg(long = "command", value_name = "CODE")]
         commands: Vec<String>,
         /// It signs what it sends (HMAC-SHA256), as git hosts do, and has no token: its key is printed.

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Map, Value};
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::exit::{Exit, Trouble};
 use super::token;
-use crate::config::{Accounts, Mode, ProxyVariables, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words};
+use crate::config::{
+    Accounts, LogFormat, Mode, ProxyVariables, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words,
+};
 use crate::system;
 
 /// Where files are if nobody says so: where the seed keeps them, else where the Debian package does. The first that is there.
@@ -56,6 +57,9 @@ pub struct Flags {
     /// What is logged: error, warn, info, debug, trace, or by module [WSDAEMON_LOG] [default: info]
     #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
+    /// Form of the log [WSDAEMON_LOG_FORMAT] [default: auto, journald where stderr is the journal, else text]
+    #[arg(long, global = true, value_name = "FORM")]
+    log_format: Option<LogFormat>,
     /// Take scripts, contracts, keys and the spool even if other users can write them [WSDAEMON_ANY_WRITER] [default: false]
     #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     any_writer: Option<bool>,
@@ -92,26 +96,6 @@ impl Flags {
         Ok(as_json(self.words()))
     }
 
-    /// What is logged, and who said so.
-    pub fn log(&self) -> Result<(EnvFilter, Row), Trouble> {
-        let environment = || std::env::var("WSDAEMON_LOG").ok().filter(|value| !value.is_empty());
-        let (level, source) = match (&self.log, environment()) {
-            (Some(level), _) => (level.clone(), Source::Flag),
-            (None, Some(level)) => (level, Source::Environment),
-            (None, None) => ("info".to_owned(), Source::Default),
-        };
-        let wrong = |why: &dyn std::fmt::Display| {
-            let levels = "write off, error, warn, info, debug or trace, or one for a module, like info,ws_daemon::link=trace";
-            Trouble::new(Exit::Config, format_args!("the log level {level:?} is not understood{why}; {levels}"))
-        };
-        // A bare word that is no level would be taken for a module, and everything else be silent.
-        if level.split(',').any(|part| !part.contains(['=', '[']) && part.trim().parse::<LevelFilter>().is_err()) {
-            return Err(wrong(&""));
-        }
-        let filter = EnvFilter::try_new(&level).map_err(|error| wrong(&format_args!(": {error}")))?;
-        Ok((filter, Row { name: "log", value: level.into(), note: None, source }))
-    }
-
     /// What the flags say, each under its name in config.json.
     fn words(&self) -> Vec<(&'static str, String)> {
         let named = [
@@ -123,6 +107,8 @@ impl Flags {
             ("local", self.local.clone()),
             ("http", self.http.clone()),
             ("socket_group", self.socket_group.clone()),
+            ("log", self.log.clone()),
+            ("log_format", self.log_format.map(|form| form.to_string())),
             ("any_writer", self.any_writer.map(|any| any.to_string())),
         ];
         named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
@@ -151,15 +137,12 @@ impl Flags {
             accounts: Accounts { user: system::user_id, group: system::group_id },
             in_container: CONTAINER_SIGNS.iter().any(|sign| Path::new(sign).exists()),
         };
-        let resolved = Settings::resolve(&sources).map_err(|fault| match &fault {
+        Settings::resolve(&sources).map_err(|fault| match &fault {
             SettingsFault::Missing(_) => {
                 Trouble::new(Exit::Config, format_args!("{fault}\n\n{}", how_to_begin(&sources.prefix.0)))
             }
             _ => Trouble::new(Exit::Config, fault),
-        });
-        let (settings, mut rows) = resolved?;
-        rows.push(self.log()?.1);
-        Ok((settings, rows))
+        })
     }
 }
 
@@ -198,7 +181,7 @@ pub fn proxies() -> ProxyVariables {
 
 /// What the environment says, each under its name in config.json. An empty variable says nothing.
 fn environment(get: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, String)> {
-    let names = ["mode", "proxy", "port", "listen", "open", "local", "http", "socket_group", "any_writer"];
+    let names = ["mode", "proxy", "port", "listen", "open", "local", "http", "socket_group", "log", "log_format", "any_writer"];
     let value = |name: &str| Some(get(&format!("WSDAEMON_{}", name.to_ascii_uppercase()))?.to_string_lossy().into_owned());
     names.into_iter().filter_map(|name| Some((name, value(name)?))).filter(|(_, value)| !value.is_empty()).collect()
 }

@@ -13,6 +13,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use ws_daemon_protocol::schema::duration as described_duration;
 
+use super::log::LogFormat;
 use super::rules::WrittenRule;
 use super::size;
 
@@ -80,6 +81,10 @@ pub struct Written {
     pub rules: Option<Vec<WrittenRule>>,
     /// Where it is written down who asked for what.
     pub audit: Option<WrittenAudit>,
+    /// What is logged.
+    pub log: Option<String>,
+    /// In which form.
+    pub log_format: Option<LogFormat>,
     /// Bounds: each with what happens beyond it.
     #[serde(default)]
     pub limits: WrittenLimits,

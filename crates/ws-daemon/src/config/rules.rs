@@ -16,7 +16,7 @@ pub const BY_TCP: [&str; 2] = ["PAUSE", "STATUS"];
 pub const BY_PEERS: [&str; 3] = ["PAUSE", "STATUS", "PEERS"];
 
 /// The commands that are ever carried out for who asks over HTTP by a token. No rule adds to them.
-pub const BY_CALLERS: [&str; 7] = ["PEERS", "RUNS", "RUN", "CANCEL", "SCRIPTS", "STATS", "SUBSCRIBE"];
+pub const BY_CALLERS: [&str; 8] = ["PEERS", "RUNS", "RUN", "CANCEL", "SCRIPTS", "STATS", "SUBSCRIBE", "METRICS"];
 
 /// A rule as it was written: whom it is about, and what it gives them. What is absent gives nothing.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]

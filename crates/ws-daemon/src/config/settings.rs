@@ -14,6 +14,7 @@ use super::file::{
     Mode, Written, WrittenAudit, WrittenAuditFile, WrittenLimits, WrittenOpen, WrittenTimes, WrittenTls, WrittenTlsParts,
 };
 use super::http_proxy::{HttpProxy, HttpProxyFault, ProxyVariables};
+use super::log::{LogFilter, LogFilterFault, LogFormat};
 use super::rules::{Accounts, Rule};
 use super::server_url::{SEED_PORT, ServerUrlFault, Servers};
 
@@ -101,6 +102,10 @@ pub struct Settings {
     pub rules: Vec<Rule>,
     /// Where it is written down who asked for what.
     pub audit: Option<AuditFile>,
+    /// What is logged.
+    pub log: LogFilter,
+    /// In which form.
+    pub log_format: LogFormat,
     /// Bounds.
     pub limits: Limits,
     /// Intervals and deadlines.
@@ -289,6 +294,9 @@ pub enum SettingsFault {
     /// A rule about nobody that is known.
     #[error("rules[{0}]: {1}")]
     Rule(usize, String),
+    /// What is no filter of the log.
+    #[error(transparent)]
+    Log(#[from] LogFilterFault),
     /// The first wait is longer than the last.
     #[error("times.backoff_min is longer than times.backoff_max")]
     Backoff,
@@ -403,6 +411,7 @@ impl Settings {
         let any_writer = resolver.or_default(false, |written| written.any_writer);
         resolver.row("any_writer", any_writer.0, any_writer.1);
         let token_file = token_file.map(|(path, _)| path);
+        let (log, log_format) = log(&mut resolver)?;
         let settings = Self {
             prefix,
             any_writer,
@@ -418,11 +427,25 @@ impl Settings {
             tls,
             rules,
             audit,
+            log,
+            log_format,
             limits,
             times,
         };
         Ok((settings, resolver.rows))
     }
+}
+
+/// What is logged, and in which form.
+fn log(resolver: &mut Resolver) -> Result<(LogFilter, LogFormat), SettingsFault> {
+    let (filter, source) = match resolver.written(|written| written.log.clone()) {
+        Some((text, source)) => (LogFilter::parse(&text)?, source),
+        None => (LogFilter::default(), Source::Default),
+    };
+    resolver.row("log", filter.as_str(), source);
+    let (format, source) = resolver.or_default(LogFormat::default(), |written| written.log_format);
+    resolver.row("log_format", format.to_string(), source);
+    Ok((filter, format))
 }
 
 /// What this daemon is called, and its tags.

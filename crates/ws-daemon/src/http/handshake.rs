@@ -23,7 +23,7 @@ use ws_daemon_protocol::codec::v2;
 use super::Door;
 use super::credential::Shown;
 use super::join;
-use crate::api::{self, Api, HEAD_BYTES, HEADERS, IDLE, Visit, Visitor};
+use crate::api::{self, Api, HEAD_BYTES, HEADERS, IDLE, OfThisMachine, Visit, Visitor};
 use crate::audit::Entry;
 use crate::config::Open;
 use crate::counters::Count;
@@ -86,6 +86,12 @@ pub async fn handshake(
             {
                 counters.count(Count::Forbidden);
                 return Ok(words(StatusCode::FORBIDDEN, &refusal.to_string()).map(boxed));
+            }
+            if Api::is_metrics(request.uri().path())
+                && !request.headers().contains_key(header::AUTHORIZATION)
+                && admit(request.headers(), entrance, Credential::None, &Open::Nobody).await.is_ok()
+            {
+                request.extensions_mut().insert(OfThisMachine);
             }
             return Ok(api.answer(request, visitor, visit).await);
         }

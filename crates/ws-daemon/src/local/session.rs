@@ -271,6 +271,7 @@ impl Session {
     }
 
     fn tell(&self, id: Option<&CallerId>, outcome: Outcome) {
+        self.local.control.refused(&outcome);
         self.answers.line(&Report::from(outcome).to_json(id));
     }
 }

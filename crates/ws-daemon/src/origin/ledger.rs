@@ -2,6 +2,7 @@
 //! never decides what becomes of one.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -10,6 +11,7 @@ use ws_daemon_protocol::command::{RunState, Which};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::outcome::Report;
 
+use crate::counters::Outcomes;
 use crate::peers::wall_ms;
 
 /// Direct runs that are remembered when they are over; the oldest is forgotten.
@@ -20,7 +22,15 @@ const REMEMBERED_BYTES: usize = 16 << 20;
 
 /// The runs of one daemon's asking side. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger(Arc<Mutex<Table>>);
+pub struct Ledger(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    table: Mutex<Table>,
+    /// Runs that were entered when they were accepted: direct ones, and queued ones.
+    accepted: [AtomicU64; 2],
+    outcomes: Outcomes,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -78,11 +88,12 @@ pub struct Seat {
 impl Ledger {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Every section leaves the table whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters a run that is accepted now.
     pub fn enter(&self, run: RunId, name: &str, user: &str, id: Option<CallerId>, queued: bool) -> Seat {
+        self.0.accepted[usize::from(queued)].fetch_add(1, Ordering::Relaxed);
         self.enter_again(run, name, user, id, queued, wall_ms())
     }
 
@@ -135,6 +146,11 @@ impl Ledger {
     pub fn all(&self) -> Vec<Arc<Live>> {
         let table = self.table();
         table.live.values().chain(&table.over).cloned().collect()
+    }
+
+    /// How many direct runs, and how many queued ones, have been accepted since the start; and how runs have ended.
+    pub fn counted(&self) -> ([u64; 2], &Outcomes) {
+        (self.0.accepted.each_ref().map(|count| count.load(Ordering::Relaxed)), &self.0.outcomes)
     }
 
     /// How many are live.
@@ -226,6 +242,10 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        // Without a report it goes on after a restart, or whoever asked is gone.
+        if let Some(report) = &self.live.progress.borrow().report {
+            self.ledger.0.outcomes.count_report(report);
+        }
         let mut table = self.ledger.table();
         table.live.remove(&self.live.run);
         if !self.live.queued {

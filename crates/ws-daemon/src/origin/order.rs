@@ -77,18 +77,25 @@ impl Origin {
         // Boxed in parts: the many that are queued and wait must not hold the memory of all that may be done.
         let life = async move {
             if origin.stop().drain.is_cancelled() {
-                return caller.tell(Said::refused(ErrorCode::Busy, "the daemon is stopping and takes nothing more")).await;
+                let outcome = Outcome::failed(ErrorCode::Busy, "the daemon is stopping and takes nothing more");
+                return caller.tell(origin.refused(outcome)).await;
             }
             match request.options.queue.clone() {
                 Some(queue) => match Box::pin(origin.accept(request, id, &queue, user, &within)).await {
                     Ok(queued) => origin.tell_queued(queued, &caller).await,
-                    Err(outcome) => caller.tell(Said::Final(outcome.into())).await,
+                    Err(outcome) => caller.tell(origin.refused(outcome)).await,
                 },
                 None => Box::pin(origin.direct(request, id, &user, &within, caller)).await,
             }
         };
         self.requests().spawn(life);
         said
+    }
+
+    /// The last word to whoever asked for what is turned away.
+    fn refused(&self, outcome: Outcome) -> Said {
+        self.peers().counters().refused().count(&outcome);
+        Said::Final(outcome.into())
     }
 
     /// The parts of a request: one, or one for each peer that matches.
@@ -194,6 +201,7 @@ impl Origin {
 
     /// A request that nobody can run.
     async fn nobody(&self, request: &Request, outcome: Outcome, caller: &Caller) {
+        self.peers().counters().refused().count(&outcome);
         let report = Report::from(outcome);
         caller.tell(Said::Final(report.clone())).await;
         if request.options.each {

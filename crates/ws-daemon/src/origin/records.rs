@@ -12,6 +12,7 @@ use ws_daemon_protocol::outcome::Report;
 use super::follow::Follow;
 use super::ledger::Live;
 use super::{Origin, Said};
+use crate::counters::Outcomes;
 use crate::spool::{self, Filter, RunRecord, number};
 
 impl Origin {
@@ -91,6 +92,12 @@ impl Origin {
             Which::Run(run) => spool.run_record(run.clone()).await.ok()?,
             Which::Id(id) => spool.by_caller_id(user, id.key().as_text()).await.ok()?.into_iter().next(),
         }
+    }
+
+    /// How many direct runs, and how many queued ones, have been accepted here since the start; and how runs have ended.
+    #[must_use]
+    pub fn counted(&self) -> ([u64; 2], &Outcomes) {
+        self.ledger().counted()
     }
 
     /// How many runs are live.

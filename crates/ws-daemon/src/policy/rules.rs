@@ -352,8 +352,8 @@ impl Rules {
     /// What holds without a rule. The match is on every command on purpose: a new one must be decided on.
     fn by_default(&self, actor: Actor<'_>, action: Action<'_>) -> bool {
         use Command::{
-            Callers, Cancel, Explain, Invite, Keys, Pause, Peers, Ping, Reload, Revoke, Rotate, Run, Runs, Scripts, Stats,
-            Status, Subscribe,
+            Callers, Cancel, Explain, Invite, Keys, Log, Metrics, Pause, Peers, Ping, Reload, Revoke, Rotate, Run, Runs,
+            Scripts, Stats, Status, Subscribe,
         };
         match (actor, action) {
             (Actor::Local(Caller::Socket(_)), _)
@@ -365,7 +365,7 @@ impl Rules {
                 _,
                 Action::Command(
                     Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Invite(_)
-                    | Revoke(_) | Rotate(_) | Keys(_) | Explain(_) | Callers(_),
+                    | Revoke(_) | Rotate(_) | Keys(_) | Explain(_) | Log(_) | Metrics | Callers(_),
                 ),
             ) => false,
         }

@@ -29,6 +29,8 @@ const COMMANDS: [&str; 22] = [
     "pause",
     "stats",
     "reload",
+    "log-level",
+    "metrics",
     "check",
     "health",
     "init",

@@ -48,11 +48,12 @@ fn data(code: &str, run: &str) -> Value {
     match code {
         "PAUSE" => json!(60_000),
         "STATUS" => json!({ "status": 0, "id": run }),
-        "PEERS" | "PING" | "RUNS" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" => Value::Null,
+        "PEERS" | "PING" | "RUNS" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "METRICS" => Value::Null,
         "RUN" => json!(run),
         "CANCEL" => json!({ "run": run }),
         "EXPLAIN" => json!({ "as": "anonymous", "name": "ran" }),
         "KEYS" => json!({ "do": "rotate" }),
+        "LOG" => json!({ "filter": "off" }),
         "CALLERS" => json!({ "do": "add", "name": "intruder" }),
         "INVITE" => json!({ "name": "intruder" }),
         "REVOKE" => json!({ "name": "victim" }),
@@ -168,12 +169,13 @@ fn harm(command: &Command) -> &'static str {
     match command {
         Command::Pause(_) => "a link is closed",
         Command::Status(_) => "a run is settled, or processes are told what is not so",
-        Command::Peers | Command::Ping(_) | Command::Scripts | Command::Stats | Command::Explain(_) => {
+        Command::Peers | Command::Ping(_) | Command::Scripts | Command::Stats | Command::Metrics | Command::Explain(_) => {
             "it is told who and what there is"
         }
         Command::Runs(_) | Command::Run(_) | Command::Subscribe(_) => "it is told what others run",
         Command::Cancel(_) => "the run of another one is stopped",
         Command::Reload => "the settings are read",
+        Command::Log(_) => "it is not logged what happens",
         Command::Invite(_) => "the intruder is invited",
         Command::Revoke(_) => "the victim is revoked",
         Command::Rotate(_) => "the victim has no token",

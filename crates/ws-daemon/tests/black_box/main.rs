@@ -27,6 +27,8 @@ mod http;
 mod interop;
 mod links;
 mod load;
+mod logging;
+mod metrics;
 mod networks;
 mod openapi;
 mod operator;

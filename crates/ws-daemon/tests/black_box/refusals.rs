@@ -34,6 +34,8 @@ enum Who {
     Anyone,
     /// A caller, by its token.
     Token,
+    /// The same; and without one who asks from this machine and is root, as these tests are, or the daemon's user.
+    Machine,
     /// A caller, by its signature.
     Signature,
 }
@@ -51,6 +53,8 @@ fn rows(run: &str) -> Vec<Row> {
     let (denied, hidden) = ((403, "denied"), (404, "unknown_target"));
     vec![
         row("GET", "/healthz", Who::Anyone, (200, "")),
+        row("GET", "/readyz", Who::Anyone, (200, "")),
+        row("GET", "/metrics", Who::Machine, denied),
         row("GET", "/api/v1/openapi.json", Who::Anyone, (200, "")),
         row("POST", "/api/v1/run/{name}", Who::Token, denied),
         row("POST", "/api/v1/hooks/{caller}/{name}", Who::Signature, denied),
@@ -114,7 +118,7 @@ impl Stage {
         let web = Web::port(&self.server);
         match row.who {
             Who::Anyone => web,
-            Who::Token => web.token(token),
+            Who::Token | Who::Machine => web.token(token),
             Who::Signature => web.header("X-Hub-Signature-256", &format!("sha256={}", signature(&self.key, row.body))),
         }
     }
@@ -154,7 +158,7 @@ fn without_a_token_or_with_a_wrong_one_nothing_is_told_and_nothing_done() {
     let stage = Stage::new();
     let expected = |row: &Row| if row.who == Who::Anyone { (200, "") } else { (401, "unauthorized") };
     stage.every(|row| {
-        let (status, word) = expected(row);
+        let (status, word) = if row.who == Who::Machine { (200, "") } else { expected(row) };
         Some((Web::port(&stage.server).ask(row.method, &row.path, row.body), status, word))
     });
     stage.every(|row| {
@@ -167,7 +171,7 @@ fn without_a_token_or_with_a_wrong_one_nothing_is_told_and_nothing_done() {
     stage.every(|row| {
         let mut web = match row.who {
             Who::Anyone => return None,
-            Who::Token => Web::port(&stage.server).token(&stage.key),
+            Who::Token | Who::Machine => Web::port(&stage.server).token(&stage.key),
             Who::Signature => Web::port(&stage.server).token(&stage.all),
         };
         Some((web.ask(row.method, &row.path, row.body), 401, "unauthorized"))
@@ -247,7 +251,7 @@ fn under_another_name_and_from_a_foreign_page_nothing_is_answered() {
             let mut web = stage.right(row).header("Origin", origin);
             Some(match (row.template, web.ask(row.method, &row.path, row.body)) {
                 // It is for whoever may have a link, and no page may.
-                ("/healthz", reply) => (reply, 403, ""),
+                ("/healthz" | "/readyz", reply) => (reply, 403, ""),
                 (_, reply) => (reply, 403, "foreign_origin"),
             })
         });

@@ -47,7 +47,9 @@ pub use process::{Process, run, wait_for, wait_readable, write_executable};
 pub use scripted::{Conversation, ScriptedDaemon};
 pub use stand_in::{MuteServer, seed_client};
 pub use tls::Authority;
-pub use tool::{need_namespaces, need_networks, need_other_users, need_packager, need_python, need_root, need_stand_ins, need_tool};
+pub use tool::{
+    need_namespaces, need_networks, need_other_users, need_packager, need_python, need_root, need_stand_ins, need_tool,
+};
 pub use watched::{Watched, children};
 pub use web::{Reply, Web};
 pub use wording::{EXIT, assert_failed, daemons_say, exit, exited, status_there};

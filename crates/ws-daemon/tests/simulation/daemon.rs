@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use ws_daemon::audit::Audit;
 use ws_daemon::callers::Callers;
-use ws_daemon::config::Limits;
+use ws_daemon::config::{Limits, LogFilter};
 use ws_daemon::control::{Control, Means, Reload};
 use ws_daemon::daemon::identity;
 use ws_daemon::exec::{Executor, Surroundings};
+use ws_daemon::levels::Levels;
 use ws_daemon::link::Terms;
 use ws_daemon::news::News;
 use ws_daemon::origin::{self, Origin};
@@ -158,6 +159,7 @@ impl Site {
             audit,
             peer_runs: LIMITS.peer_runs,
             reload: Reload(Box::new(|| Err(Outcome::Exited(1)))),
+            levels: Levels::new(&LogFilter::default()).0,
             rest: tasks.clone(),
             since: Instant::now(),
         });

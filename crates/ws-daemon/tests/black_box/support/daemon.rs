@@ -302,7 +302,9 @@ impl DaemonPlan {
     fn bound(self, process: Process) -> Daemon {
         let socket = field(&process.log().wait("local socket ready"), "path").into();
         let port = (self.config["mode"] == "server").then(|| {
-            let address = field(&process.log().wait("listening address="), "address");
+            let says_where = |line: &&String| line.contains("listening") && line.contains("address");
+            let line = process.log().wait_until(DEADLINE, "where it listens", |lines| lines.iter().find(says_where).cloned());
+            let address = field(&line, "address");
             let (_, port) = address.rsplit_once(':').expect("an address ends in its port");
             port.parse().expect("a port is a number")
         });
@@ -374,8 +376,11 @@ impl Drop for Daemon {
     }
 }
 
-/// The value of `key=value` in a log line.
+/// The value of `key=value` in a log line, or of `"key":"value"` in one that is JSON.
 fn field(line: &str, key: &str) -> String {
+    if let Ok(Value::Object(object)) = serde_json::from_str(line) {
+        return object[key].as_str().unwrap_or_else(|| panic!("no {key} in {line:?}")).to_owned();
+    }
     let (_, value) = line.split_once(&format!("{key}=")).unwrap_or_else(|| panic!("no {key}= in {line:?}"));
     let value = value.split_whitespace().next().unwrap_or_default();
     value.trim_matches('"').to_owned()
