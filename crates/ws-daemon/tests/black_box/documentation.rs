@@ -9,11 +9,14 @@ use serde_json::Value;
 use crate::support::{blocks, command, play, ran, root};
 
 /// Those that are for reading: what stands there is looked at by tests of their own, or tells what was found.
-const FOR_READING: [&str; 8] = [
+const FOR_READING: [&str; 11] = [
     "docs/README.md",
     "docs/bounds.md",
     "docs/campaigns.md",
     "docs/glossary.md",
+    "docs/http.md",
+    "docs/logs.md",
+    "docs/metrics.md",
     "docs/out-of-scope.md",
     "docs/performance.md",
     "docs/protocol.md",
