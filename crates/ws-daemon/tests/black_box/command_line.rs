@@ -14,9 +14,15 @@ use tempfile::TempDir;
 
 use crate::support::{DEADLINE, Daemon, Peer, Process, Ran, command, need_other_users, need_tool, pair, ran};
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: &[&str] = &[
     "run",
     "exec",
+    "invite",
+    "join",
+    "callers",
+    "keys",
+    "explain",
+    "doctor",
     "peers",
     "ping",
     "runs",

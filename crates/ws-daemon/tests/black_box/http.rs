@@ -7,7 +7,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 use ws_daemon::api::Api;
 
-use crate::support::{Daemon, Fifo, Peer, Reply, Web, marked_blocks, need_tool, pair, ran};
+use crate::support::marked_blocks;
+use crate::support::{Daemon, Fifo, Peer, Reply, Web, need_tool, pair, ran};
 
 /// Says what it was given.
 const ECHO: &str = "#!/bin/sh\nprintf '%s' \"$1\"\n";
