@@ -21,13 +21,14 @@ const FOR_READING: [&str; 8] = [
 ];
 
 /// Those whose commands are typed here, each in a test of its own.
-const PLAYED: [&str; 13] = [
+const PLAYED: [&str; 14] = [
     "docs/first-quarter-of-an-hour.md",
     "docs/http.md",
     "docs/logs.md",
     "docs/metrics.md",
     "docs/migration-from-the-seed.md",
     "docs/operations.md",
+    "docs/proxies.md",
     "docs/recipes/a-fleet-behind-nat.md",
     "docs/recipes/a-job-queue-over-machines.md",
     "docs/recipes/a-process-that-serves.md",
@@ -118,6 +119,11 @@ fn the_first_quarter_of_an_hour_goes_as_it_says() {
 #[test]
 fn a_script_is_run_over_http_as_the_page_says() {
     goes_as_it_says("docs/http.md", 7, 2);
+}
+
+#[test]
+fn a_server_has_several_ways_to_it_as_the_page_says() {
+    goes_as_it_says("docs/proxies.md", 3, 1);
 }
 
 #[test]
