@@ -9,9 +9,11 @@ mod hooks;
 mod keys;
 mod ping;
 mod relay;
+mod reload;
 mod shown;
 
 pub use keys::ROOTS;
+pub use reload::{Reload, ReloadOrder};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use ws_daemon_protocol::command::{Command, OutputQuery, RunQuery, Topic, Which};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::audit::Audit;
+use crate::config::InUse;
 use crate::exec::Executor;
 use crate::link::{Inbound, IncomingCommand, IncomingRun, Link, Replier};
 use crate::news::{News, Subscription};
@@ -34,7 +37,7 @@ use crate::peers::{DialerHandle, Peers};
 use crate::policy::Rules;
 use crate::spool::Spool;
 use crate::tasks::{Tasks, Turn};
-use crate::tls::{ClientTls, KeysFault, ServerTls};
+use crate::tls::{ClientTls, ServerTls};
 use crate::worker::Worker;
 use gate::{Gate, Shut};
 use hooks::Hooks;
@@ -72,22 +75,13 @@ pub struct Means {
     /// Where it is written down who asked for what.
     pub audit: Audit,
     /// Runs that a peer may ask for in a second.
-    pub peer_runs: usize,
-    /// Reads the settings again; what it says is the answer to RELOAD.
+    pub peer_runs: InUse<usize>,
+    /// Has the settings read again.
     pub reload: Reload,
     /// Counts what nobody waits for.
     pub rest: Tasks,
     /// When the daemon started.
     pub since: Instant,
-}
-
-/// How the settings are read again: what was found, or why nothing was changed.
-pub struct Reload(pub Box<dyn Fn() -> Result<Value, Outcome> + Send + Sync>);
-
-impl std::fmt::Debug for Reload {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Reload")
-    }
 }
 
 /// What a command of a local process comes to.
@@ -160,26 +154,13 @@ impl Control {
             Command::Scripts => Answer::Result(self.scripts().await),
             Command::Stats => Answer::Result(self.stats()),
             Command::Subscribe(topics) => Answer::News(self.0.news.subscribe(topics)),
-            Command::Reload => of(self.reload().await),
+            Command::Reload => of(self.0.reload.ask().await),
             Command::Keys(task) => of(self.keys(task).await),
             Command::Invite(invite) => self.invite(invite).await,
             Command::Revoke(revoke) => self.revoke(revoke).await,
             Command::Rotate(rotate) => self.rotate(rotate).await,
             Command::Explain(query) => of(self.explain(query).await),
         }
-    }
-
-    /// Settings are looked at; the files of keys that they name are taken up at once.
-    async fn reload(&self) -> Result<Value, Outcome> {
-        let found = (self.0.reload.0)()?;
-        if let Some(tls) = &self.0.tls {
-            let nothing_new = |fault: KeysFault| {
-                let why = format!("the certificates in use were kept: {fault}");
-                Outcome::failed(ErrorCode::BadMessage, why)
-            };
-            tls.reload().await.map_err(nothing_new)?;
-        }
-        Ok(found)
     }
 
     async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Answer {
@@ -194,7 +175,7 @@ impl Control {
     pub async fn sort(self, mut inbound: mpsc::Receiver<Inbound>, unclaimed: mpsc::Sender<Box<str>>, close: CancellationToken) {
         let hooks = Hooks::new(self.0.executor.clone(), self.0.rest.clone());
         let relays = Relays::default();
-        let mut gate = Gate::new(self.0.rules.clone(), self.0.audit.clone(), self.0.peer_runs);
+        let mut gate = Gate::new(self.0.rules.clone(), self.0.audit.clone(), self.0.peer_runs.clone());
         let mut turn = Turn::default();
         loop {
             turn.done(0).await;

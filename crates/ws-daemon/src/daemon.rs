@@ -3,8 +3,11 @@
 
 mod encryption;
 pub mod identity;
+mod reload;
 mod service_manager;
+mod signals;
 mod trusted;
+mod watch;
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,13 +15,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use crate::audit::{Audit, AuditFault};
-use crate::config::{LocalTcp, Role, Settings};
+use crate::config::{InUse, LocalTcp, Role, Row, Settings};
 use crate::control::{Control, Means, Reload};
 use crate::exec::{Executor, Surroundings, Writers};
 use crate::http::{Door, Http};
@@ -34,6 +36,9 @@ use crate::tasks::{Stop, Tasks};
 use crate::tls::KeysFault;
 use crate::worker::Worker;
 pub use encryption::Encryption;
+pub use reload::Reading;
+use reload::{Parts, Reloader};
+use signals::{Signals, Told};
 
 /// Requests and commands from links, between being read and being sorted; when full, links are not read, and take turns. It is for
 /// what is read in one turn: whatever one link has here, the others' wait behind.
@@ -127,21 +132,14 @@ pub struct Daemon {
     spool: Option<Spool>,
     audit: Audit,
     register: Register,
-    reload: Reload,
+    rows: Vec<Row>,
+    reading: Reading,
     stop: Stop,
     counts: Counts,
     local_tcp: Option<TcpListener>,
     port: Option<TcpListener>,
     encryption: Encryption,
     signals: Signals,
-}
-
-#[derive(Debug)]
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// None where it is ignored: then the daemon outlives its terminal.
-    hangup: Option<Signal>,
 }
 
 /// The task counts that a stop waits for, each in its turn.
@@ -157,11 +155,11 @@ struct Counts {
 }
 
 impl Daemon {
-    /// Binds everything, or nothing. `reload` is what RELOAD does.
+    /// Binds everything, or nothing. `rows` show the settings; they are read again by `reading`.
     ///
     /// # Errors
     /// What could not be had, and what to do about it.
-    pub fn bind(settings: Settings, reload: Reload) -> Result<Self, StartFault> {
+    pub fn bind(settings: Settings, rows: Vec<Row>, reading: Reading) -> Result<Self, StartFault> {
         let prefix = &settings.prefix;
         let source = match std::fs::metadata(prefix) {
             Ok(found) if found.is_dir() => None,
@@ -176,13 +174,7 @@ impl Daemon {
             warn!(%error, "descriptors that were left open to the daemon may reach scripts");
         }
         raise_open_files(&settings);
-        let signals = Signals {
-            terminate: signal(SignalKind::terminate()).map_err(StartFault::Signals)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(StartFault::Signals)?,
-            hangup: (!system::ignores_hangup())
-                .then(|| signal(SignalKind::hangup()).map_err(StartFault::Signals))
-                .transpose()?,
-        };
+        let signals = Signals::new().map_err(StartFault::Signals)?;
         let encryption = Encryption::of(&settings)?;
         let (port, register) = match &settings.role {
             Role::Server { listen, .. } => (Some(bind_port(*listen)?), Register::open(&prefix.join(REGISTER))?),
@@ -206,7 +198,8 @@ impl Daemon {
             spool,
             audit,
             register,
-            reload,
+            rows,
+            reading,
             stop,
             counts,
             local_tcp,
@@ -225,7 +218,8 @@ impl Daemon {
             spool,
             register,
             audit,
-            reload,
+            rows,
+            reading,
             stop,
             counts,
             local_tcp,
@@ -233,6 +227,7 @@ impl Daemon {
             encryption,
             mut signals,
         } = self;
+        let in_use = InUse::new(settings.clone());
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
@@ -248,7 +243,7 @@ impl Daemon {
         // A crash may have come between a revocation and this.
         peers.forget_gone();
         if let (Some(spool), Some(damaged)) = (spool.clone(), damaged) {
-            let (settings, close) = (settings.clone(), stop.close_links.clone());
+            let (settings, close) = (in_use.clone(), stop.close_links.clone());
             counts.rest.spawn(identity::keep_true(settings, spool, damaged, peers.clone(), close));
         }
         let (runs, rest) = (counts.runs.clone(), counts.rest.clone());
@@ -269,9 +264,11 @@ impl Daemon {
         origin.recover().await;
         let reached = port.as_ref().and_then(|listener| listener.local_addr().ok());
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
-        let dialer = start_role(&settings, port, encryption, &peers, (spool.clone(), &audit), &counts, &stop);
+        let (http, dialer) = start_role(&settings, port, encryption.clone(), &peers, (spool.clone(), &audit), &counts, &stop);
+        let peer_runs = InUse::new(settings.limits.peer_runs);
+        let (reload, orders) = Reload::new();
         let control = Control::new(Means {
-            dialer,
+            dialer: dialer.clone(),
             peers: peers.clone(),
             origin: origin.clone(),
             worker,
@@ -283,8 +280,8 @@ impl Daemon {
             client_tls,
             rules: rules.clone(),
             audit: audit.clone(),
-            peer_runs: settings.limits.peer_runs,
-            reload,
+            peer_runs: peer_runs.clone(),
+            reload: reload.clone(),
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
@@ -293,12 +290,25 @@ impl Daemon {
             origin,
             control.clone(),
             lobby.clone(),
-            (rules, audit.clone()),
+            (rules.clone(), audit.clone()),
             &settings.limits,
             counts.connections.clone(),
             stop.clone(),
         );
 
+        let parts = Parts {
+            peers: peers.clone(),
+            executor: executor.clone(),
+            local: local.clone(),
+            http,
+            dialer,
+            encryption,
+            peer_runs,
+            rules,
+            audit: audit.clone(),
+        };
+        let reloader = Reloader::new(reading, in_use.clone(), rows, parts);
+        counts.rest.spawn(reloader.run(orders, stop.drain.clone()));
         counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
         if let Some(listener) = local_tcp {
@@ -308,33 +318,23 @@ impl Daemon {
         counts.connections.spawn(local.accept_socket(socket));
         counts.rest.spawn(service_manager::feed_watchdog(executor, stop.close_local.clone()));
         service_manager::ready();
-        signals.next().await;
+        let told = loop {
+            match signals.next().await {
+                Told::Reload => reload.order(),
+                told => break told,
+            }
+        };
         service_manager::stopping();
         peers.drain();
-        shut_down(&stop, &counts, settings.times.grace, &mut signals).await;
+        stop.refuse.cancel();
+        if told == Told::Drain {
+            drained(&counts, &mut signals).await;
+        }
+        shut_down(&stop, &counts, in_use.now().times.grace, &mut signals).await;
         if let Some(spool) = spool {
             spool.close().await;
         }
         audit.close(LAST_LINES).await;
-    }
-}
-
-impl Signals {
-    /// Ends when the daemon is told to stop, by the signal of service managers or those of a terminal.
-    async fn next(&mut self) {
-        let name = tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = hung_up(&mut self.hangup) => "SIGHUP",
-        };
-        info!(signal = name, "told to stop");
-    }
-}
-
-async fn hung_up(signal: &mut Option<Signal>) -> Option<()> {
-    match signal {
-        Some(signal) => signal.recv().await,
-        None => std::future::pending().await,
     }
 }
 
@@ -359,27 +359,41 @@ fn start_role(
     (spool, audit): (Option<Spool>, &Audit),
     counts: &Counts,
     stop: &Stop,
-) -> Option<DialerHandle> {
+) -> (Option<Http>, Option<DialerHandle>) {
     let peers = peers.clone();
     match (&settings.role, encryption) {
         (Role::Server { open, .. }, Encryption::Server(tls)) => {
             counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
             let links = counts.links.clone();
-            let door = Door { open: open.clone(), tls, audit: audit.clone() };
+            let door = Door { open: InUse::new(open.clone()), tls, audit: audit.clone() };
             let http = Http::new(peers, door, settings.times.handshake, &settings.limits, links, stop.clone());
             if let Some(listener) = port {
-                counts.links.spawn(http.accept(listener));
+                counts.links.spawn(http.clone().accept(listener));
             }
-            None
+            (Some(http), None)
         }
         (Role::Client { server }, Encryption::Client(tls)) => {
             let epochs = identity::epochs(spool);
             let (handle, dialer) = Dialer::new(peers, server.clone(), tls, settings.times, epochs, stop.drain.clone());
             counts.links.spawn(dialer.run());
-            Some(handle)
+            (None, Some(handle))
         }
         // It is made of the same role.
-        _ => None,
+        _ => (None, None),
+    }
+}
+
+/// Ends when all that runs and all that was asked for is over, however long that takes, or at a signal that says stop.
+async fn drained(counts: &Counts, signals: &mut Signals) {
+    let work = async {
+        counts.runs.ended().await;
+        counts.requests.ended().await;
+        // What was asked for may have been asked of this daemon itself.
+        counts.runs.ended().await;
+    };
+    tokio::select! {
+        () = work => info!("drained"),
+        () = signals.stop() => {}
     }
 }
 
@@ -395,14 +409,14 @@ async fn shut_down(stop: &Stop, counts: &Counts, grace: Duration, signals: &mut 
     let patient = tokio::select! {
         () = work => true,
         () = sleep_until(begun + grace / 2) => true,
-        () = signals.next() => false,
+        () = signals.stop() => false,
     };
     if patient {
         stop.terminate.cancel();
         tokio::select! {
             () = counts.runs.ended() => {}
             () = sleep_until(begun + grace) => {}
-            () = signals.next() => {}
+            () = signals.stop() => {}
         }
     }
     stop.kill.cancel();

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::audit::{Audit, Entry};
-use crate::config::{Limits, Open};
+use crate::config::{InUse, Limits, Open};
 use crate::counters::{Count, Counters};
 use crate::link::{Dialect, Stream, Wire};
 use crate::peers::{Life, Newcomer, Peers};
@@ -40,7 +40,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Door {
     /// Who may come in without proof, beyond this machine.
-    pub open: Open,
+    pub open: InUse<Open>,
     /// Encryption, and whom a client's certificate names.
     pub tls: ServerTls,
     /// Who was refused.
@@ -52,7 +52,7 @@ pub struct Door {
 pub struct Http {
     peers: Peers,
     door: Arc<Door>,
-    handshake: Duration,
+    handshake: InUse<Duration>,
     connections: Connections,
     addresses: Addresses,
     tasks: Tasks,
@@ -75,7 +75,15 @@ impl Http {
     pub fn new(peers: Peers, door: Door, handshake: Duration, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
         let connections = Connections::new(limits.connections, limits.half_open, peers.counters().clone());
         let addresses = Addresses::new(limits);
-        Self { peers, door: Arc::new(door), handshake, connections, addresses, tasks, stop }
+        Self { peers, door: Arc::new(door), handshake: InUse::new(handshake), connections, addresses, tasks, stop }
+    }
+
+    /// From here on whoever comes is taken in by these; links and handshakes that there are stay.
+    pub fn take_up(&self, open: Open, handshake: Duration, limits: &Limits) {
+        self.door.open.replace(open);
+        self.handshake.replace(handshake);
+        self.connections.set(limits.connections, limits.half_open);
+        self.addresses.set(limits);
     }
 
     /// Accepts until the daemon stops.
@@ -84,7 +92,7 @@ impl Http {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.stop.drain.cancelled() => return,
+                () = self.stop.refuse.cancelled() => return,
             };
             match accepted {
                 // A listener for both protocols shows IPv4 addresses as mapped ones.
@@ -156,10 +164,11 @@ impl Http {
     async fn attend(self, stream: TcpStream, address: SocketAddr, seat: Seat, dropped: CancellationToken) {
         // Frames are small and waited for; a socket that does not know the option still works.
         drop(stream.set_nodelay(true));
+        let within = *self.handshake.now();
         let greeted = tokio::select! {
-            greeted = timeout(self.handshake, self.greet(stream, address)) => greeted,
+            greeted = timeout(within, self.greet(stream, address)) => greeted,
             () = dropped.cancelled() => return,
-            () = self.stop.drain.cancelled() => return,
+            () = self.stop.refuse.cancelled() => return,
         };
         match greeted {
             Ok(Some(newcomer)) => {
@@ -176,7 +185,7 @@ impl Http {
             Err(_) => {
                 self.counters().count(Count::TooSlow);
                 self.failed(address);
-                info!(%address, within = ?self.handshake, "a connection was closed: no handshake in time");
+                info!(%address, ?within, "a connection was closed: no handshake in time");
             }
         }
     }
@@ -194,7 +203,7 @@ impl Http {
             return Some((stream.into(), Standing::Anonymous));
         }
         if !self.door.tls.is_on() {
-            let mend = "the first ws-daemon invite switches it on, or \"tls\": true in config.json and a restart";
+            let mend = "the first ws-daemon invite switches it on, or \"tls\": true in config.json";
             warn!(%address, "a TLS connection was closed: this server has no TLS; {mend}");
             return None;
         }

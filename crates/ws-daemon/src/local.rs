@@ -12,16 +12,16 @@ pub use socket_file::{SocketFault, SocketFile, names as socket_names};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::audit::Audit;
-use crate::config::Limits;
+use crate::config::{InUse, Limits};
 use crate::control::Control;
 use crate::origin::Origin;
 use crate::policy::{Caller, Rules};
@@ -45,13 +45,22 @@ pub struct Local {
     pub rules: Rules,
     /// Where it is written down who asked for what.
     pub audit: Audit,
-    /// Bytes of one message.
-    pub message: usize,
-    /// Levels of nesting of one message.
-    pub nesting: usize,
-    connections: Arc<Semaphore>,
+    /// How long and how deep a message may be, and how many connections there may be.
+    pub limits: InUse<Limits>,
+    /// How many there are.
+    connections: Arc<AtomicUsize>,
     tasks: Tasks,
     stop: Stop,
+}
+
+/// A connection's place, given up when dropped.
+#[derive(Debug)]
+struct Seat(Arc<AtomicUsize>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Local {
@@ -66,19 +75,13 @@ impl Local {
         tasks: Tasks,
         stop: Stop,
     ) -> Self {
-        let connections = Arc::new(Semaphore::new(limits.local_connections));
-        Self {
-            origin,
-            control,
-            lobby,
-            rules,
-            audit,
-            message: limits.message,
-            nesting: limits.nesting,
-            connections,
-            tasks,
-            stop,
-        }
+        let (limits, connections) = (InUse::new(*limits), Arc::default());
+        Self { origin, control, lobby, rules, audit, limits, connections, tasks, stop }
+    }
+
+    /// From here on new connections go by these limits.
+    pub fn take_up(&self, limits: &Limits) {
+        self.limits.replace(*limits);
     }
 
     /// Accepts on the socket file until the daemon stops.
@@ -86,7 +89,7 @@ impl Local {
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = self.stop.drain.cancelled() => return,
+                () = self.stop.refuse.cancelled() => return,
             };
             self.take_in(accepted, |stream| Caller::Socket(system::peer_process(stream.as_fd()))).await;
         }
@@ -97,7 +100,7 @@ impl Local {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.stop.drain.cancelled() => return,
+                () = self.stop.refuse.cancelled() => return,
             };
             let accepted = accepted.map(|(stream, _)| {
                 // An answer is one small write that somebody waits for.
@@ -113,13 +116,13 @@ impl Local {
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
         match accepted {
-            Ok(stream) => match Arc::clone(&self.connections).try_acquire_owned() {
-                Ok(permit) => {
+            Ok(stream) => match self.seat() {
+                Some(seat) => {
                     // Whoever it was that connected; the system's own word.
                     let caller = caller(&stream);
-                    self.tasks.spawn(self.clone().attend(stream, caller, permit));
+                    self.tasks.spawn(self.clone().attend(stream, caller, seat));
                 }
-                Err(_) => warn!("a local connection was closed: there are as many as limits.local_connections allows"),
+                None => warn!("a local connection was closed: there are as many as limits.local_connections allows"),
             },
             Err(error) => {
                 warn!(%error, "a local connection could not be accepted");
@@ -128,7 +131,14 @@ impl Local {
         }
     }
 
-    async fn attend<S>(self, stream: S, caller: Caller, permit: OwnedSemaphorePermit)
+    /// A place for one more connection; `None` if there are as many as may be.
+    fn seat(&self) -> Option<Seat> {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat(Arc::clone(&self.connections));
+        (before < self.limits.now().local_connections).then_some(seat)
+    }
+
+    async fn attend<S>(self, stream: S, caller: Caller, seat: Seat)
     where
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
@@ -140,6 +150,6 @@ impl Local {
         };
         let end = Session::new(self, caller, user).run(stream, close).await;
         debug!(?end, "local connection closed");
-        drop(permit);
+        drop(seat);
     }
 }

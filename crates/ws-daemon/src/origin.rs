@@ -228,7 +228,7 @@ impl Origin {
         let leave =
             seat.as_ref().map(|seat| Leave { live: Arc::clone(seat.live()), link: Arc::clone(&link), news: news.clone() });
         let submitted = Submitted { settled, deadline, departure, seat, link, news };
-        if self.stop().drain.is_cancelled() {
+        if self.stop().refuse.is_cancelled() {
             refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
             return submitted;
         }

@@ -13,6 +13,7 @@ pub use registry::{PeerChange, PeerRecord, REGISTERED, Unwelcome};
 pub use table::{Choice, Match, Pick, Registered};
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,7 @@ use tracing::{Instrument, info, info_span, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::target::Target;
 
+use crate::config::InUse;
 use crate::counters::{Count, Counters};
 use crate::link::{
     self, CLOSE_BOUND, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CLOSE_REVOKED, CloseCode, Dialect, Ended, Gone,
@@ -46,10 +48,11 @@ struct Inner {
     register: Register,
     arrivals: Arrivals,
     inbound: mpsc::Sender<Inbound>,
-    terms: Terms,
+    terms: InUse<Terms>,
     rules: Rules,
     /// Cancelled when all links are to be closed.
     closing: CancellationToken,
+    draining: AtomicBool,
     counters: Counters,
     changes: Box<dyn Fn(PeerChange) + Send + Sync>,
 }
@@ -124,7 +127,8 @@ impl Peers {
         let Known { records, register, rules } = known;
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
         let (arrivals, counters, changes) = (Arrivals::default(), Counters::default(), Box::new(changes));
-        Self(Arc::new(Inner { table, register, arrivals, inbound, terms, rules, closing, counters, changes }))
+        let (terms, draining) = (InUse::new(terms), AtomicBool::new(false));
+        Self(Arc::new(Inner { table, register, arrivals, inbound, terms, rules, closing, draining, counters, changes }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -173,10 +177,23 @@ impl Peers {
         table.links.iter().filter(|link| link.is_v2()).for_each(Link::close);
     }
 
-    /// What the links of this table go by.
+    /// From here on this daemon is called otherwise: links that are made from now on hear it.
+    pub fn be_called(&self, call: impl FnOnce(&mut Hello)) {
+        let mut table = self.table();
+        let mut me = Hello::clone(&table.me);
+        call(&mut me);
+        table.me = me.into();
+    }
+
+    /// What links that are made now go by.
     #[must_use]
     pub fn terms(&self) -> Terms {
-        self.0.terms
+        *self.0.terms.now()
+    }
+
+    /// Links that are made from here on go by `terms`.
+    pub fn take_up(&self, terms: Terms) {
+        self.0.terms.replace(terms);
     }
 
     /// What became of connections and links, in numbers.
@@ -261,8 +278,9 @@ impl Peers {
         }
     }
 
-    /// Asks all version 2 peers for no more new work.
+    /// Asks all version 2 peers for no more new work, and those that come later.
     pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
         for link in self.links() {
             link.send_drain();
         }
@@ -273,7 +291,7 @@ impl Peers {
     pub async fn welcome(&self, mut wire: Wire, dialect: Dialect, standing: Standing, address: String) -> Option<Newcomer> {
         let hello = match dialect {
             Dialect::Seed => None,
-            Dialect::Version2 => match wire.hear_hello(self.0.terms.nesting).await {
+            Dialect::Version2 => match wire.hear_hello(self.terms().nesting).await {
                 Ok(hello) => Some(Box::new(hello)),
                 Err(error) => {
                     self.counters().count(Count::NoHello);
@@ -299,7 +317,7 @@ impl Peers {
         epoch: u64,
     ) -> Result<Newcomer, GreetingFault> {
         wire.say_hello(&Hello { epoch, ..(*me).clone() })?;
-        match wire.hear_hello(self.0.terms.nesting).await {
+        match wire.hear_hello(self.terms().nesting).await {
             Ok(hello) => Ok(Newcomer { wire, address, hello: Some(Box::new(hello)), me, standing: Standing::Server }),
             Err(error) => {
                 if let GreetingFault::NoHello(_) = error {
@@ -353,10 +371,13 @@ impl Peers {
             );
             self.hand_up(Inbound::Down, before).await;
         }
+        if self.0.draining.load(Ordering::Acquire) {
+            link.send_drain();
+        }
         self.hand_up(Inbound::Up, link.clone()).await;
         self.counters().count(Count::Linked);
         info!(address = link.address(), version = link.version(), "link up");
-        let session = link::serve(wire, link.clone(), self.0.inbound.clone(), self.0.terms);
+        let session = link::serve(wire, link.clone(), self.0.inbound.clone(), self.terms());
         let mut session = std::pin::pin!(session);
         let ended = tokio::select! {
             ended = &mut session => ended,
@@ -445,7 +466,7 @@ impl Peers {
         standing: Standing,
         closing: CancellationToken,
     ) -> Result<(Place<'_>, Vec<Link>), Unwelcome> {
-        let message = self.0.terms.message;
+        let message = self.terms().message;
         let mut table = self.table();
         self.check_standing(&standing, hello.as_deref())?;
         let Some(hello) = hello else {
@@ -458,7 +479,7 @@ impl Peers {
             self.announce(&place.link);
             return Ok((place, before.into_iter().collect()));
         };
-        if !Arc::ptr_eq(&me, &table.me) {
+        if me.instance != table.me.instance {
             // This daemon has become another since they met.
             closing.cancel();
         }

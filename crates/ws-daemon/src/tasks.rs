@@ -68,7 +68,9 @@ impl Turn {
 /// The stages of a stop, each a token that is cancelled once, in this order; in haste `terminate` is left out.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
-    /// No new runs and no new links; what runs goes on.
+    /// No new requests, runs, links and connections; what runs and what is in line goes on.
+    pub refuse: CancellationToken,
+    /// What is in line goes as well, and what is lost is not dialled again.
     pub drain: CancellationToken,
     /// The groups of unfinished runs get TERM.
     pub terminate: CancellationToken,

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use ws_daemon::audit::Audit;
-use ws_daemon::config::{Limits, Open, ServerUrl, Settings, Source, Sources, Times, Written};
+use ws_daemon::config::{InUse, Limits, Open, ServerUrl, Settings, Source, Sources, Times, Written};
 use ws_daemon::http::{Door, Http};
 use ws_daemon::link::{CloseCode, Event, Terms, Wire, dial};
 use ws_daemon::peers::{Known, Peers};
@@ -99,7 +99,7 @@ async fn serve(listener: TcpListener, tasks: Tasks) {
         plain: true,
     };
     let tls = ServerTls::open(plan).expect("nothing is opened");
-    let door = Door { open: Open::All, tls, audit: Audit::off() };
+    let door = Door { open: InUse::new(Open::All), tls, audit: Audit::off() };
     let http = Http::new(peers, door, times.handshake, &limits, tasks.clone(), Stop::default());
     while let Ok((stream, address)) = listener.accept().await {
         let http = http.clone();

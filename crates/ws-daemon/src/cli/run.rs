@@ -1,47 +1,30 @@
 //! `ws-daemon run`: the daemon itself, its log and its runtime.
 
-use serde_json::json;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
-use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::exit::{Exit, Trouble};
 use super::gather::Flags;
 use super::log::{Log, Writing};
 use crate::audit::AuditFault;
-use crate::config::Row;
-use crate::control::Reload;
-use crate::daemon::{Daemon, StartFault};
+use crate::daemon::{Daemon, Reading, StartFault};
 use crate::local::SocketFault;
 
 /// Runs until told to stop.
 pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
     let (settings, rows) = flags.settings()?;
-    let reload = reload(flags.clone(), rows);
+    let again = flags.clone();
+    let reading = Reading(Box::new(move || again.settings_for_log().map_err(|trouble| trouble.said().to_owned())));
     let _log = log(flags.log()?.0)?;
     let failed = |error: std::io::Error| Trouble::new(Exit::Failed, format_args!("no runtime: {error}"));
     // One thread for all that is said: on two cores it beat two threads, which kept waking each other. What blocks, that is to
     // start a program, is done elsewhere while there is more to do.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
-        let daemon = Daemon::bind(settings, reload).map_err(|fault| Trouble::new(exit(&fault), fault))?;
+        let daemon = Daemon::bind(settings, rows, reading).map_err(|fault| Trouble::new(exit(&fault), fault))?;
         daemon.run().await;
         Ok(Exit::Ok)
     })
-}
-
-/// What RELOAD does: the settings are read again and checked, and it is said which of them differ from those in use. They are taken
-/// up at the next start; bad ones change nothing.
-fn reload(flags: Flags, in_use: Vec<Row>) -> Reload {
-    Reload(Box::new(move || {
-        let (_, rows) = flags
-            .settings()
-            .map_err(|trouble| Outcome::failed(ErrorCode::BadMessage, format!("nothing was changed: {}", trouble.said())))?;
-        let differs = |row: &&Row| in_use.iter().find(|used| used.name == row.name).is_none_or(|used| used.value != row.value);
-        let gone = in_use.iter().filter(|used| rows.iter().all(|row| row.name != used.name));
-        let restart: Vec<&str> = rows.iter().filter(differs).chain(gone).map(|row| row.name).collect();
-        Ok(json!({ "restart": restart }))
-    }))
 }
 
 /// What must be mended by hand is said to be so: a service manager need not try again.

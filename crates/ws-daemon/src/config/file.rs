@@ -218,6 +218,16 @@ pub struct WrittenFault {
     help: Option<String>,
 }
 
+impl WrittenFault {
+    /// The same in one line, for a log.
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
+        let line = self.text.inner()[..self.at.offset().min(self.text.inner().len())].matches('\n').count() + 1;
+        let help = self.help.as_ref().map_or(String::new(), |help| format!("; {help}"));
+        format!("{}:{line}: {}{help}", self.path.display(), self.what)
+    }
+}
+
 impl Written {
     /// Reads the text of a config file; `path` is for messages.
     ///

@@ -1,4 +1,4 @@
-//! What the service manager is told (sd_notify(3)): ready, stopping, and that the daemon is alive, which it is only while the
+//! What the service manager is told (sd_notify(3)): ready, reading its settings again, stopping, and that the daemon is alive, which it is only while the
 //! executor answers. Where there is no service manager, nothing is told.
 
 use std::time::Duration;
@@ -13,6 +13,14 @@ use crate::exec::Executor;
 /// Everything is bound and wired.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
+}
+
+/// The settings are being read again; [`ready`] says that it is over.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => debug!(%error, "the service manager was not told of a reload"),
+    }
 }
 
 /// The daemon was told to stop.

@@ -81,7 +81,7 @@ pub async fn handshake(
             return Ok(join::answer(request, address, peers, &door.audit, &roots, since).await);
         }
         let shown = Shown::of(request.headers(), standing, peers.register());
-        let verdict = admit(request.headers(), entrance, shown.credential, &door.open).await;
+        let verdict = admit(request.headers(), entrance, shown.credential, &door.open.now()).await;
         if let Err(refusal) = &verdict {
             let entry = || Entry::new("link").with("address", address.to_string()).with("allowed", false);
             door.audit.record(|| shown.claim(entry()).with("why", refusal.to_string())).await;

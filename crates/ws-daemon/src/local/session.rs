@@ -112,7 +112,8 @@ impl Session {
 
     /// Reads and asks until the process has asked all it wants to, or may not ask more.
     async fn read<S: AsyncRead>(&self, mut reader: ReadHalf<S>) {
-        let mut framer = Framer::new(self.local.message, self.local.nesting);
+        let limits = self.local.limits.now();
+        let mut framer = Framer::new(limits.message, limits.nesting);
         let mut buffer = vec![0; READ_BYTES];
         // What was read at once may hold hundreds of messages.
         let mut turn = Turn::default();

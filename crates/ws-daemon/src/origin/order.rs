@@ -76,7 +76,7 @@ impl Origin {
         let caller = Caller(say);
         // Boxed in parts: the many that are queued and wait must not hold the memory of all that may be done.
         let life = async move {
-            if origin.stop().drain.is_cancelled() {
+            if origin.stop().refuse.is_cancelled() {
                 return caller.tell(Said::refused(ErrorCode::Busy, "the daemon is stopping and takes nothing more")).await;
             }
             match request.options.queue.clone() {

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 
 use super::{Newcomer, Peers};
-use crate::config::{ServerUrl, Times};
+use crate::config::{InUse, ServerUrl, Times};
 use crate::link::{Backoff, DialFault, Dialect, GreetingFault, Wire, dial};
 use crate::tls::ClientTls;
 
@@ -22,12 +22,27 @@ const LASTING: Duration = Duration::from_secs(10);
 
 /// Gives orders to a [`Dialer`].
 #[derive(Debug, Clone)]
-pub struct DialerHandle(watch::Sender<Option<Instant>>);
+pub struct DialerHandle {
+    pause: watch::Sender<Option<Instant>>,
+    plan: InUse<Plan>,
+}
+
+/// Which server is dialled, and how often.
+#[derive(Debug)]
+struct Plan {
+    server: ServerUrl,
+    times: Times,
+}
 
 impl DialerHandle {
     /// Closes the link for so long; a later pause replaces an earlier one.
     pub fn pause(&self, pause: Duration) {
-        self.0.send_replace(Some(Instant::now() + pause));
+        self.pause.send_replace(Some(Instant::now() + pause));
+    }
+
+    /// The next dial is to this server, and comes at once if none is under way. A link that is up stays.
+    pub fn take_up(&self, server: ServerUrl, times: Times) {
+        self.plan.replace(Plan { server, times });
     }
 }
 
@@ -57,9 +72,8 @@ impl fmt::Debug for EpochSource {
 #[derive(Debug)]
 pub struct Dialer {
     peers: Peers,
-    server: ServerUrl,
+    plan: InUse<Plan>,
     tls: ClientTls,
-    times: Times,
     epochs: EpochSource,
     /// The epoch that was refused as a clone's: it is said again until it is accepted, since one that was raised until it is
     /// would drive the other one out. It is that of this one.
@@ -80,13 +94,17 @@ impl Dialer {
         stop: CancellationToken,
     ) -> (DialerHandle, Self) {
         let (orders, pause) = watch::channel(None);
-        (DialerHandle(orders), Self { peers, server, tls, times, epochs, refused: None, pause, stop })
+        let plan = InUse::new(Plan { server, times });
+        let handle = DialerHandle { pause: orders, plan: plan.clone() };
+        (handle, Self { peers, plan, tls, epochs, refused: None, pause, stop })
     }
 
     /// Dials until told to stop.
     pub async fn run(mut self) {
         let stop = self.stop.clone();
-        let mut backoff = Backoff::new(self.times.backoff_min, self.times.backoff_max);
+        let mut changes = self.plan.changes();
+        let backoff_of = |plan: &Plan| Backoff::new(plan.times.backoff_min, plan.times.backoff_max);
+        let mut backoff = backoff_of(&changes.borrow_and_update());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -102,13 +120,19 @@ impl Dialer {
             if stop.is_cancelled() {
                 return;
             }
+            if changes.has_changed().unwrap_or_default() {
+                backoff = backoff_of(&changes.borrow_and_update());
+                continue;
+            }
             let wait = backoff.next(fastrand::f64());
-            info!(?wait, server = %self.server, "dialling again");
+            info!(?wait, server = %self.plan.now().server, "dialling again");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(wait) => {}
                 // A pause replaces the wait, also one of no time at all: that is how to say "now".
                 _ = self.pause.changed() => backoff.reset(),
+                // So does another server, or another token for this one.
+                _ = changes.changed() => backoff = backoff_of(&changes.borrow_and_update()),
             }
         }
     }
@@ -136,7 +160,7 @@ impl Dialer {
         let newcomer = match reached {
             Ok(newcomer) => newcomer,
             Err(error) => {
-                warn!(server = %self.server, %error, "no link");
+                warn!(server = %self.plan.now().server, %error, "no link");
                 return true;
             }
         };
@@ -156,26 +180,27 @@ impl Dialer {
 
     /// From the name of the server to a link whose peer is known, under one deadline.
     async fn reach(&mut self) -> Result<Newcomer, NoLink> {
-        let within = self.times.handshake;
+        let plan = self.plan.now();
+        let (server, within) = (&plan.server, plan.times.handshake);
         let deadline = Instant::now() + within;
-        let (wire, dialect) = dial(&self.server, &self.tls, deadline, within, self.peers.terms().message).await?;
+        let (wire, dialect) = dial(server, &self.tls, deadline, within, self.peers.terms().message).await?;
         match dialect {
-            Dialect::Seed => Ok(self.peers.seed_server(wire, self.server.authority())),
-            Dialect::Version2 => match timeout_at(deadline, self.introduce(wire)).await {
+            Dialect::Seed => Ok(self.peers.seed_server(wire, server.authority())),
+            Dialect::Version2 => match timeout_at(deadline, self.introduce(wire, server)).await {
                 Ok(introduced) => Ok(introduced?),
                 Err(_) => Err(DialFault::TooSlow(within).into()),
             },
         }
     }
 
-    async fn introduce(&mut self, wire: Wire) -> Result<Newcomer, GreetingFault> {
+    async fn introduce(&mut self, wire: Wire, server: &ServerUrl) -> Result<Newcomer, GreetingFault> {
         // Before the epoch is raised: that of another is not to be said as this one's.
         let me = self.peers.me();
         let epoch = match &self.refused {
             Some((refused, epoch)) if Arc::ptr_eq(refused, &me) => *epoch,
             _ => self.epochs.next().await,
         };
-        let introduced = self.peers.introduce(wire, self.server.authority(), Arc::clone(&me), epoch).await;
+        let introduced = self.peers.introduce(wire, server.authority(), Arc::clone(&me), epoch).await;
         match &introduced {
             Ok(_) => self.refused = None,
             Err(GreetingFault::Clone(_)) => self.refused = Some((me, epoch)),

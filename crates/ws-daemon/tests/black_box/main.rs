@@ -29,6 +29,7 @@ mod packaging;
 mod pages;
 mod queue;
 mod recordings;
+mod reload;
 mod rules;
 mod script_names;
 mod secrets;

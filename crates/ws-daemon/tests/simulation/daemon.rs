@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use ws_daemon::audit::Audit;
-use ws_daemon::config::Limits;
+use ws_daemon::config::{InUse, Limits};
 use ws_daemon::control::{Control, Means, Reload};
 use ws_daemon::daemon::identity;
 use ws_daemon::exec::{Executor, Surroundings};
@@ -23,7 +23,6 @@ use ws_daemon::spool::{Bounds, Durability, Spool, WallClock};
 use ws_daemon::tasks::{Stop, Tasks};
 use ws_daemon::worker::Worker;
 use ws_daemon_protocol::codec::v2::Hello;
-use ws_daemon_protocol::outcome::Outcome;
 
 use crate::disk::Disk;
 use crate::scripts::Counts;
@@ -154,8 +153,8 @@ impl Site {
             reached: None,
             rules: Rules::default(),
             audit,
-            peer_runs: LIMITS.peer_runs,
-            reload: Reload(Box::new(|| Err(Outcome::Exited(1)))),
+            peer_runs: InUse::new(LIMITS.peer_runs),
+            reload: Reload::new().0,
             rest: tasks.clone(),
             since: Instant::now(),
         });
