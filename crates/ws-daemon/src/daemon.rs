@@ -42,7 +42,7 @@ use signals::{Signals, Told};
 
 /// Requests and commands from links, between being read and being sorted; when full, links are not read, and take turns. It is for
 /// what is read in one turn: whatever one link has here, the others' wait behind.
-const INBOUND: usize = 64;
+const INBOUND: usize = 16;
 
 /// Statuses that nobody waits for, before they are passed on; when full, they are dropped.
 const UNCLAIMED: usize = 1024;

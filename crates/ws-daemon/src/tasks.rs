@@ -53,7 +53,7 @@ pub struct Turn {
 
 impl Turn {
     /// Pieces of work in one turn; beyond, all others that are ready go first.
-    const PIECES: usize = 32;
+    const PIECES: usize = 8;
 
     /// One piece of work was done, which had so many bytes: each KiB of it is one more.
     pub async fn done(&mut self, bytes: usize) {

@@ -10,6 +10,10 @@ use crate::audit::AuditFault;
 use crate::daemon::{Daemon, Reading, StartFault};
 use crate::local::SocketFault;
 
+/// Tasks that have their turn before the thread looks again at what has come: while it is kept busy by some, others are not to be
+/// noticed late.
+const TASKS_BETWEEN_LOOKS: u32 = 16;
+
 /// Runs until told to stop.
 pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
     let (settings, rows) = flags.settings()?;
@@ -19,7 +23,8 @@ pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
     let failed = |error: std::io::Error| Trouble::new(Exit::Failed, format_args!("no runtime: {error}"));
     // One thread for all that is said: on two cores it beat two threads, which kept waking each other. What blocks, that is to
     // start a program, is done elsewhere while there is more to do.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.event_interval(TASKS_BETWEEN_LOOKS).enable_all().build().map_err(failed)?;
     runtime.block_on(async {
         let daemon = Daemon::bind(settings, rows, reading).map_err(|fault| Trouble::new(exit(&fault), fault))?;
         daemon.run().await;
