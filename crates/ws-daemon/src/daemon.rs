@@ -3,6 +3,7 @@
 
 mod encryption;
 pub mod identity;
+mod inherited;
 mod reload;
 mod service_manager;
 mod signals;
@@ -36,6 +37,7 @@ use crate::tasks::{Stop, Tasks};
 use crate::tls::KeysFault;
 use crate::worker::Worker;
 pub use encryption::Encryption;
+use inherited::Inherited;
 pub use reload::Reading;
 use reload::{Parts, Reloader};
 use signals::{Signals, Told};
@@ -137,7 +139,7 @@ pub struct Daemon {
     stop: Stop,
     counts: Counts,
     local_tcp: Option<TcpListener>,
-    port: Option<TcpListener>,
+    port: Option<Port>,
     encryption: Encryption,
     signals: Signals,
 }
@@ -176,12 +178,21 @@ impl Daemon {
         raise_open_files(&settings);
         let signals = Signals::new().map_err(StartFault::Signals)?;
         let encryption = Encryption::of(&settings)?;
+        let Inherited { port, socket, local } = Inherited::take(matches!(settings.role, Role::Server { .. }));
         let (port, register) = match &settings.role {
-            Role::Server { listen, .. } => (Some(bind_port(*listen)?), Register::open(&prefix.join(REGISTER))?),
+            Role::Server { listen, reuse, .. } => {
+                (Some(Port::bind(port, *listen, *reuse)?), Register::open(&prefix.join(REGISTER))?)
+            }
             Role::Client { .. } => (None, Register::default()),
         };
-        let local_tcp = bind_local_tcp(settings.local)?;
-        let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
+        let local_tcp = match local {
+            Some(given) => Some(take(given, "local TCP ready")?),
+            None => bind_local_tcp(settings.local)?,
+        };
+        let socket = match socket {
+            Some(given) => SocketFile::given(given)?,
+            None => SocketFile::bind(prefix, settings.socket_group.as_deref())?,
+        };
         let audit = match &settings.audit {
             Some(file) => Audit::open(&file.path, file.params)?,
             None => Audit::off(),
@@ -262,7 +273,7 @@ impl Daemon {
         // What was claimed is settled before its asker can ask again.
         worker.recover().await;
         origin.recover().await;
-        let reached = port.as_ref().and_then(|listener| listener.local_addr().ok());
+        let reached = port.as_ref().and_then(|port| port.listener.local_addr().ok());
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
         let (http, dialer) = start_role(&settings, port, encryption.clone(), &peers, (spool.clone(), &audit), &counts, &stop);
         let peer_runs = InUse::new(settings.limits.peer_runs);
@@ -353,7 +364,7 @@ fn ask_in_role(settings: &Settings, means: origin::Means, counts: &Counts) -> Or
 /// Starts what makes links: a server's port, or a client's dialer.
 fn start_role(
     settings: &Settings,
-    port: Option<TcpListener>,
+    port: Option<Port>,
     encryption: Encryption,
     peers: &Peers,
     (spool, audit): (Option<Spool>, &Audit),
@@ -367,8 +378,8 @@ fn start_role(
             let links = counts.links.clone();
             let door = Door { open: InUse::new(open.clone()), tls, audit: audit.clone() };
             let http = Http::new(peers, door, settings.times.handshake, &settings.limits, links, stop.clone());
-            if let Some(listener) = port {
-                counts.links.spawn(http.clone().accept(listener));
+            if let Some(Port { listener, is_kept }) = port {
+                counts.links.spawn(http.clone().accept(listener, is_kept));
             }
             (Some(http), None)
         }
@@ -449,22 +460,45 @@ fn surroundings(settings: &Settings, socket: &SocketFile) -> io::Result<Surround
     Ok(around.with_writers(if settings.any_writer.0 { Writers::Anyone } else { Writers::Trusted }))
 }
 
-/// A port for peers. On a machine without IPv6 the unspecified address means that of IPv4.
-fn bind_port(address: SocketAddr) -> Result<TcpListener, StartFault> {
-    let bound = match listen_on(address) {
-        Err(error) if address.ip().is_unspecified() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            listen_on((std::net::Ipv4Addr::UNSPECIFIED, address.port()).into())
+/// The port for peers.
+#[derive(Debug)]
+struct Port {
+    listener: TcpListener,
+    /// Whoever comes when this daemon takes nobody in any more is for its next life.
+    is_kept: bool,
+}
+
+impl Port {
+    /// The one that was given, or one at `address`, which others may have too if it is for `reuse`. On a machine without IPv6 the
+    /// unspecified address means that of IPv4.
+    fn bind(given: Option<std::net::TcpListener>, address: SocketAddr, reuse: bool) -> Result<Self, StartFault> {
+        if let Some(given) = given {
+            return Ok(Self { listener: take(given, "listening")?, is_kept: true });
         }
-        bound => bound,
-    };
-    let listener = bound.map_err(|source| StartFault::Listen { address, source })?;
-    let address = listener.local_addr().unwrap_or(address);
-    info!(%address, "listening");
+        let bound = match listen_on(address, reuse) {
+            Err(error) if address.ip().is_unspecified() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                listen_on((std::net::Ipv4Addr::UNSPECIFIED, address.port()).into(), reuse)
+            }
+            bound => bound,
+        };
+        let listener = bound.map_err(|source| StartFault::Listen { address, source })?;
+        let address = listener.local_addr().unwrap_or(address);
+        info!(%address, "listening");
+        Ok(Self { listener, is_kept: false })
+    }
+}
+
+/// A listening socket that was given, with words for the log.
+fn take(given: std::net::TcpListener, words: &str) -> Result<TcpListener, StartFault> {
+    let address = given.local_addr().unwrap_or_else(|_| (std::net::Ipv4Addr::UNSPECIFIED, 0).into());
+    let listener = TcpListener::from_std(given).map_err(|source| StartFault::Listen { address, source })?;
+    info!(%address, given = true, "{words}");
     Ok(listener)
 }
 
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_on(address: SocketAddr, reuse: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseport(reuse)?;
     // A restart finds the port free although connections of the last life are still being taken apart.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -478,7 +512,7 @@ fn bind_local_tcp(local: LocalTcp) -> Result<Option<TcpListener>, StartFault> {
         LocalTcp::Asked(address) => (address, true),
         LocalTcp::Guessed(address) => (address, false),
     };
-    match listen_on(address) {
+    match listen_on(address, false) {
         Ok(listener) => {
             let address = listener.local_addr().unwrap_or(address);
             info!(%address, "local TCP ready");

@@ -11,6 +11,7 @@ mod credential;
 mod handshake;
 mod join;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +36,10 @@ use handshake::{Entrance, Upgraded, handshake};
 
 /// The wait after a failed accept: descriptors come back when some connection ends, and nothing tells when.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Connections that wait to be accepted when the daemon stops and are taken in; more than a listener's queue holds. What comes beyond
+/// them is reset.
+const LAST_CONNECTIONS: usize = 4096;
 
 /// What decides who enters, and where that is written down.
 #[derive(Debug)]
@@ -86,13 +91,14 @@ impl Http {
         self.addresses.set(limits);
     }
 
-    /// Accepts until the daemon stops.
-    pub async fn accept(self, listener: TcpListener) {
+    /// Accepts until the daemon takes nobody in. Who has connected by then is taken in still, unless the listener is `kept` for the
+    /// next life of this daemon.
+    pub async fn accept(self, listener: TcpListener, is_kept: bool) {
         let (mut floods, mut turn) = (Floods::default(), Turn::default());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.stop.refuse.cancelled() => return,
+                () = self.stop.refuse.cancelled() => break,
             };
             match accepted {
                 // A listener for both protocols shows IPv4 addresses as mapped ones.
@@ -107,6 +113,25 @@ impl Http {
                 }
             }
         }
+        if !is_kept && let Err(error) = self.accept_rest(listener, &mut floods) {
+            warn!(%error, "who had connected last may not have been taken in");
+        }
+    }
+
+    /// Takes in all that have connected, so that none of them is reset when the listener is closed.
+    fn accept_rest(&self, listener: TcpListener, floods: &mut Floods) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        for _ in 0..LAST_CONNECTIONS {
+            match listener.accept() {
+                Ok((stream, address)) => {
+                    stream.set_nonblocking(true)?;
+                    self.take(TcpStream::from_std(stream)?, canonical(address), floods);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Gives a new connection its place and its task, or closes it.
@@ -168,7 +193,7 @@ impl Http {
         let greeted = tokio::select! {
             greeted = timeout(within, self.greet(stream, address)) => greeted,
             () = dropped.cancelled() => return,
-            () = self.stop.refuse.cancelled() => return,
+            () = self.stop.close_links.cancelled() => return,
         };
         match greeted {
             Ok(Some(newcomer)) => {

@@ -86,7 +86,7 @@ fn token(settings: &Settings) -> Option<&super::Credentials> {
 fn taken_up(in_use: &Settings, later: Settings) -> Settings {
     let is_proxy_live = is_live(in_use, &later, "proxy");
     let role = match (in_use.role.clone(), later.role) {
-        (Role::Server { listen, .. }, Role::Server { open, .. }) => Role::Server { listen, open },
+        (Role::Server { listen, reuse, .. }, Role::Server { open, .. }) => Role::Server { listen, reuse, open },
         (Role::Client { server }, Role::Client { server: later }) => {
             Role::Client { server: if is_proxy_live { later } else { server } }
         }
@@ -156,7 +156,7 @@ mod tests {
         let server = r#"{"mode":"server","name":"n","tags":[],"socket_group":"g","rules":[],"tls":{"clients":"c","names":["x"],"lifetime":"9s","plain":false}}"#;
         let own = r#"{"mode":"client","proxy":"h","token_file":"t","tls":{"roots":"r","certificate":"c","key":"k"}}"#;
         let decided = ["any_writer", "limits.held_bytes", "limits.spool_bytes", "limits.spool_runs", "listen", "local", "mode"];
-        let decided = [&decided[..], &["port", "prefix", "socket_group", "token_file"]].concat();
+        let decided = [&decided[..], &["port", "prefix", "reuse_port", "socket_group", "token_file"]].concat();
         for config in [server, own] {
             let (settings, rows) = settings(config);
             for row in rows {

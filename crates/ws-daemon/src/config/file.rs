@@ -47,6 +47,8 @@ pub struct Written {
     pub port: Option<u16>,
     /// The address a server listens on.
     pub listen: Option<IpAddr>,
+    /// Whether other programs of this user may listen on the port too.
+    pub reuse_port: Option<bool>,
     /// Who may connect without a token, beyond this machine.
     pub open: Option<WrittenOpen>,
     /// Where TCP speaks the local conversation: an address, or `off`.

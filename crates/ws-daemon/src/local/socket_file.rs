@@ -45,13 +45,19 @@ pub enum SocketFault {
     },
 }
 
-/// A bound socket file. Dropped, it is removed.
+/// A bound socket file. Dropped, it is removed, unless it was given by somebody who keeps it.
 #[derive(Debug)]
 pub struct SocketFile {
     listener: UnixListener,
     path: PathBuf,
+    own: Option<Own>,
+}
+
+/// What makes the file this daemon's own.
+#[derive(Debug)]
+struct Own {
     /// Device and inode: what was bound, whatever stands at the path later.
-    own: (u64, u64),
+    file: (u64, u64),
     lock: Lock,
 }
 
@@ -78,10 +84,25 @@ impl SocketFile {
             if !is_free(&path).map_err(fault)? {
                 continue;
             }
-            let (listener, own) = bind_at(&path, group).map_err(fault)?;
-            return Ok(Self { listener, path, own, lock });
+            let (listener, file) = bind_at(&path, group).map_err(fault)?;
+            return Ok(Self { listener, path, own: Some(Own { file, lock }) });
         }
         Err(SocketFault::AllTaken { prefix: prefix.to_owned() })
+    }
+
+    /// A socket that a service manager has bound, and keeps for the next life of this daemon.
+    ///
+    /// # Errors
+    /// It is no file, or the system is out of watches.
+    pub fn given(listener: std::os::unix::net::UnixListener) -> Result<Self, SocketFault> {
+        let address = listener.local_addr().ok();
+        let path = address.as_ref().and_then(|address| address.as_pathname()).map(Path::to_owned).unwrap_or_default();
+        let fault = |source| SocketFault::Io { path: path.clone(), source };
+        if path.as_os_str().is_empty() {
+            return Err(fault(io::Error::other("the socket that the service manager has given is no file")));
+        }
+        let listener = UnixListener::from_std(listener).map_err(fault)?;
+        Ok(Self { listener, path, own: None })
     }
 
     /// Where it is.
@@ -101,10 +122,11 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.own) {
+        let Some(Own { file, lock }) = &self.own else { return };
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == *file) {
             drop(fs::remove_file(&self.path));
         }
-        self.lock.remove();
+        lock.remove();
     }
 }
 

@@ -30,6 +30,7 @@ mod pages;
 mod queue;
 mod recordings;
 mod reload;
+mod restart;
 mod rules;
 mod script_names;
 mod secrets;
