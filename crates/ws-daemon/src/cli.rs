@@ -26,6 +26,7 @@ mod peers;
 mod ping;
 mod printer;
 mod reload;
+mod restart;
 mod run;
 mod runs;
 mod scripts;
@@ -101,6 +102,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Have the daemon read its settings again.
     Reload(reload::Arguments),
+    /// Have the daemon begin a new life without refusing anybody, after an update.
+    Restart(restart::Arguments),
     /// Tell who may ask for a script, which rule says so, and who would get it.
     Explain(explain::Arguments),
     /// Show the settings as they are understood, and where each came from.
@@ -159,6 +162,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Stats(arguments) => stats::run(&flags, &arguments),
         Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
+        Command::Restart(arguments) => restart::run(&flags, &arguments),
         Command::Explain(arguments) => explain::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Health(arguments) => health::run(&flags, &arguments),

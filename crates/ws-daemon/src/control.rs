@@ -7,13 +7,13 @@ mod explain;
 mod gate;
 mod hooks;
 mod keys;
+mod orders;
 mod ping;
 mod relay;
-mod reload;
 mod shown;
 
 pub use keys::ROOTS;
-pub use reload::{Reload, ReloadOrder};
+pub use orders::{Order, Orders};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -77,7 +77,9 @@ pub struct Means {
     /// Runs that a peer may ask for in a second.
     pub peer_runs: InUse<usize>,
     /// Has the settings read again.
-    pub reload: Reload,
+    pub reload: Orders,
+    /// Has the daemon begin a new life.
+    pub restart: Orders,
     /// Counts what nobody waits for.
     pub rest: Tasks,
     /// When the daemon started.
@@ -155,6 +157,7 @@ impl Control {
             Command::Stats => Answer::Result(self.stats()),
             Command::Subscribe(topics) => Answer::News(self.0.news.subscribe(topics)),
             Command::Reload => of(self.0.reload.ask().await),
+            Command::Restart => of(self.0.restart.ask().await),
             Command::Keys(task) => of(self.keys(task).await),
             Command::Invite(invite) => self.invite(invite).await,
             Command::Revoke(revoke) => self.revoke(revoke).await,

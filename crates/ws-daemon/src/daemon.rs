@@ -2,8 +2,11 @@
 //! order. The only file that knows them all; it does none of their work.
 
 mod encryption;
+mod ending;
+mod handover;
 pub mod identity;
 mod inherited;
+mod listening;
 mod reload;
 mod service_manager;
 mod signals;
@@ -15,18 +18,19 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket};
+use futures_util::FutureExt;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::audit::{Audit, AuditFault};
-use crate::config::{InUse, LocalTcp, Role, Row, Settings};
-use crate::control::{Control, Means, Reload};
+use crate::config::{InUse, Role, Row, Settings};
+use crate::control::{Control, Means, Orders};
 use crate::exec::{Executor, Surroundings, Writers};
 use crate::http::{Door, Http};
 use crate::link::{Inbound, Terms};
-use crate::local::{Lobby, Local, SocketFault, SocketFile};
+use crate::local::{Lobby, Local, Parked, SocketFault, SocketFile};
 use crate::news::News;
 use crate::origin::{self, Origin};
 use crate::peers::{Dialer, DialerHandle, Known, Peers};
@@ -37,7 +41,10 @@ use crate::tasks::{Stop, Tasks};
 use crate::tls::KeysFault;
 use crate::worker::Worker;
 pub use encryption::Encryption;
+use handover::Note;
+pub use handover::{Handover, Program};
 use inherited::Inherited;
+use listening::{Kept, Port, bind_local_tcp, take};
 pub use reload::Reading;
 use reload::{Parts, Reloader};
 use signals::{Signals, Told};
@@ -52,18 +59,12 @@ const UNCLAIMED: usize = 1024;
 /// Where a server keeps who its peers are, in its prefix.
 const REGISTER: &str = "keys/peers.json";
 
-/// Connections that wait to be accepted on TCP.
-const BACKLOG: u32 = 1024;
-
-/// From KILL to the end: the time to reap, to settle and to part.
-const LAST_STEPS: Duration = Duration::from_secs(5);
-
 /// What is left of the audit log is written for so long; then the daemon ends, and says that it was not.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
-const OWN_VARIABLES: [&str; 14] = [
+const OWN_VARIABLES: [&str; 15] = [
     "WSDAEMON_PROXY",
     "WSDAEMON_TOKEN",
     "CREDENTIALS_DIRECTORY",
@@ -73,6 +74,7 @@ const OWN_VARIABLES: [&str; 14] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
+    "FDSTORE",
     "WSDAEMON_RUN",
     "WSDAEMON_ID",
     "WSDAEMON_NAME",
@@ -136,6 +138,9 @@ pub struct Daemon {
     register: Register,
     rows: Vec<Row>,
     reading: Reading,
+    program: Program,
+    note: Note,
+    connections: Vec<Parked>,
     stop: Stop,
     counts: Counts,
     local_tcp: Option<TcpListener>,
@@ -157,11 +162,11 @@ struct Counts {
 }
 
 impl Daemon {
-    /// Binds everything, or nothing. `rows` show the settings; they are read again by `reading`.
+    /// Binds everything, or nothing. `rows` show the settings; they are read again by `reading`. `program` is what a new life begins with.
     ///
     /// # Errors
     /// What could not be had, and what to do about it.
-    pub fn bind(settings: Settings, rows: Vec<Row>, reading: Reading) -> Result<Self, StartFault> {
+    pub fn bind(settings: Settings, rows: Vec<Row>, reading: Reading, program: Program) -> Result<Self, StartFault> {
         let prefix = &settings.prefix;
         let source = match std::fs::metadata(prefix) {
             Ok(found) if found.is_dir() => None,
@@ -178,7 +183,8 @@ impl Daemon {
         raise_open_files(&settings);
         let signals = Signals::new().map_err(StartFault::Signals)?;
         let encryption = Encryption::of(&settings)?;
-        let Inherited { port, socket, local } = Inherited::take(matches!(settings.role, Role::Server { .. }));
+        let Inherited { port, socket, local, note, connections } =
+            Inherited::take(matches!(settings.role, Role::Server { .. }));
         let (port, register) = match &settings.role {
             Role::Server { listen, reuse, .. } => {
                 (Some(Port::bind(port, *listen, *reuse)?), Register::open(&prefix.join(REGISTER))?)
@@ -190,7 +196,7 @@ impl Daemon {
             None => bind_local_tcp(settings.local)?,
         };
         let socket = match socket {
-            Some(given) => SocketFile::given(given)?,
+            Some(given) => SocketFile::given(given, note.own_socket)?,
             None => SocketFile::bind(prefix, settings.socket_group.as_deref())?,
         };
         let audit = match &settings.audit {
@@ -211,6 +217,9 @@ impl Daemon {
             register,
             rows,
             reading,
+            program,
+            note,
+            connections,
             stop,
             counts,
             local_tcp,
@@ -220,8 +229,9 @@ impl Daemon {
         })
     }
 
-    /// Runs until a signal says stop, and returns when everything has been settled.
-    pub async fn run(self) {
+    /// Runs until a signal says stop, and returns when everything has been settled; with what its next life is to have, if it is told to
+    /// begin one.
+    pub async fn run(self) -> Option<Handover> {
         let Self {
             settings,
             socket,
@@ -231,6 +241,9 @@ impl Daemon {
             audit,
             rows,
             reading,
+            program,
+            note,
+            connections,
             stop,
             counts,
             local_tcp,
@@ -238,8 +251,10 @@ impl Daemon {
             encryption,
             mut signals,
         } = self;
+        let kept = Kept::of(port.as_ref(), &socket, local_tcp.as_ref());
         let in_use = InUse::new(settings.clone());
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
+        let handed_up = inbound.clone();
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
         let terms = Terms::new(&settings.limits, &settings.times);
@@ -253,6 +268,7 @@ impl Daemon {
         let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
         // A crash may have come between a revocation and this.
         peers.forget_gone();
+        peers.await_back(&note.peers);
         if let (Some(spool), Some(damaged)) = (spool.clone(), damaged) {
             let (settings, close) = (in_use.clone(), stop.close_links.clone());
             counts.rest.spawn(identity::keep_true(settings, spool, damaged, peers.clone(), close));
@@ -277,7 +293,7 @@ impl Daemon {
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
         let (http, dialer) = start_role(&settings, port, encryption.clone(), &peers, (spool.clone(), &audit), &counts, &stop);
         let peer_runs = InUse::new(settings.limits.peer_runs);
-        let (reload, orders) = Reload::new();
+        let ((reload, orders), (restart, mut restarts)) = (Orders::new(), Orders::new());
         let control = Control::new(Means {
             dialer: dialer.clone(),
             peers: peers.clone(),
@@ -293,6 +309,7 @@ impl Daemon {
             audit: audit.clone(),
             peer_runs: peer_runs.clone(),
             reload: reload.clone(),
+            restart,
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
@@ -325,27 +342,50 @@ impl Daemon {
         if let Some(listener) = local_tcp {
             counts.connections.spawn(local.clone().accept_tcp(listener));
         }
+        for parked in connections {
+            if let Err(error) = local.go_on(parked) {
+                warn!(%error, "a connection of the last life of the daemon could not be gone on with");
+            }
+        }
         info!(path = %socket.path().display(), "local socket ready");
-        counts.connections.spawn(local.accept_socket(socket));
+        counts.connections.spawn(local.clone().accept_socket(socket));
         counts.rest.spawn(service_manager::feed_watchdog(executor, stop.close_local.clone()));
         service_manager::ready();
-        let told = loop {
-            match signals.next().await {
-                Told::Reload => reload.order(),
-                told => break told,
-            }
-        };
-        service_manager::stopping();
-        peers.drain();
+        let told = ending::told(&mut signals, &reload, &mut restarts, &program).await;
+        let (begun, grace) = (Instant::now(), in_use.now().times.grace);
+        let store = service_manager::room_to_store();
+        let mut goes_on = told == Told::Restart || (told == Told::Stop && store > 0);
+        if told == Told::Restart {
+            service_manager::reloading();
+        } else {
+            service_manager::stopping();
+        }
+        peers.drain(goes_on);
+        let linked = peers.links().iter().filter_map(|link| link.instance().map(str::to_owned)).collect();
+        let note = Note::new(kept.is_own, told == Told::Stop, linked);
+        if goes_on {
+            stop.park.cancel();
+            goes_on = ending::quiet(&peers, &handed_up, &counts, begun + grace / 2, &mut signals).await;
+        }
+        let kept = goes_on.then_some(kept);
         stop.refuse.cancel();
         if told == Told::Drain {
-            drained(&counts, &mut signals).await;
+            ending::drained(&counts, &mut signals).await;
         }
-        shut_down(&stop, &counts, in_use.now().times.grace, &mut signals).await;
+        let begun = if told == Told::Drain { Instant::now() } else { begun };
+        ending::shut_down(&stop, &counts, (begun, grace), &mut signals).await;
         if let Some(spool) = spool {
             spool.close().await;
         }
         audit.close(LAST_LINES).await;
+        let kept = kept.filter(|_| signals.stop().now_or_never().is_none())?;
+        let most = if told == Told::Restart { usize::MAX } else { store };
+        match Handover::new(kept.listening, local.parked(), note, most) {
+            Ok(handover) if told == Told::Restart => return Some(handover),
+            Ok(handover) => handover.store(),
+            Err(error) => warn!(%error, "what is open could not be passed on"),
+        }
+        None
     }
 }
 
@@ -394,136 +434,10 @@ fn start_role(
     }
 }
 
-/// Ends when all that runs and all that was asked for is over, however long that takes, or at a signal that says stop.
-async fn drained(counts: &Counts, signals: &mut Signals) {
-    let work = async {
-        counts.runs.ended().await;
-        counts.requests.ended().await;
-        // What was asked for may have been asked of this daemon itself.
-        counts.runs.ended().await;
-    };
-    tokio::select! {
-        () = work => info!("drained"),
-        () = signals.stop() => {}
-    }
-}
-
-/// Stops in order: no new work; what runs may finish for half the grace; then TERM, and at its end, or at a second signal, KILL.
-/// What was made of every run and request is on its way before the links and the local connections are closed.
-async fn shut_down(stop: &Stop, counts: &Counts, grace: Duration, signals: &mut Signals) {
-    let begun = Instant::now();
-    stop.drain.cancel();
-    let work = async {
-        counts.runs.ended().await;
-        counts.requests.ended().await;
-    };
-    let patient = tokio::select! {
-        () = work => true,
-        () = sleep_until(begun + grace / 2) => true,
-        () = signals.stop() => false,
-    };
-    if patient {
-        stop.terminate.cancel();
-        tokio::select! {
-            () = counts.runs.ended() => {}
-            () = sleep_until(begun + grace) => {}
-            () = signals.stop() => {}
-        }
-    }
-    stop.kill.cancel();
-    let end = Instant::now() + LAST_STEPS;
-    let steps = async {
-        counts.runs.ended().await;
-        stop.close_links.cancel();
-        counts.requests.ended().await;
-        counts.links.ended().await;
-    };
-    if timeout_at(end - LAST_STEPS / 4, steps).await.is_err() {
-        warn!("not everything was settled in time");
-        stop.close_links.cancel();
-    }
-    stop.close_local.cancel();
-    let rest = async {
-        counts.connections.ended().await;
-        counts.lives.ended().await;
-        counts.rest.ended().await;
-    };
-    if timeout_at(end, rest).await.is_err() {
-        warn!("some local connections did not take their last answers in time");
-    }
-    info!(took = ?begun.elapsed(), "stopped");
-}
-
 fn surroundings(settings: &Settings, socket: &SocketFile) -> io::Result<Surroundings> {
     let own = |name: &std::ffi::OsString| OWN_VARIABLES.iter().any(|own| name == own);
     let around = Surroundings::new(&settings.prefix, socket.path(), std::env::vars_os().filter(|(name, _)| !own(name)))?;
     Ok(around.with_writers(if settings.any_writer.0 { Writers::Anyone } else { Writers::Trusted }))
-}
-
-/// The port for peers.
-#[derive(Debug)]
-struct Port {
-    listener: TcpListener,
-    /// Whoever comes when this daemon takes nobody in any more is for its next life.
-    is_kept: bool,
-}
-
-impl Port {
-    /// The one that was given, or one at `address`, which others may have too if it is for `reuse`. On a machine without IPv6 the
-    /// unspecified address means that of IPv4.
-    fn bind(given: Option<std::net::TcpListener>, address: SocketAddr, reuse: bool) -> Result<Self, StartFault> {
-        if let Some(given) = given {
-            return Ok(Self { listener: take(given, "listening")?, is_kept: true });
-        }
-        let bound = match listen_on(address, reuse) {
-            Err(error) if address.ip().is_unspecified() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-                listen_on((std::net::Ipv4Addr::UNSPECIFIED, address.port()).into(), reuse)
-            }
-            bound => bound,
-        };
-        let listener = bound.map_err(|source| StartFault::Listen { address, source })?;
-        let address = listener.local_addr().unwrap_or(address);
-        info!(%address, "listening");
-        Ok(Self { listener, is_kept: false })
-    }
-}
-
-/// A listening socket that was given, with words for the log.
-fn take(given: std::net::TcpListener, words: &str) -> Result<TcpListener, StartFault> {
-    let address = given.local_addr().unwrap_or_else(|_| (std::net::Ipv4Addr::UNSPECIFIED, 0).into());
-    let listener = TcpListener::from_std(given).map_err(|source| StartFault::Listen { address, source })?;
-    info!(%address, given = true, "{words}");
-    Ok(listener)
-}
-
-fn listen_on(address: SocketAddr, reuse: bool) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseport(reuse)?;
-    // A restart finds the port free although connections of the last life are still being taken apart.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// The local conversation by TCP: an error where it was asked for and cannot be had, a warning where it was only guessed.
-fn bind_local_tcp(local: LocalTcp) -> Result<Option<TcpListener>, StartFault> {
-    let (address, asked) = match local {
-        LocalTcp::Off => return Ok(None),
-        LocalTcp::Asked(address) => (address, true),
-        LocalTcp::Guessed(address) => (address, false),
-    };
-    match listen_on(address, false) {
-        Ok(listener) => {
-            let address = listener.local_addr().unwrap_or(address);
-            info!(%address, "local TCP ready");
-            Ok(Some(listener))
-        }
-        Err(source) if asked => Err(StartFault::Listen { address, source }),
-        Err(error) => {
-            warn!(%address, %error, "this looks like a container, but the local conversation by TCP is not served");
-            Ok(None)
-        }
-    }
 }
 
 /// As many descriptors as the limits may need: a run has three, a connection one.

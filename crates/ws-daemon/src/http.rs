@@ -97,8 +97,10 @@ impl Http {
         let (mut floods, mut turn) = (Floods::default(), Turn::default());
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                biased;
+                () = self.stop.park.cancelled() => return,
                 () = self.stop.refuse.cancelled() => break,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 // A listener for both protocols shows IPv4 addresses as mapped ones.

@@ -10,20 +10,23 @@ pub use lobby::Lobby;
 pub use socket_file::{SocketFault, SocketFile, names as socket_names};
 
 use std::io;
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::socket_domain;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::sleep;
 use tracing::{debug, warn};
+use ws_daemon_protocol::id::CallerId;
 
 use crate::audit::Audit;
 use crate::config::{InUse, Limits};
 use crate::control::Control;
-use crate::origin::Origin;
+use crate::origin::{Awaited, Origin};
 use crate::policy::{Caller, Rules};
 use crate::system::{self, Process};
 use crate::tasks::{Stop, Tasks};
@@ -49,13 +52,40 @@ pub struct Local {
     pub limits: InUse<Limits>,
     /// How many there are.
     connections: Arc<AtomicUsize>,
+    /// Those that go on in the next life of the daemon.
+    parked: Arc<Mutex<Vec<Parked>>>,
     tasks: Tasks,
     stop: Stop,
+}
+
+/// A connection that goes on in the next life of the daemon.
+#[derive(Debug)]
+pub struct Parked {
+    /// Its socket.
+    pub socket: OwnedFd,
+    /// What was left of it.
+    pub before: Before,
+}
+
+/// What one life of the daemon leaves of a connection to the next.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// What was read of a message whose end has not come.
+    pub unread: Vec<u8>,
+    /// The requests that are still to be answered, with their ids.
+    pub later: Vec<(Option<CallerId>, Awaited)>,
 }
 
 /// A connection's place, given up when dropped.
 #[derive(Debug)]
 struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn new(connections: &Arc<AtomicUsize>) -> Self {
+        connections.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(connections))
+    }
+}
 
 impl Drop for Seat {
     fn drop(&mut self) {
@@ -75,8 +105,8 @@ impl Local {
         tasks: Tasks,
         stop: Stop,
     ) -> Self {
-        let (limits, connections) = (InUse::new(*limits), Arc::default());
-        Self { origin, control, lobby, rules, audit, limits, connections, tasks, stop }
+        let (limits, connections, parked) = (InUse::new(*limits), Arc::default(), Arc::default());
+        Self { origin, control, lobby, rules, audit, limits, connections, parked, tasks, stop }
     }
 
     /// From here on new connections go by these limits.
@@ -84,12 +114,14 @@ impl Local {
         self.limits.replace(*limits);
     }
 
-    /// Accepts on the socket file until the daemon stops.
+    /// Accepts on the socket file until the daemon stops. If it begins a new life, the file stays.
     pub async fn accept_socket(self, socket: SocketFile) {
         loop {
             let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
+                biased;
+                () = self.stop.park.cancelled() => return socket.leave(),
                 () = self.stop.refuse.cancelled() => return,
+                accepted = socket.accept() => accepted,
             };
             self.take_in(accepted, |stream| Caller::Socket(system::peer_process(stream.as_fd()))).await;
         }
@@ -99,8 +131,10 @@ impl Local {
     pub async fn accept_tcp(self, listener: TcpListener) {
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                biased;
+                () = self.stop.park.cancelled() => return,
                 () = self.stop.refuse.cancelled() => return,
+                accepted = listener.accept() => accepted,
             };
             let accepted = accepted.map(|(stream, _)| {
                 // An answer is one small write that somebody waits for.
@@ -109,6 +143,34 @@ impl Local {
             });
             self.take_in(accepted, |_| Caller::Tcp).await;
         }
+    }
+
+    /// Goes on with a connection of the last life of the daemon.
+    ///
+    /// # Errors
+    /// It is no connection.
+    pub fn go_on(&self, parked: Parked) -> io::Result<()> {
+        let Parked { socket, before } = parked;
+        let seat = Seat::new(&self.connections);
+        if socket_domain(&socket)? == AddressFamily::UNIX {
+            let caller = Caller::Socket(system::peer_process(socket.as_fd()));
+            let stream = UnixStream::from_std(socket.into())?;
+            self.tasks.spawn(self.clone().attend(stream, before, caller, seat));
+        } else {
+            let stream = TcpStream::from_std(socket.into())?;
+            self.tasks.spawn(self.clone().attend(stream, before, Caller::Tcp, seat));
+        }
+        Ok(())
+    }
+
+    /// Those connections that go on in the next life of the daemon; once all have ended in this one.
+    #[must_use]
+    pub fn parked(&self) -> Vec<Parked> {
+        std::mem::take(&mut self.parked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn park(&self, parked: Parked) {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner).push(parked);
     }
 
     async fn take_in<S>(&self, accepted: io::Result<S>, caller: fn(&S) -> Caller)
@@ -120,7 +182,7 @@ impl Local {
                 Some(seat) => {
                     // Whoever it was that connected; the system's own word.
                     let caller = caller(&stream);
-                    self.tasks.spawn(self.clone().attend(stream, caller, seat));
+                    self.tasks.spawn(self.clone().attend(stream, Before::default(), caller, seat));
                 }
                 None => warn!("a local connection was closed: there are as many as limits.local_connections allows"),
             },
@@ -133,12 +195,11 @@ impl Local {
 
     /// A place for one more connection; `None` if there are as many as may be.
     fn seat(&self) -> Option<Seat> {
-        let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        let seat = Seat(Arc::clone(&self.connections));
-        (before < self.limits.now().local_connections).then_some(seat)
+        let seat = Seat::new(&self.connections);
+        (self.connections.load(Ordering::Relaxed) <= self.limits.now().local_connections).then_some(seat)
     }
 
-    async fn attend<S>(self, stream: S, caller: Caller, seat: Seat)
+    async fn attend<S>(self, stream: S, before: Before, caller: Caller, seat: Seat)
     where
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
@@ -148,7 +209,7 @@ impl Local {
             Caller::Socket(_) => "unknown".into(),
             Caller::Tcp => "tcp".into(),
         };
-        let end = Session::new(self, caller, user).run(stream, close).await;
+        let end = Session::new(self, caller, user).run(stream, before, close).await;
         debug!(?end, "local connection closed");
         drop(seat);
     }

@@ -6,6 +6,7 @@ mod arrivals;
 mod dialer;
 mod newcomer;
 mod registry;
+mod returning;
 mod table;
 
 pub use arrivals::Awaited;
@@ -49,6 +50,7 @@ struct Inner {
     /// Cancelled when all links are to be closed.
     closing: CancellationToken,
     draining: AtomicBool,
+    restarting: AtomicBool,
     counters: Counters,
     changes: Box<dyn Fn(PeerChange) + Send + Sync>,
 }
@@ -101,8 +103,20 @@ impl Peers {
         let Known { records, register, rules } = known;
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
         let (arrivals, counters, changes) = (Arrivals::default(), Counters::default(), Box::new(changes));
-        let (terms, draining) = (InUse::new(terms), AtomicBool::new(false));
-        Self(Arc::new(Inner { table, register, arrivals, inbound, terms, rules, closing, draining, counters, changes }))
+        let (terms, draining, restarting) = (InUse::new(terms), AtomicBool::new(false), AtomicBool::new(false));
+        Self(Arc::new(Inner {
+            table,
+            register,
+            arrivals,
+            inbound,
+            terms,
+            rules,
+            closing,
+            draining,
+            restarting,
+            counters,
+            changes,
+        }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -252,12 +266,17 @@ impl Peers {
         }
     }
 
-    /// Asks all version 2 peers for no more new work, and those that come later.
-    pub fn drain(&self) {
+    /// Asks all version 2 peers for no more new work, and those that come later; if this daemon `restarts`, until it is back.
+    pub fn drain(&self, restarts: bool) {
+        self.0.restarting.store(restarts, Ordering::Release);
         self.0.draining.store(true, Ordering::Release);
         for link in self.links() {
-            link.send_drain();
+            link.send_drain(restarts);
         }
+    }
+
+    fn is_restarting(&self) -> bool {
+        self.0.restarting.load(Ordering::Acquire)
     }
 
     /// Has a link's life from here on: in the table until its session ends, unless it is not taken in. `closing` closes this one
@@ -298,7 +317,7 @@ impl Peers {
             self.hand_up(Inbound::Down, before).await;
         }
         if self.0.draining.load(Ordering::Acquire) {
-            link.send_drain();
+            link.send_drain(self.is_restarting());
         }
         self.hand_up(Inbound::Up, link.clone()).await;
         self.counters().count(Count::Linked);
@@ -308,7 +327,7 @@ impl Peers {
         let ended = tokio::select! {
             ended = &mut session => ended,
             () = self.0.closing.cancelled() => {
-                link.close();
+                if self.is_restarting() { link.close_for_restart() } else { link.close() }
                 session.await
             }
         };
@@ -358,7 +377,7 @@ impl Drop for Place<'_> {
 /// Under which count a link's end goes.
 fn cause(ended: &Ended) -> Count {
     match ended {
-        Ended::Gone(Gone::Closed) | Ended::Told(_) => Count::ByPeer,
+        Ended::Gone(Gone::Closed) | Ended::Told(_) | Ended::Restarts => Count::ByPeer,
         Ended::Gone(Gone::Lost) => Count::Lost,
         Ended::Gone(Gone::TooLarge(_)) => Count::TooLarge,
         Ended::Gone(Gone::NotUtf8) => Count::NotUtf8,
@@ -367,7 +386,7 @@ fn cause(ended: &Ended) -> Count {
         Ended::Dead(_) => Count::Silent,
         Ended::DoesNotRead => Count::DoesNotRead,
         Ended::Replaced => Count::Replaced,
-        Ended::ClosedHere | Ended::Expelled(..) => Count::Here,
+        Ended::ClosedHere | Ended::RestartsHere | Ended::Expelled(..) => Count::Here,
     }
 }
 

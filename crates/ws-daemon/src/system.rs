@@ -159,6 +159,14 @@ pub fn ignores_hangup() -> bool {
     }
 }
 
+/// Keeps the signals that tell a daemon something from this thread, or lets them come: those that were kept come then.
+pub fn hold_signals(hold: bool) {
+    use nix::sys::signal::{SigSet, Signal};
+    let told = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2]);
+    // It fails for no set of signals.
+    let _ = if hold { told.thread_block() } else { told.thread_unblock() };
+}
+
 /// Whether this process has a terminal that can hang up on it.
 #[must_use]
 pub fn has_terminal() -> bool {

@@ -68,6 +68,9 @@ impl Turn {
 /// The stages of a stop, each a token that is cancelled once, in this order; in haste `terminate` is left out.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
+    /// Before all others, and only if there is a next life of the daemon: local connections are not read any more, nobody is accepted;
+    /// what was read goes on.
+    pub park: CancellationToken,
     /// No new requests, runs, links and connections; what runs and what is in line goes on.
     pub refuse: CancellationToken,
     /// What is in line goes as well, and what is lost is not dialled again.

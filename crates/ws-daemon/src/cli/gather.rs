@@ -121,6 +121,19 @@ impl Flags {
         named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
+    /// The same flags as words of a command line.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let prefix = self.prefix.as_ref().map(|prefix| ("prefix", prefix.clone().into_os_string()));
+        let log = self.log.as_ref().map(|log| ("log", log.into()));
+        let words = self.words().into_iter().map(|(name, word)| (name, word.into()));
+        let flag = |(name, word): (&str, OsString)| {
+            let mut flag = OsString::from(format!("--{}=", name.replace('_', "-")));
+            flag.push(word);
+            flag
+        };
+        prefix.into_iter().chain(log).chain(words).map(flag).collect()
+    }
+
     /// Everything that was written, and what it means.
     pub fn settings(&self) -> Result<(Settings, Vec<Row>), Trouble> {
         self.settings_or(drawn)

@@ -1,5 +1,5 @@
-//! What this life of the daemon was given: listening sockets that a service manager has opened, and keeps (sd_listen_fds(3)). It only
-//! sorts them; nobody is taken in here.
+//! What this life of the daemon was given: listening sockets that a service manager has opened, and keeps (sd_listen_fds(3)), or that
+//! its last life had, with the connections of that. It only sorts them; nobody is taken in here.
 
 use std::io;
 use std::net::TcpListener;
@@ -11,6 +11,10 @@ use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 use tracing::warn;
 
+use super::handover::{CONNECTION, NOTE, Note};
+use super::service_manager;
+use crate::local::Parked;
+
 /// The sockets, as far as they can be of use.
 #[derive(Debug, Default)]
 pub struct Inherited {
@@ -20,6 +24,10 @@ pub struct Inherited {
     pub socket: Option<UnixListener>,
     /// The same by TCP.
     pub local: Option<TcpListener>,
+    /// What the last life has noted.
+    pub note: Note,
+    /// The connections that it had.
+    pub connections: Vec<Parked>,
 }
 
 impl Inherited {
@@ -34,16 +42,40 @@ impl Inherited {
                 return inherited;
             }
         };
+        let mut connections = Vec::new();
         for (number, name) in given {
             #[expect(
                 unsafe_code,
                 reason = "whoever started this process gave it this descriptor, and nothing else here uses it"
             )]
             let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+            if name == NOTE {
+                inherited.note = Note::read(descriptor).unwrap_or_else(|error| {
+                    warn!(%error, "what the last life of the daemon has noted is not understood");
+                    Note::default()
+                });
+                continue;
+            }
+            if name.starts_with(CONNECTION) {
+                connections.push((name, descriptor));
+                continue;
+            }
             let sorted = kind(&descriptor).map(|kind| inherited.sort(kind, &name, is_server, descriptor));
             if !matches!(sorted, Ok(true)) {
                 warn!(name, error = ?sorted.err(), "a descriptor that the service manager has given is of no use here");
             }
+        }
+        for (name, socket) in connections {
+            if inherited.note.is_stored {
+                service_manager::taken(&name);
+            }
+            match (inherited.note.before(&name), ioctl_fionbio(&socket, true)) {
+                (Some(before), Ok(())) => inherited.connections.push(Parked { socket, before }),
+                _ => warn!(name, "a connection of the daemon's last life is not known, and closed"),
+            }
+        }
+        if inherited.note.is_stored {
+            ["port", "socket", "local", NOTE].into_iter().for_each(service_manager::taken);
         }
         inherited
     }
@@ -60,6 +92,7 @@ impl Inherited {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Kind {
     Unix,
     Tcp,

@@ -14,7 +14,7 @@ use super::watch::{Files, Watch};
 use super::{Encryption, identity, raise_open_files, service_manager, trusted};
 use crate::audit::Audit;
 use crate::config::{Difference, InUse, Role, Row, Settings};
-use crate::control::ReloadOrder;
+use crate::control::Order;
 use crate::exec::Executor;
 use crate::http::Http;
 use crate::link::Terms;
@@ -64,7 +64,7 @@ impl Reloader {
     }
 
     /// Reads them again at each order, and when a file has changed, until `stop`.
-    pub async fn run(mut self, mut orders: mpsc::Receiver<ReloadOrder>, stop: CancellationToken) {
+    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
         let mut watch = Watch::new(Files::of(&self.in_use.now()));
         loop {
             let order = tokio::select! {

@@ -22,6 +22,8 @@ pub enum Told {
     Drain,
     /// Read the settings again.
     Reload,
+    /// Begin a new life; no signal says so.
+    Restart,
 }
 
 /// The signals.
@@ -44,14 +46,17 @@ impl Signals {
     /// The system does not let them be.
     pub fn new() -> io::Result<Self> {
         let hangup = (!system::ignores_hangup()).then(|| signal(SignalKind::hangup())).transpose()?;
-        Ok(Self {
+        let signals = Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             drain: signal(SignalKind::user_defined2())?,
             had_terminal: hangup.is_some() && system::has_terminal(),
             hangup,
             look_again: None,
-        })
+        };
+        // The last life of the daemon held them back for this one.
+        system::hold_signals(false);
+        Ok(signals)
     }
 
     /// The next thing that is told. SIGHUP means that the settings are to be read again, unless the terminal from which the daemon was
@@ -89,7 +94,7 @@ impl Signals {
             match told {
                 Told::Stop => info!(signal = name, "told to stop"),
                 Told::Drain => info!(signal = name, "told to end when all is done"),
-                Told::Reload => info!(signal = name, "told to read the settings again"),
+                Told::Reload | Told::Restart => info!(signal = name, "told to read the settings again"),
             }
             return told;
         }

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -90,11 +91,12 @@ impl SocketFile {
         Err(SocketFault::AllTaken { prefix: prefix.to_owned() })
     }
 
-    /// A socket that a service manager has bound, and keeps for the next life of this daemon.
+    /// A socket that was bound before: by a service manager, who keeps it for the next life of this daemon, or by the last life, whose
+    /// `own` it was.
     ///
     /// # Errors
     /// It is no file, or the system is out of watches.
-    pub fn given(listener: std::os::unix::net::UnixListener) -> Result<Self, SocketFault> {
+    pub fn given(listener: std::os::unix::net::UnixListener, own: bool) -> Result<Self, SocketFault> {
         let address = listener.local_addr().ok();
         let path = address.as_ref().and_then(|address| address.as_pathname()).map(Path::to_owned).unwrap_or_default();
         let fault = |source| SocketFault::Io { path: path.clone(), source };
@@ -102,7 +104,30 @@ impl SocketFile {
             return Err(fault(io::Error::other("the socket that the service manager has given is no file")));
         }
         let listener = UnixListener::from_std(listener).map_err(fault)?;
-        Ok(Self { listener, path, own: None })
+        // Whoever has its lock now takes the name when it is free.
+        let lock = if own { Lock::take(&path).map_err(fault)? } else { None };
+        let own = lock.zip(fs::symlink_metadata(&path).ok());
+        let own = own.map(|(lock, found)| Own { file: (found.dev(), found.ino()), lock });
+        Ok(Self { listener, path, own })
+    }
+
+    /// Lets the file stand for the next life of this daemon.
+    pub fn leave(mut self) {
+        self.own = None;
+    }
+
+    /// Whether it is removed in the end.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Another descriptor of the same socket.
+    ///
+    /// # Errors
+    /// The system is out of descriptors.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     /// Where it is.

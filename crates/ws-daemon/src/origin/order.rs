@@ -99,6 +99,8 @@ impl Origin {
         }
         let queued = request.options.queue.is_some();
         let to = request.options.to.as_ref();
+        // Everyone is also who is away for a moment.
+        while !queued && self.somebody_returns(to, None).await {}
         let beyond = self.beyond(to, queued, within).await?;
         let found = self.peers().all_matching(to).into_iter();
         let parts: Vec<Part> = found
@@ -296,31 +298,7 @@ impl Origin {
             caller.tell(Said::Event(Event::Accepted { run: follow.run().clone(), nearest: nearest.clone(), runs })).await;
         }
         let (events, streams) = (options.events, options.output == OutputMode::Stream);
-        let mut going: FuturesUnordered<_> =
-            follows.into_iter().map(|follow| follow.follow(caller.0.clone(), events, streams)).collect();
-        let (mut runs, mut failed) = (0, 0);
-        let stopping = self.stop().close_links.clone();
-        loop {
-            let ended = tokio::select! {
-                ended = going.next() => ended,
-                // It stays on disk; there is nothing to say of it yet.
-                () = stopping.cancelled() => return,
-                // Nobody listens any more: the runs go on without this.
-                () = caller.0.closed() => return,
-            };
-            match ended {
-                Some(Some(report)) => {
-                    runs += 1;
-                    failed += usize::from(report.status != Some(0));
-                    caller.tell(Said::Final(report)).await;
-                }
-                Some(None) => return,
-                None => break,
-            }
-        }
-        if options.each {
-            caller.tell(Said::Event(Event::Done { runs, failed })).await;
-        }
+        self.tell_of(follows, events, streams, options.each.then_some((0, 0)), &caller.0).await;
     }
 
     /// Takes up what was found on disk: the same lives as of fresh requests.

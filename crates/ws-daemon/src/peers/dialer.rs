@@ -12,13 +12,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 
-use super::{Newcomer, Peers};
+use super::{Life, Newcomer, Peers};
 use crate::config::{InUse, ServerUrl, Times};
-use crate::link::{Backoff, DialFault, Dialect, GreetingFault, Wire, dial};
+use crate::link::{Backoff, DialFault, Dialect, Ended, GreetingFault, Wire, dial};
 use crate::tls::ClientTls;
 
 /// A link that lasted this long ends a series of failures: the next wait is short again.
 const LASTING: Duration = Duration::from_secs(10);
+
+/// The wait before the server is dialled that has said that it restarts, at most: its clients do not come all at once.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Gives orders to a [`Dialer`].
 #[derive(Debug, Clone)]
@@ -111,8 +114,14 @@ impl Dialer {
                 () = self.pause_over() => {}
             }
             let since = Instant::now();
-            if !self.link_once().await {
-                continue;
+            match self.link_once().await {
+                Came::Paused => continue,
+                Came::ToRestart if !stop.is_cancelled() => {
+                    backoff.reset();
+                    sleep(AT_ONCE.mul_f64(fastrand::f64())).await;
+                    continue;
+                }
+                Came::ToRestart | Came::ToEnd => {}
             }
             if since.elapsed() >= LASTING {
                 backoff.reset();
@@ -149,31 +158,34 @@ impl Dialer {
         }
     }
 
-    /// One dial and the life of its link. `false` if it ended for a pause.
-    async fn link_once(&mut self) -> bool {
+    /// One dial and the life of its link.
+    async fn link_once(&mut self) -> Came {
         let (mut pause, stop) = (self.pause.clone(), self.stop.clone());
         let reached = tokio::select! {
             reached = self.reach() => reached,
-            () = stop.cancelled() => return true,
-            _ = pause.changed() => return false,
+            () = stop.cancelled() => return Came::ToEnd,
+            _ = pause.changed() => return Came::Paused,
         };
         let newcomer = match reached {
             Ok(newcomer) => newcomer,
             Err(error) => {
                 warn!(server = %self.plan.now().server, %error, "no link");
-                return true;
+                return Came::ToEnd;
             }
         };
         let closing = CancellationToken::new();
         let life = self.peers.host(newcomer, closing.clone());
         let mut life = std::pin::pin!(life);
         tokio::select! {
-            _ = &mut life => true,
+            life = &mut life => match life {
+                Life::Ended(Ended::Restarts) => Came::ToRestart,
+                _ => Came::ToEnd,
+            },
             _ = self.pause.changed() => {
                 info!("the link is closed for a pause");
                 closing.cancel();
                 life.await;
-                false
+                Came::Paused
             }
         }
     }
@@ -208,6 +220,16 @@ impl Dialer {
         }
         introduced
     }
+}
+
+/// What a dial, or the link that came of it, came to.
+enum Came {
+    /// It ended for a pause.
+    Paused,
+    /// The server restarts.
+    ToRestart,
+    /// It ended otherwise.
+    ToEnd,
 }
 
 /// Why there is no link.

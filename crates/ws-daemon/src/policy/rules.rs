@@ -257,7 +257,9 @@ impl Rules {
                 ("have this script passed on there", format!("\"relay\":true,\"scripts\":[{}]{}", short(name), to(at)))
             }
             Action::Command(_) if is_never_given(actor, action) => {
-                let why = if matches!(actor, Actor::Peer(_)) {
+                let why = if matches!(actor, Actor::Local(Caller::Socket(_))) {
+                    "no rule can let you give this command: it is for root and the daemon's own user".to_owned()
+                } else if matches!(actor, Actor::Peer(_)) {
                     "no rule can let a peer give this command: it is answered by one's own daemon only".to_owned()
                 } else {
                     format!("not by TCP; use the socket file: by TCP there are runs, {} only", BY_TCP.join(" and "))
@@ -327,8 +329,8 @@ impl List {
     /// What holds without a rule. The match is on every command on purpose: a new one must be decided on.
     fn by_default(&self, actor: Actor<'_>, action: Action<'_>) -> bool {
         use Command::{
-            Cancel, Explain, Invite, Keys, Pause, Peers, Ping, Reload, Revoke, Rotate, Run, Runs, Scripts, Stats, Status,
-            Subscribe,
+            Cancel, Explain, Invite, Keys, Pause, Peers, Ping, Reload, Restart, Revoke, Rotate, Run, Runs, Scripts, Stats,
+            Status, Subscribe,
         };
         match (actor, action) {
             (Actor::Local(Caller::Socket(_)), _)
@@ -338,8 +340,8 @@ impl List {
             (
                 _,
                 Action::Command(
-                    Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Invite(_)
-                    | Revoke(_) | Rotate(_) | Keys(_) | Explain(_),
+                    Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Restart
+                    | Invite(_) | Revoke(_) | Rotate(_) | Keys(_) | Explain(_),
                 ),
             ) => false,
         }
@@ -349,6 +351,7 @@ impl List {
 /// Whether it is a command that is not carried out for such as these, whatever the rules are.
 fn is_never_given(actor: Actor<'_>, action: Action<'_>) -> bool {
     match (actor, action) {
+        (_, Action::Command(Command::Restart)) => true,
         (Actor::Local(Caller::Tcp), Action::Command(command)) => !BY_TCP.contains(&command.code()),
         (Actor::Peer(_), Action::Command(command)) => !BY_PEERS.contains(&command.code()),
         _ => false,

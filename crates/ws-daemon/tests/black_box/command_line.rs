@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::{DEADLINE, Daemon, Peer, Process, Ran, command, need_tool, pair, ran};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "run",
     "exec",
     "peers",
@@ -28,6 +28,7 @@ const COMMANDS: [&str; 20] = [
     "pause",
     "stats",
     "reload",
+    "restart",
     "check",
     "health",
     "init",

@@ -1,12 +1,12 @@
-//! Restarts that refuse nobody: by a service manager that keeps the sockets, and beside another daemon on the same port.
+//! Restarts that refuse nobody: by RESTART, by a service manager that keeps the sockets, and beside another daemon on the same port.
 
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, Watched, exit};
+use crate::support::{Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, Watched, daemons_say, exit};
 
 const STOPS: Duration = Duration::from_secs(10);
 
@@ -103,4 +103,132 @@ fn two_daemons_share_a_port_and_who_waited_at_the_first_when_it_stops_is_not_res
     // Without the setting the port is taken.
     let third = Daemon::server().config(json!({ "port": second.port() }));
     third.spawn().log().wait("another program has this port");
+}
+
+/// The log of the life that begins with it has this line.
+const READY: &str = "local socket ready";
+
+/// Has a daemon begin a new life, on this connection, and waits until it has.
+#[track_caller]
+fn restart(daemon: &Daemon, local: &mut Local) {
+    let lives = daemon.log().count(READY);
+    let pid = local.result("RESTART", &Value::Null)["pid"].as_u64();
+    assert_eq!(pid, Some(u64::try_from(daemon.pid().as_raw_nonzero().get()).expect("positive")));
+    daemon.wait_log_times(READY, lives + 1);
+}
+
+#[test]
+fn a_connection_that_is_open_goes_on_in_the_next_life_from_the_byte_on_where_it_was() {
+    let server = Daemon::server().env("WSDAEMON_LOCAL", "127.0.0.1:0").script("exit", EXIT).start();
+    let (mut asking, mut other, mut tcp) = (server.connect(), server.connect(), server.connect_tcp());
+    let (first, second) = (r#"{"name":"nobody","#, r#""id":"x"}"#);
+    other.send(first);
+    tcp.send(first);
+    restart(&server, &mut asking);
+    // What is asked in the same write as RESTART is for whichever life reads it.
+    for local in [&mut other, &mut tcp] {
+        assert_eq!(local.ask(second), r#"{"status":-2,"id":"x"}"#);
+    }
+    let stats = asking.result("STATS", &Value::Null);
+    restart(&server, &mut asking);
+    assert_eq!(asking.result("STATS", &Value::Null)["instance"], stats["instance"], "it is the same daemon");
+    other.half_close();
+    other.eof();
+    assert_eq!(server.connect().ask(r#"{"name":"nobody","id":1}"#), r#"{"status":-2,"id":1}"#);
+    let mut server = server;
+    let socket = server.socket().to_owned();
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_exit(STOPS).code(), Some(0));
+    assert!(!socket.exists(), "the last life removes it");
+}
+
+#[test]
+fn what_runs_ends_before_and_peers_hear_that_they_are_to_come_back_at_once() {
+    let server = Daemon::server().script("gate", "#!/bin/sh\necho > said\nread -r go < go\nexit 5\n").start();
+    let (mut said, mut go) = (Fifo::new(server.prefix(), "said"), Fifo::new(server.prefix(), "go"));
+    let hello = |epoch: u64| json!({ "name": "web", "instance": "i", "epoch": epoch, "features": ["queue"] });
+    let mut peer = Peer::dial_version2(&server, &hello(1));
+    peer.send_text(r#"{"name":"gate","id":"r"}"#);
+    said.line();
+    let mut asking = server.connect();
+    asking.send(r#"{"name":"+cmd","id":"c","params":{"code":"RESTART"}}"#);
+    assert_eq!(asking.said()["status"], 0);
+    assert!(peer.text().contains(r#"{"code":"DRAIN","data":{"restart":true}}"#));
+    let ping: Value = serde_json::from_str(&peer.text()).expect("JSON");
+    assert_eq!(ping["params"]["code"], "PING");
+    // What was on its way when the peer heard of it is done still.
+    peer.send_text(r#"{"name":"gate","id":"s"}"#);
+    peer.send_text(&daemons_say("STATUS", &json!({ "status": 0, "id": ping["id"] })));
+    said.line();
+    asking.send(r#"{"name":"work","id":"w"}"#);
+    go.release(2);
+    for _ in 0..2 {
+        assert!(peer.status().contains(r#""status":5"#));
+    }
+    assert_eq!(peer.closed_in_words(), Some((1012, "restarting".into())));
+    server.wait_log_times(READY, 2);
+    // Whoever was there is waited for.
+    let mut peer = Peer::dial_version2(&server, &hello(2));
+    let run: Value = serde_json::from_str(&peer.text()).expect("JSON");
+    assert_eq!(run["name"], "work");
+    peer.send_text(&daemons_say("STATUS", &json!({ "status": 9, "id": run["id"] })));
+    assert_eq!(asking.line(), r#"{"status":9,"id":"w"}"#);
+}
+
+#[test]
+fn requests_for_a_peer_that_restarts_wait_for_it_whichever_end_of_the_link_it_is() {
+    for client_restarts in [true, false] {
+        let server = Daemon::server().config(json!({ "name": "hub" })).script("exit", EXIT).start();
+        let client = Daemon::client(&server).config(json!({ "name": "web" })).script("exit", EXIT).start();
+        server.wait_log("link up");
+        client.wait_log("link up");
+        let (restarted, waits) = if client_restarts { (&client, &server) } else { (&server, &client) };
+        let (mut asking, mut local) = (restarted.connect(), waits.connect());
+        let to = if client_restarts { "web" } else { "hub" };
+        let each = json!({ "name": "exit", "id": "e", "params": { "exit": 3 }, "to": to, "each": client_restarts });
+        for life in 0..3 {
+            asking.send(r#"{"name":"+cmd","id":"c","params":{"code":"RESTART"}}"#);
+            assert_eq!(asking.said()["status"], 0);
+            let (plain, timed) = (exit("1", 7), r#"{"name":"exit","id":2,"params":{"exit":8},"timeout":"19s"}"#);
+            local.send(plain);
+            local.send(timed);
+            local.send(each.to_string());
+            // Three answers, and the last word of a fan-out.
+            let said: Vec<Value> = (0..3 + usize::from(client_restarts)).map(|_| local.said()).collect();
+            let mut statuses: Vec<i64> = said.iter().filter_map(|said| said["status"].as_i64()).collect();
+            statuses.sort_unstable();
+            assert_eq!(statuses, [3, 7, 8], "{}\n{}", server.log(), client.log());
+            restarted.wait_log_times(READY, life + 2);
+        }
+    }
+}
+
+#[test]
+fn whoever_waits_for_a_queued_run_hears_of_it_from_the_next_life() {
+    let server = Daemon::server().start();
+    let (mut asking, mut waiting) = (server.connect(), server.connect());
+    waiting.send(r#"{"name":"exit","id":"job","params":{"exit":6},"queue":true}"#);
+    assert_eq!(waiting.said()["event"], "accepted");
+    waiting.send(r#"{"name":"exit","id":null,"params":{"exit":7},"queue":true,"to":"web"}"#);
+    assert_eq!(waiting.said()["event"], "accepted");
+    restart(&server, &mut asking);
+    let _client = Daemon::client(&server).config(json!({ "name": "web" })).script("exit", EXIT).start();
+    let mut said = [waiting.said(), waiting.said()];
+    said.sort_by_key(|said| said["status"].as_i64());
+    assert_eq!((&said[0]["status"], &said[0]["id"]), (&json!(6), &json!("job")));
+    assert_eq!((&said[1]["status"], &said[1]["id"]), (&json!(7), &json!(null)));
+    waiting.nothing_waiting();
+}
+
+#[test]
+fn a_program_or_a_config_that_is_wrong_is_not_gone_over_to() {
+    let server = Daemon::server().start();
+    let mut asking = server.connect();
+    server.write_config("{");
+    let refused = asking.command("RESTART", &Value::Null);
+    assert_eq!((&refused["status"], &refused["error"]), (&json!(-3), &json!("bad_message")), "{refused}");
+    let why = refused["message"].as_str().expect("words");
+    assert!(why.starts_with("nothing was done: ") && why.contains("config.json"), "{why}");
+    asking.nothing_waiting();
+    assert_eq!(server.log().count(READY), 1);
 }

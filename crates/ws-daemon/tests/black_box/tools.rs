@@ -745,7 +745,7 @@ fn events_come_until_the_daemon_ends() {
 }
 
 /// Every command that asks, with what it needs.
-const ASKING: [&[&str]; 12] = [
+const ASKING: [&[&str]; 13] = [
     &["peers"],
     &["ping"],
     &["runs"],
@@ -758,6 +758,7 @@ const ASKING: [&[&str]; 12] = [
     &["pause", "1s"],
     &["stats"],
     &["reload"],
+    &["restart"],
 ];
 
 #[test]

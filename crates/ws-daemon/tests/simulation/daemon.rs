@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use ws_daemon::audit::Audit;
 use ws_daemon::config::{InUse, Limits};
-use ws_daemon::control::{Control, Means, Reload};
+use ws_daemon::control::{Control, Means, Orders};
 use ws_daemon::daemon::identity;
 use ws_daemon::exec::{Executor, Surroundings};
 use ws_daemon::link::Terms;
@@ -154,7 +154,8 @@ impl Site {
             rules: Rules::default(),
             audit,
             peer_runs: InUse::new(LIMITS.peer_runs),
-            reload: Reload::new().0,
+            reload: Orders::new().0,
+            restart: Orders::new().0,
             rest: tasks.clone(),
             since: Instant::now(),
         });
