@@ -71,6 +71,61 @@ pub enum Command {
     Keys(KeysTask),
     /// Who may ask for a script, and who would get it.
     Explain(ExplainQuery),
+    /// Log something else, or say what is logged.
+    Log(Option<LogChange>),
+    /// Every figure, as OpenMetrics has them.
+    Metrics,
+    /// Something about the programs that ask over HTTP.
+    Callers(CallersTask),
+}
+
+/// What is to be done about callers: programs that ask over HTTP, each by a token or a signature of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "do", rename_all = "lowercase")]
+pub enum CallersTask {
+    /// Say who they are.
+    List,
+    /// One more.
+    Add(NewCaller),
+    /// It is none any more, from now on.
+    Revoke(NamedCaller),
+    /// It gets another token, or key, and the old one is good for nothing from now on.
+    Rotate(NamedCaller),
+}
+
+/// A caller, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NamedCaller {
+    /// What it is called.
+    pub name: String,
+}
+
+/// Somebody who is to become a caller. With none of `allow`, `to` and `commands` it may do what the rules say, or without a rule about
+/// callers what any may; with one of them, only what they say and the rules add.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NewCaller {
+    /// What it is called.
+    pub name: String,
+    /// The scripts that it may ask for, as globs; absent: all.
+    #[serde(default)]
+    pub allow: Option<Vec<String>>,
+    /// Who may be asked for them; absent: anyone.
+    #[serde(default)]
+    pub to: Option<Target>,
+    /// The commands that it may give.
+    #[serde(default)]
+    pub commands: Option<Vec<String>>,
+    /// Whether it signs what it sends, and has no token.
+    #[serde(default)]
+    pub hmac: bool,
+    /// The header of its signatures; absent: `X-Hub-Signature-256`.
+    #[serde(default)]
+    pub header: Option<String>,
 }
 
 /// How long an invitation may be traded unless it is said.
@@ -96,9 +151,10 @@ pub struct Invite {
     /// How many peers it makes: one unless it is said.
     #[serde(default)]
     pub uses: Option<u32>,
-    /// Where the server is, from there.
-    #[serde(default)]
-    pub url: Option<String>,
+    /// Where the server is, from there; of several, they are tried in this order.
+    #[serde(default, rename = "url", deserialize_with = "urls")]
+    #[cfg_attr(feature = "schema", schemars(with = "Urls"))]
+    pub urls: Vec<String>,
 }
 
 /// Who may enter no more.
@@ -124,9 +180,28 @@ pub struct Rotate {
     #[serde(default, deserialize_with = "ttl")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::duration"))]
     pub ttl: Option<Duration>,
-    /// Where the server is, from there.
-    #[serde(default)]
-    pub url: Option<String>,
+    /// Where the server is, from there; of several, they are tried in this order.
+    #[serde(default, rename = "url", deserialize_with = "urls")]
+    #[cfg_attr(feature = "schema", schemars(with = "Urls"))]
+    pub urls: Vec<String>,
+}
+
+/// One URL, or several.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged, expecting = "a URL, or a list of URLs")]
+enum Urls {
+    One(String),
+    Several(Vec<String>),
+}
+
+fn urls<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    // A null says nothing, as if the key were not there.
+    Ok(match Option::<Urls>::deserialize(deserializer)? {
+        None => Vec::new(),
+        Some(Urls::One(url)) => vec![url],
+        Some(Urls::Several(urls)) => urls,
+    })
 }
 
 fn ttl<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -248,6 +323,24 @@ pub struct ExplainQuery {
     pub to: Option<Target>,
 }
 
+/// What is to be logged.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct LogChange {
+    /// A level, or one for each module, like `info,ws_daemon::link=trace`; `usual` is what the settings say.
+    pub filter: Box<str>,
+    /// How long; then it is the usual again. Without it, until something else is asked for.
+    #[serde(rename = "for", default, deserialize_with = "ttl")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::duration"))]
+    pub within: Option<Duration>,
+}
+
+impl LogChange {
+    /// The filter that stands for what the settings say.
+    pub const USUAL: &'static str = "usual";
+}
+
 /// One of a script's two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -282,7 +375,7 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 17] = [
+    pub const CODES: [&'static str; 20] = [
         "PAUSE",
         "STATUS",
         "PEERS",
@@ -300,6 +393,9 @@ impl Command {
         "ROTATE",
         "KEYS",
         "EXPLAIN",
+        "LOG",
+        "METRICS",
+        "CALLERS",
     ];
 
     /// The codes that only daemons use among themselves.
@@ -326,6 +422,9 @@ impl Command {
             Self::Rotate(_) => "ROTATE",
             Self::Keys(_) => "KEYS",
             Self::Explain(_) => "EXPLAIN",
+            Self::Log(_) => "LOG",
+            Self::Metrics => "METRICS",
+            Self::Callers(_) => "CALLERS",
         }
     }
 
@@ -344,7 +443,7 @@ impl Command {
             (
                 Place::There,
                 code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "RESTART" | "PEERS" | "INVITE"
-                | "REVOKE" | "ROTATE" | "KEYS" | "EXPLAIN"),
+                | "REVOKE" | "ROTATE" | "KEYS" | "EXPLAIN" | "LOG" | "METRICS" | "CALLERS"),
             ) => Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd"))),
             (_, code) => Self::of_code(code, written.data()),
         }
@@ -393,6 +492,9 @@ impl Command {
             "ROTATE" => Ok(Self::Rotate(serde_json::from_str(data).map_err(wrong)?)),
             "KEYS" => Ok(Self::Keys(serde_json::from_str::<WrittenKeys>(data).map_err(wrong)?.r#do)),
             "EXPLAIN" => Ok(Self::Explain(serde_json::from_str(data).map_err(wrong)?)),
+            "METRICS" => Ok(Self::Metrics),
+            "LOG" => Ok(Self::Log(serde_json::from_str(data).map_err(wrong)?)),
+            "CALLERS" => Ok(Self::Callers(serde_json::from_str(data).map_err(wrong)?)),
             code => Err(unknown(code)),
         }
     }
@@ -519,6 +621,13 @@ mod tests {
             (r#"{"code":"KEYS","data":{"do":"eat"}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"KEYS"}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"EXPLAIN","data":{"as":"x"}}"#, Err(ErrorCode::BadMessage)),
+            (
+                r#"{"code":"CALLERS","data":{"do":"revoke","name":"ci"}}"#,
+                Ok(Command::Callers(CallersTask::Revoke(NamedCaller { name: "ci".into() }))),
+            ),
+            (r#"{"code":"CALLERS","data":{"do":"list"}}"#, Ok(Command::Callers(CallersTask::List))),
+            (r#"{"code":"CALLERS","data":{"do":"add","name":"ci","alow":[]}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"CALLERS"}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"HELLO"}"#, Err(ErrorCode::UnknownCommand)),
             (r#"{"code":"PUASE"}"#, Err(ErrorCode::UnknownCommand)),
         ];

@@ -16,6 +16,7 @@
 //! | [`id`] | the caller's id and the run's |
 //! | `schema` | JSON Schemas of all of this, with the feature of that name |
 //! | [`time`] | durations as people write them |
+//! | [`trace`] | what a request carries along for logs |
 
 pub mod codec;
 pub mod command;
@@ -29,3 +30,4 @@ pub mod outcome;
 pub mod schema;
 pub mod target;
 pub mod time;
+pub mod trace;

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use crate::command::fault;
 use crate::target::Target;
 use crate::time;
+use crate::trace::{MARK_BYTES, Trace};
 
 /// How long a queued request may wait unless it says so: 24 hours.
 pub const QUEUE_TTL: Duration = Duration::from_hours(24);
@@ -44,6 +45,8 @@ pub struct Options {
     pub then: Option<Box<str>>,
     /// Whether `delivered` and `started` are told.
     pub events: bool,
+    /// What it carries along for logs.
+    pub trace: Option<Box<Trace>>,
 }
 
 /// Which of the peers that match runs a request.
@@ -104,8 +107,22 @@ pub enum NotBefore {
 
 impl Options {
     /// The keys of options.
-    pub const KEYS: [&'static str; 11] =
-        ["to", "route", "each", "batch", "max_failures", "timeout", "output", "queue", "retry", "then", "events"];
+    pub const KEYS: [&'static str; 14] = [
+        "to",
+        "route",
+        "each",
+        "batch",
+        "max_failures",
+        "timeout",
+        "output",
+        "queue",
+        "retry",
+        "then",
+        "events",
+        "traceparent",
+        "request_id",
+        "event",
+    ];
 
     /// Takes one option. `Ok(false)` if there is none of this key.
     ///
@@ -126,8 +143,24 @@ impl Options {
             "retry" => self.retry = serde_json::from_str::<Retry>(raw).map_err(wrong)?.max,
             "then" => self.then = serde_json::from_str(raw).map_err(wrong)?,
             "events" => self.events = serde_json::from_str(raw).map_err(wrong)?,
-            _ => return Ok(false),
+            key => return self.take_trace(key, raw),
         }
+        Ok(true)
+    }
+
+    fn take_trace(&mut self, key: &str, raw: &str) -> Result<bool, String> {
+        let mut trace = self.trace.take().unwrap_or_default();
+        let Some((part, is_one)) = trace.part(key) else {
+            self.trace = trace.boxed();
+            return Ok(false);
+        };
+        let text = serde_json::from_str::<Box<str>>(raw).ok().filter(|text| is_one(text));
+        *part = Some(text.ok_or_else(|| match key {
+            "traceparent" => "\"traceparent\" is one of W3C Trace Context: 00-TRACE-SPAN-FLAGS, in hexadecimal".to_owned(),
+            "request_id" => format!("\"request_id\" is a text of 1 to {MARK_BYTES} visible ASCII characters"),
+            key => format!("\"{key}\" is a text of 1 to {MARK_BYTES} printable ASCII characters"),
+        })?);
+        self.trace = trace.boxed();
         Ok(true)
     }
 
@@ -163,7 +196,7 @@ impl Options {
     /// Whether nothing was asked for that the seed does not know; a `timeout` alone is kept by the asker.
     #[must_use]
     pub fn are_plain(&self) -> bool {
-        let Self { to, route, each, output, queue, retry, then, events, .. } = self;
+        let Self { to, route, each, output, queue, retry, then, events, trace, .. } = self;
         to.is_none()
             && *route == Route::RoundRobin
             && !each
@@ -172,6 +205,7 @@ impl Options {
             && *retry == 0
             && then.is_none()
             && !events
+            && trace.is_none()
     }
 
     /// Appends them as members of a JSON object, each with a comma before it, those at their defaults left out; the same options
@@ -209,6 +243,9 @@ impl Options {
         }
         if self.events {
             put("events", true.into());
+        }
+        if let Some(trace) = &self.trace {
+            trace.write(json);
         }
     }
 }
@@ -334,6 +371,7 @@ mod tests {
             r#"{"to":"*","each":true,"batch":2,"max_failures":1}"#,
             r#"{"timeout":30000,"output":"tail"}"#,
             r#"{"queue":{"ttl":3600000}}"#,
+            r#"{"request_id":"r-1","event":"push","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}"#,
             r#"{"queue":{"not_before":"5000ms","ttl":3600000}}"#,
             r#"{"queue":{"not_before":1700000000000,"ttl":3600000},"retry":{"max":3},"then":"sms/done","events":true}"#,
         ];
@@ -368,6 +406,8 @@ mod tests {
             (r#"{"queue":{"ttl":0}}"#, "\"queue\": a ttl of no time"),
             (r#"{"retry":3}"#, "\"retry\": "),
             (r#"{"retry":{"max":1001}}"#, "\"retry\": at most"),
+            (r#"{"traceparent":"x"}"#, "\"traceparent\" is one of W3C"),
+            (r#"{"event":5}"#, "\"event\" is a text of 1 to 200"),
             (r#"{"then":""}"#, "\"then\" names a script"),
         ];
         for (text, expected) in table {

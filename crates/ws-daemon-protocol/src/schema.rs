@@ -1,5 +1,5 @@
 //! JSON Schemas of every message, as docs/schema has them. What the codec reads by hand is described here by types of the same
-//! keys; what it reads by serde is described by its own types. It never reads or writes a message.
+//! keys; what it reads by serde is described by its own types, as other files of ours may be. It never reads or writes a message.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -7,10 +7,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::codec::v2::{Have, Hello, Hop, ID_BYTES, Roots};
-use crate::command::{ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, Revoke, Rotate, RunsQuery, StreamName, Topic};
+use crate::command::{
+    CallersTask, ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, LogChange, Revoke, Rotate, RunsQuery, StreamName, Topic,
+};
 use crate::options::{OutputMode, Queue, RETRIES, Route, TEXT_BYTES};
 use crate::target::Target;
 use crate::time;
+use crate::trace::{MARK_BYTES, TRACEPARENT};
 
 /// Every message by the name of its file in docs/schema, less `.json`, with its schema.
 #[must_use]
@@ -88,6 +91,15 @@ struct Request {
     then: Option<String>,
     /// Whether delivered and started are told.
     events: Option<bool>,
+    /// Of which trace it is (W3C Trace Context), for the script's environment.
+    #[schemars(regex(pattern = TRACEPARENT))]
+    traceparent: Option<String>,
+    /// What it is called elsewhere, likewise.
+    #[schemars(length(min = 1, max = MARK_BYTES))]
+    request_id: Option<String>,
+    /// What has happened that it is for, likewise.
+    #[schemars(length(min = 1, max = MARK_BYTES))]
+    event: Option<String>,
 }
 
 #[derive(JsonSchema, Deserialize)]
@@ -254,6 +266,15 @@ struct RunFrame {
     have: Option<Have>,
     /// For a server: who else is to run it.
     hop: Option<Hop>,
+    /// Of which trace it is (W3C Trace Context), for the script's environment.
+    #[schemars(regex(pattern = TRACEPARENT))]
+    traceparent: Option<String>,
+    /// What it is called elsewhere, likewise.
+    #[schemars(length(min = 1, max = MARK_BYTES))]
+    request_id: Option<String>,
+    /// What has happened that it is for, likewise.
+    #[schemars(length(min = 1, max = MARK_BYTES))]
+    event: Option<String>,
 }
 
 #[derive(JsonSchema, Deserialize)]
@@ -355,8 +376,9 @@ impl JsonSchema for Uuid {
     }
 }
 
-/// A duration as people write it.
-pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {
+/// A duration as people write it. For schemars' `schema_with`.
+#[must_use]
+pub fn duration(_: &mut SchemaGenerator) -> Schema {
     Schema::try_from(time::schema()).unwrap_or_default()
 }
 
@@ -423,7 +445,9 @@ fn document(title: &str, schema: Value) -> Value {
     Value::Object(members)
 }
 
-fn of<T: JsonSchema>(title: &str) -> Value {
+/// The schema of whatever is of this type, as a document of its own.
+#[must_use]
+pub fn of<T: JsonSchema>(title: &str) -> Value {
     document(title, schema::<T>())
 }
 
@@ -510,7 +534,10 @@ fn command() -> Value {
         said("REVOKE", &schema::<Revoke>(), true),
         said("ROTATE", &schema::<Rotate>(), true),
         said("KEYS", &keys, true),
+        said("CALLERS", &schema::<CallersTask>(), true),
         said("EXPLAIN", &schema::<ExplainQuery>(), true),
+        said("LOG", &nullable(schema::<LogChange>()), false),
+        said("METRICS", &any(), false),
     ];
     document(
         "a command of a local process; code may be in any letter case",

@@ -13,8 +13,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, Roots, RunFrame, StatusFrame, Verdict};
 use ws_daemon_protocol::command::{
-    Command, ExplainQuery, Invite, KeysTask, OutputQuery, Place, Revoke, Rotate, RunQuery, RunState, RunsQuery, StreamName,
-    Topic, Which,
+    CallersTask, Command, ExplainQuery, Invite, KeysTask, LogChange, NewCaller, OutputQuery, Place, Revoke, Rotate, RunQuery,
+    RunState, RunsQuery, StreamName, Topic, Which,
 };
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -22,6 +22,7 @@ use ws_daemon_protocol::message::{CommandMessage, Message, Params, Request};
 use ws_daemon_protocol::options::{NotBefore, Options, OutputMode, Queue, Route};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report, Signal};
 use ws_daemon_protocol::target::Target;
+use ws_daemon_protocol::trace::Trace;
 
 const RUN: &str = "0190a000-0000-7000-8000-000000000001";
 
@@ -89,6 +90,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         attempt: 2,
         have: Some(Have { stdout: 8192, stderr: 0 }),
         hop: None,
+        trace: None,
     };
     let hop = |to, route| Order { hop: Some(Box::new(Hop { to, route })), ..Order::default() };
     let hello = Hello {
@@ -106,6 +108,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("frame-run-plain", asked("sms/send", r#"{"to": "+49", "n": 1.50}"#, Order::default())),
         ("frame-run-queued", asked("sms/send", "null", queued)),
         ("frame-run-full", asked("t\"é", "[1e5]", full)),
+        ("frame-run-trace", asked("t", "1", Order { trace: trace(), ..Order::default() })),
         ("frame-run-tail", asked("t", "1", Order { output: OutputMode::Tail, ..Order::default() })),
         ("frame-run-json", asked("t", "\"x\"", Order { output: OutputMode::Json, timeout_ms: Some(0), ..Order::default() })),
         ("frame-run-hop", asked("t", "true", hop(Some(target("web-*")), Route::LeastBusy))),
@@ -255,6 +258,12 @@ fn finals() -> Vec<(String, Report)> {
 
 // ---- What local processes say ----------------------------------------------------------------------------------
 
+fn trace() -> Option<Box<Trace>> {
+    let text = |text: &str| Some(text.into());
+    let traceparent = text("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    Some(Box::new(Trace { traceparent, request_id: text("req-5"), event: text("push") }))
+}
+
 fn requests() -> Vec<(&'static str, Request)> {
     let request =
         |options| Request { name: "sms/send".into(), id: Some(id("\"x\"")), params: params(r#"{"a":1.50}"#), options };
@@ -262,6 +271,7 @@ fn requests() -> Vec<(&'static str, Request)> {
     let queue = |ttl, not_before| Some(Queue { ttl: Duration::from_secs(ttl), not_before });
     vec![
         ("request-plain", request(plain())),
+        ("request-trace", request(Options { trace: trace(), ..plain() })),
         ("request-without-id", Request { id: None, ..request(plain()) }),
         ("request-to-name", request(Options { to: Some(target("web-1")), ..plain() })),
         (
@@ -305,14 +315,15 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
     let of_run = || Which::Run(run());
     let output = OutputQuery { stream: Some(StreamName::Stdout), offset: 10, limit: Some(100), follow: true };
     let runs = RunsQuery { state: Some(RunState::Settled), peer: Some("web-1".into()), limit: Some(5) };
-    let plain = Invite { name: "web-1".into(), tags: Vec::new(), allow: None, ttl: None, uses: None, url: None };
+    let plain = Invite { name: "web-1".into(), tags: Vec::new(), allow: None, ttl: None, uses: None, urls: Vec::new() };
+    let ways = Invite { urls: vec!["wss://hub:3006/".into(), "ws://192.0.2.1:3006".into()], ..plain.clone() };
     let full = Invite {
         name: "web".into(),
         tags: vec!["sms".into()],
         allow: Some(vec!["sms/*".into()]),
         ttl: Some(Duration::from_mins(10)),
         uses: Some(3),
-        url: Some("wss://hub:3006/".into()),
+        urls: vec!["wss://hub:3006/".into()],
     };
     vec![
         ("command-pause", r#"{"code":"PAUSE","data":1000}"#, Command::Pause(Duration::from_secs(1))),
@@ -359,13 +370,45 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
             r#"{"code":"INVITE","data":{"name":"web","tags":["sms"],"allow":["sms/*"],"ttl":"10m","uses":3,"url":"wss://hub:3006/"}}"#,
             Command::Invite(full),
         ),
+        (
+            "command-invite-urls",
+            r#"{"code":"INVITE","data":{"name":"web-1","url":["wss://hub:3006/","ws://192.0.2.1:3006"]}}"#,
+            Command::Invite(ways),
+        ),
         ("command-revoke", r#"{"code":"REVOKE","data":{"name":"web-1"}}"#, Command::Revoke(Revoke { name: "web-1".into() })),
         (
             "command-rotate",
             r#"{"code":"ROTATE","data":{"name":"web-1","at_once":true,"ttl":60000}}"#,
-            Command::Rotate(Rotate { name: "web-1".into(), at_once: true, ttl: Some(Duration::from_mins(1)), url: None }),
+            Command::Rotate(Rotate {
+                name: "web-1".into(),
+                at_once: true,
+                ttl: Some(Duration::from_mins(1)),
+                urls: Vec::new(),
+            }),
         ),
         ("command-keys", r#"{"code":"KEYS","data":{"do":"show"}}"#, Command::Keys(KeysTask::Show)),
+        ("command-metrics", r#"{"code":"METRICS"}"#, Command::Metrics),
+        ("command-log", r#"{"code":"LOG"}"#, Command::Log(None)),
+        (
+            "command-log-change",
+            r#"{"code":"LOG","data":{"filter":"info,ws_daemon::link=trace","for":"10m"}}"#,
+            Command::Log(Some(LogChange {
+                filter: "info,ws_daemon::link=trace".into(),
+                within: Some(Duration::from_mins(10)),
+            })),
+        ),
+        (
+            "command-callers",
+            r#"{"code":"CALLERS","data":{"do":"add","name":"ci","allow":["deploy/*"],"to":"tag:web","commands":["STATS"],"hmac":true,"header":"X-Signature"}}"#,
+            Command::Callers(CallersTask::Add(NewCaller {
+                name: "ci".into(),
+                allow: Some(vec!["deploy/*".into()]),
+                to: Some(Target::parse("tag:web").expect("a target")),
+                commands: Some(vec!["STATS".into()]),
+                hmac: true,
+                header: Some("X-Signature".into()),
+            })),
+        ),
         (
             "command-explain",
             r#"{"code":"EXPLAIN","data":{"as":"user:deploy","name":"sms/send","to":"tag:till"}}"#,

@@ -5,6 +5,7 @@ mod file;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,7 +34,11 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The audit log, or none. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Audit(Arc<ArcSwapOption<Inner>>);
+pub struct Audit {
+    log: Arc<ArcSwapOption<Inner>>,
+    /// How many lines, over all logs that there have been.
+    recorded: Arc<AtomicU64>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -148,13 +153,13 @@ impl Audit {
         });
         started.map_err(|source| AuditFault::System { path: path.to_owned(), source })?;
         let inner = Inner { lines, room: Arc::new(Semaphore::new(WAITING_BYTES)), params, ended };
-        Ok(Self(Arc::new(ArcSwapOption::from_pointee(inner))))
+        Ok(Self { log: Arc::new(ArcSwapOption::from_pointee(inner)), recorded: Arc::default() })
     }
 
     /// From here on all clones of this one write where `other` does, or nowhere. What was recorded before is in the old file when this
     /// returns, or the log says that it is not yet.
     pub async fn replace(&self, other: &Self) {
-        let Some(old) = self.0.swap(other.0.load_full()) else { return };
+        let Some(old) = self.log.swap(other.log.load_full()) else { return };
         let mut ended = old.ended.clone();
         // Its thread ends when nobody can record there any more.
         drop(old);
@@ -168,7 +173,8 @@ impl Audit {
     /// Writes down what happened. Ends when it has its place before the file; only if others fill all the places is that later than
     /// at once.
     pub async fn record(&self, entry: impl FnOnce() -> Entry) {
-        let Some(inner) = self.0.load_full() else { return };
+        let Some(inner) = self.log.load_full() else { return };
+        self.recorded.fetch_add(1, Ordering::Relaxed);
         let text = entry().line(SystemTime::now());
         let bytes = u32::try_from(text.len().min(WAITING_BYTES)).unwrap_or(u32::MAX);
         // Nobody closes it.
@@ -176,9 +182,15 @@ impl Audit {
         inner.put(Line { text, _room: room, written: None, is_last: false }).await;
     }
 
+    /// How many lines have been recorded since the start, written or not.
+    #[must_use]
+    pub fn recorded(&self) -> u64 {
+        self.recorded.load(Ordering::Relaxed)
+    }
+
     /// Ends when all is written that was recorded before.
     pub async fn caught_up(&self) {
-        let Some(inner) = self.0.load_full() else { return };
+        let Some(inner) = self.log.load_full() else { return };
         let (tell, told) = oneshot::channel();
         inner.put(Line { text: String::new(), _room: None, written: Some(tell), is_last: false }).await;
         // When the thread has ended, the daemon has.
@@ -191,7 +203,7 @@ impl Audit {
         let mut hash = String::with_capacity(64);
         Sha256::digest(params.as_bytes()).iter().for_each(|byte| hash.push_str(&format!("{byte:02x}")));
         let mut shown = serde_json::json!({ "bytes": params.len(), "sha256": hash });
-        if self.0.load().as_ref().is_some_and(|inner| inner.params) {
+        if self.log.load().as_ref().is_some_and(|inner| inner.params) {
             shown["text"] = params.into();
         }
         shown
@@ -199,7 +211,7 @@ impl Audit {
 
     /// Nothing more is recorded: waits for what is left to be written, but not longer than this.
     pub async fn close(&self, within: Duration) {
-        let Some(inner) = self.0.load_full() else { return };
+        let Some(inner) = self.log.load_full() else { return };
         let left = async {
             inner.put(Line { text: String::new(), _room: None, written: None, is_last: true }).await;
             // It is never told anything but its end.

@@ -1,6 +1,7 @@
 //! The command line: what may be said, and which file answers it. Settings are gathered here from flags, environment and
 //! config.json; what they mean is for `config` to say.
 
+mod callers;
 mod cancel;
 mod check;
 mod clean;
@@ -8,6 +9,7 @@ mod completions;
 mod container;
 mod conversation;
 mod demo;
+mod doctor;
 mod events;
 mod exec;
 mod exit;
@@ -20,7 +22,11 @@ mod invite;
 mod join;
 mod keys;
 mod log;
+mod log_level;
 mod logs;
+mod man;
+mod metrics;
+mod owner;
 mod pause;
 mod peers;
 mod ping;
@@ -29,6 +35,7 @@ mod reload;
 mod restart;
 mod run;
 mod runs;
+mod schema;
 mod scripts;
 mod show;
 mod stats;
@@ -78,6 +85,8 @@ enum Command {
     Join(join::Arguments),
     /// List the peers: who is connected, and who was; revoke one, or give it another token.
     Peers(peers::Arguments),
+    /// List the programs that may ask over HTTP; add one, revoke it, or give it another token.
+    Callers(callers::Arguments),
     /// Measure the way to a peer and back.
     Ping(ping::Arguments),
     /// List runs, the newest first.
@@ -98,24 +107,34 @@ enum Command {
     Pause(pause::Arguments),
     /// Print the daemon's counters.
     Stats(stats::Arguments),
+    /// Print every figure of the daemon, as OpenMetrics has them.
+    Metrics(metrics::Arguments),
     /// Show a server's certificates, renew them, or change their root.
     Keys(keys::Arguments),
     /// Have the daemon read its settings again.
     Reload(reload::Arguments),
     /// Have the daemon begin a new life without refusing anybody, after an update.
     Restart(restart::Arguments),
+    /// Show what is logged, or change it while the daemon runs.
+    LogLevel(log_level::Arguments),
     /// Tell who may ask for a script, which rule says so, and who would get it.
     Explain(explain::Arguments),
     /// Show the settings as they are understood, and where each came from.
     Check(check::Arguments),
     /// Ask whether the daemon answers; for health checks.
     Health(health::Arguments),
+    /// Look at all that the daemon needs, and name what is wrong and the command that mends it.
+    Doctor(doctor::Arguments),
     /// Write a config.json and an example script.
     Init(init::Arguments),
     /// Show everything at work: two daemons on this machine, real requests both ways.
     Demo(demo::Arguments),
     /// Print the completions of a shell.
     Completions(completions::Arguments),
+    /// Write a manual page for each command.
+    Man(man::Arguments),
+    /// Print what may stand in config.json, or in a contract, as a JSON Schema.
+    Schema(schema::Arguments),
     /// Run the daemon as a container's first process.
     ///
     /// Runs setup.sh of the prefix, if there is one, makes the scripts executable, starts the daemon, passes signals on to it, and
@@ -150,6 +169,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Invite(arguments) => invite::run(&flags, &arguments),
         Command::Join(arguments) => join::run(&flags, &arguments),
         Command::Peers(arguments) => peers::run(&flags, &arguments),
+        Command::Callers(arguments) => callers::run(&flags, &arguments),
         Command::Ping(arguments) => ping::run(&flags, &arguments),
         Command::Runs(arguments) => runs::run(&flags, &arguments),
         Command::Show(arguments) => show::run(&flags, &arguments),
@@ -160,16 +180,21 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Events(arguments) => events::run(&flags, &arguments),
         Command::Pause(arguments) => pause::run(&flags, &arguments),
         Command::Stats(arguments) => stats::run(&flags, &arguments),
+        Command::Metrics(arguments) => metrics::run(&flags, &arguments),
         Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
         Command::Restart(arguments) => restart::run(&flags, &arguments),
+        Command::LogLevel(arguments) => log_level::run(&flags, &arguments),
         Command::Explain(arguments) => explain::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),
         Command::Health(arguments) => health::run(&flags, &arguments),
+        Command::Doctor(arguments) => doctor::run(&flags, &arguments),
         Command::Init(arguments) => init::run(&flags, &arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Container => container::run(&flags),
         Command::Completions(arguments) => Ok(completions::run(&arguments)),
+        Command::Man(arguments) => man::run(&arguments),
+        Command::Schema(arguments) => Ok(schema::run(&arguments)),
     }
 }
 

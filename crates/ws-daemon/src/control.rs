@@ -2,18 +2,24 @@
 //! has them, commands carried out here, statuses that nobody waits for passed on. It waits for nothing slow but the
 //! audit log, when that takes nothing more.
 
+mod asking;
+mod callers;
 mod entry;
 mod explain;
+mod figures;
 mod gate;
 mod hooks;
 mod keys;
 mod orders;
 mod ping;
+mod readiness;
 mod relay;
 mod shown;
 
+pub use asking::{Asker, Whose};
 pub use keys::ROOTS;
 pub use orders::{Order, Orders};
+pub use readiness::Readiness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,12 +30,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2::Verdict;
-use ws_daemon_protocol::command::{Command, OutputQuery, RunQuery, Topic, Which};
+use ws_daemon_protocol::command::{Command, LogChange, OutputQuery, RunQuery, Topic, Which};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::audit::Audit;
-use crate::config::InUse;
+use crate::callers::Callers;
+use crate::config::{InUse, LogFilter};
 use crate::exec::Executor;
+use crate::levels::Levels;
 use crate::link::{Inbound, IncomingCommand, IncomingRun, Link, Replier};
 use crate::news::{News, Subscription};
 use crate::origin::{Origin, Said};
@@ -70,6 +78,8 @@ pub struct Means {
     pub tls: Option<ServerTls>,
     /// On a client: the roots that it believes.
     pub client_tls: Option<ClientTls>,
+    /// Who may ask over HTTP.
+    pub callers: Callers,
     /// Who may ask for what.
     pub rules: Rules,
     /// Where it is written down who asked for what.
@@ -80,6 +90,8 @@ pub struct Means {
     pub reload: Orders,
     /// Has the daemon begin a new life.
     pub restart: Orders,
+    /// What is logged.
+    pub levels: Levels,
     /// Counts what nobody waits for.
     pub rest: Tasks,
     /// When the daemon started.
@@ -125,9 +137,10 @@ impl Control {
         Err(Outcome::failed(ErrorCode::Unsupported, why))
     }
 
-    /// Carries out a command that [`check`](Self::check) let pass, for `user`.
-    pub async fn carry_out(&self, command: Command, user: &str) -> Answer {
+    /// Carries out a command that [`check`](Self::check) let pass.
+    pub async fn carry_out(&self, command: Command, whose: Whose<'_>) -> Answer {
         let done = || Answer::Outcome(Outcome::Exited(0));
+        self.0.peers.counters().command(&command);
         match command {
             Command::Pause(pause) => {
                 if let Some(dialer) = &self.0.dialer {
@@ -142,15 +155,18 @@ impl Control {
             }
             Command::Peers => Answer::Result(self.peers()),
             Command::Ping(target) => self.ping(target.as_ref()),
-            Command::Runs(query) => Answer::Result(self.runs(&query).await),
-            Command::Run(RunQuery { which, output: None }) => match self.run(user, &which).await {
+            Command::Runs(query) => Answer::Result(self.runs(whose, &query).await),
+            Command::Run(RunQuery { which, output: None }) => match self.run(whose, &which).await {
                 Some(run) => Answer::Result(run),
                 None => Answer::Outcome(no_such_run(&which)),
             },
-            Command::Run(RunQuery { which, output: Some(query) }) => self.output(user, &which, query).await,
+            Command::Run(RunQuery { which, .. }) | Command::Cancel(which) if self.is_hidden(whose, &which).await => {
+                Answer::Outcome(no_such_run(&which))
+            }
+            Command::Run(RunQuery { which, output: Some(query) }) => self.output(whose, &which, query).await,
             Command::Cancel(which) => match self.0.origin.cancel(&which).await {
                 Ok(true) => done(),
-                Ok(false) => Answer::Outcome(not_asked_here(self.run(user, &which).await, &which)),
+                Ok(false) => Answer::Outcome(not_asked_here(self.run(whose, &which).await, &which)),
                 Err(outcome) => Answer::Outcome(outcome),
             },
             Command::Scripts => Answer::Result(self.scripts().await),
@@ -163,13 +179,33 @@ impl Control {
             Command::Revoke(revoke) => self.revoke(revoke).await,
             Command::Rotate(rotate) => self.rotate(rotate).await,
             Command::Explain(query) => of(self.explain(query).await),
+            Command::Log(change) => of(self.log(change)),
+            Command::Metrics => Answer::Result(self.metrics().await.into()),
+            Command::Callers(task) => of(self.callers(task).await),
         }
     }
 
-    async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Answer {
-        match self.0.origin.output(user, which, query).await {
+    /// What is logged from now on, if that is to be another; and what it then is.
+    fn log(&self, change: Option<LogChange>) -> Result<Value, Outcome> {
+        if let Some(LogChange { filter, within }) = change {
+            let filter = (*filter != *LogChange::USUAL).then(|| LogFilter::parse(&filter)).transpose();
+            let filter = filter.map_err(|fault| Outcome::failed(ErrorCode::BadMessage, fault.to_string()))?;
+            self.0.levels.set(filter, within);
+        }
+        let shown = self.0.levels.shown();
+        let left = shown.left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        Ok(json!({ "filter": shown.now.as_str(), "usual": shown.usual.as_str(), "left": left }))
+    }
+
+    /// Whether a run is as if it were not there for who asks.
+    async fn is_hidden(&self, whose: Whose<'_>, which: &Which) -> bool {
+        whose.own_only && self.run(whose, which).await.is_none()
+    }
+
+    async fn output(&self, whose: Whose<'_>, which: &Which, query: OutputQuery) -> Answer {
+        match self.0.origin.output(whose.user, which, query).await {
             Some(lines) => Answer::Lines(lines),
-            None => Answer::Outcome(not_asked_here(self.run(user, which).await, which)),
+            None => Answer::Outcome(not_asked_here(self.run(whose, which).await, which)),
         }
     }
 
@@ -255,15 +291,27 @@ impl Control {
                 }
             }
             Err(Shut::Busy(outcome)) => {
+                self.refused(&outcome);
                 debug!(peer = %run.replier.peer(), "a run was put off: the peer asks too often");
                 let verdict = Verdict { attempt: run.order.queue.then_some(run.order.attempt), refused: false };
                 run.replier.report(&outcome.into(), verdict);
             }
             Err(Shut::Denied(outcome)) => {
+                self.refused(&outcome);
                 info!(peer = %run.replier.peer(), ?outcome, "a run was denied");
                 self.0.worker.turn_away(run, outcome);
             }
         }
+    }
+
+    /// Something was turned away before anything was done for it.
+    pub fn refused(&self, outcome: &Outcome) {
+        self.0.peers.counters().refused().count(outcome);
+    }
+
+    /// Something that was asked over HTTP was answered with this status.
+    pub fn answered(&self, status: u16) {
+        self.0.peers.counters().answered(status);
     }
 
     /// A status that was said to whoever listens here.
@@ -298,6 +346,7 @@ impl Control {
             return replier.report(&self.others(replier.link()), Verdict::default());
         }
         if let Err(outcome) = allowed {
+            self.refused(&outcome);
             info!(peer = %replier.peer(), ?outcome, "a command from afar failed");
             if replier.link().is_v2() {
                 replier.report(&outcome.into(), Verdict::default());

@@ -10,7 +10,7 @@ mod listening;
 mod reload;
 mod service_manager;
 mod signals;
-mod trusted;
+pub mod trusted;
 mod watch;
 
 use std::io;
@@ -19,16 +19,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::api::{self, Api, Hosts};
 use crate::audit::{Audit, AuditFault};
-use crate::config::{InUse, Role, Row, Settings};
+use crate::callers::{BrokenCallers, Callers};
+use crate::config::{InUse, Open, Role, Row, Settings};
 use crate::control::{Control, Means, Orders};
 use crate::exec::{Executor, Surroundings, Writers};
 use crate::http::{Door, Http};
+use crate::levels::Levels;
 use crate::link::{Inbound, Terms};
 use crate::local::{Lobby, Local, Parked, SocketFault, SocketFile};
 use crate::news::News;
@@ -44,7 +46,7 @@ pub use encryption::Encryption;
 use handover::Note;
 pub use handover::{Handover, Program};
 use inherited::Inherited;
-use listening::{Kept, Port, bind_local_tcp, take};
+use listening::{Bound, Kept, Port};
 pub use reload::Reading;
 use reload::{Parts, Reloader};
 use signals::{Signals, Told};
@@ -57,14 +59,17 @@ const INBOUND: usize = 16;
 const UNCLAIMED: usize = 1024;
 
 /// Where a server keeps who its peers are, in its prefix.
-const REGISTER: &str = "keys/peers.json";
+pub const REGISTER: &str = "keys/peers.json";
+
+/// Where it is kept who may ask over HTTP, in the prefix.
+const CALLERS: &str = "keys/callers.json";
 
 /// What is left of the audit log is written for so long; then the daemon ends, and says that it was not.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
-const OWN_VARIABLES: [&str; 15] = [
+const OWN_VARIABLES: [&str; 18] = [
     "WSDAEMON_PROXY",
     "WSDAEMON_TOKEN",
     "CREDENTIALS_DIRECTORY",
@@ -80,6 +85,9 @@ const OWN_VARIABLES: [&str; 15] = [
     "WSDAEMON_NAME",
     "WSDAEMON_PEER",
     "WSDAEMON_DEADLINE",
+    "WSDAEMON_REQUEST_ID",
+    "WSDAEMON_EVENT",
+    "TRACEPARENT",
 ];
 
 /// Why the daemon does not start.
@@ -113,6 +121,9 @@ pub enum StartFault {
     /// The register of peers cannot be read.
     #[error(transparent)]
     Register(#[from] BrokenRegister),
+    /// The register of callers cannot be read.
+    #[error(transparent)]
+    Callers(#[from] BrokenCallers),
     /// Keys or certificates are broken.
     #[error("TLS: {0}")]
     Keys(#[from] KeysFault),
@@ -136,15 +147,16 @@ pub struct Daemon {
     spool: Option<Spool>,
     audit: Audit,
     register: Register,
+    callers: Callers,
     rows: Vec<Row>,
     reading: Reading,
     program: Program,
     note: Note,
     connections: Vec<Parked>,
+    levels: Levels,
     stop: Stop,
     counts: Counts,
-    local_tcp: Option<TcpListener>,
-    port: Option<Port>,
+    bound: Bound,
     encryption: Encryption,
     signals: Signals,
 }
@@ -162,11 +174,18 @@ struct Counts {
 }
 
 impl Daemon {
-    /// Binds everything, or nothing. `rows` show the settings; they are read again by `reading`. `program` is what a new life begins with.
+    /// Binds everything, or nothing. `rows` show the settings; they are read again by `reading`. `program` is what a new life begins
+    /// with, `levels` what is logged.
     ///
     /// # Errors
     /// What could not be had, and what to do about it.
-    pub fn bind(settings: Settings, rows: Vec<Row>, reading: Reading, program: Program) -> Result<Self, StartFault> {
+    pub fn bind(
+        settings: Settings,
+        rows: Vec<Row>,
+        reading: Reading,
+        program: Program,
+        levels: Levels,
+    ) -> Result<Self, StartFault> {
         let prefix = &settings.prefix;
         let source = match std::fs::metadata(prefix) {
             Ok(found) if found.is_dir() => None,
@@ -183,20 +202,15 @@ impl Daemon {
         raise_open_files(&settings);
         let signals = Signals::new().map_err(StartFault::Signals)?;
         let encryption = Encryption::of(&settings)?;
-        let Inherited { port, socket, local, note, connections } =
-            Inherited::take(matches!(settings.role, Role::Server { .. }));
-        let (port, register) = match &settings.role {
-            Role::Server { listen, reuse, .. } => {
-                (Some(Port::bind(port, *listen, *reuse)?), Register::open(&prefix.join(REGISTER))?)
-            }
-            Role::Client { .. } => (None, Register::default()),
+        let Inherited { tcp: given, socket, note, connections } = Inherited::take(matches!(settings.role, Role::Server { .. }));
+        let register = match settings.role {
+            Role::Server { .. } => Register::open(&prefix.join(REGISTER))?,
+            Role::Client { .. } => Register::default(),
         };
-        let local_tcp = match local {
-            Some(given) => Some(take(given, "local TCP ready")?),
-            None => bind_local_tcp(settings.local)?,
-        };
+        let callers = Callers::open(&prefix.join(CALLERS))?;
+        let bound = Bound::bind(&settings, given, &note)?;
         let socket = match socket {
-            Some(given) => SocketFile::given(given, note.own_socket)?,
+            Some(given) => SocketFile::given(given, note.own_socket, settings.socket_group.as_deref())?,
             None => SocketFile::bind(prefix, settings.socket_group.as_deref())?,
         };
         let audit = match &settings.audit {
@@ -215,15 +229,16 @@ impl Daemon {
             spool,
             audit,
             register,
+            callers,
             rows,
             reading,
             program,
             note,
             connections,
+            levels,
             stop,
             counts,
-            local_tcp,
-            port,
+            bound,
             encryption,
             signals,
         })
@@ -238,20 +253,22 @@ impl Daemon {
             executor,
             spool,
             register,
+            callers,
             audit,
             rows,
             reading,
             program,
             note,
             connections,
+            levels,
             stop,
             counts,
-            local_tcp,
-            port,
+            bound,
             encryption,
             mut signals,
         } = self;
-        let kept = Kept::of(port.as_ref(), &socket, local_tcp.as_ref());
+        let kept = Kept::of(&bound, &socket);
+        let Bound { port, http, local: local_tcp, .. } = bound;
         let in_use = InUse::new(settings.clone());
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
         let handed_up = inbound.clone();
@@ -291,7 +308,7 @@ impl Daemon {
         origin.recover().await;
         let reached = port.as_ref().and_then(|port| port.listener.local_addr().ok());
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
-        let (http, dialer) = start_role(&settings, port, encryption.clone(), &peers, (spool.clone(), &audit), &counts, &stop);
+        let dialer = start_dialer(&settings, &encryption, &peers, spool.clone(), &counts, &stop);
         let peer_runs = InUse::new(settings.limits.peer_runs);
         let ((reload, orders), (restart, mut restarts)) = (Orders::new(), Orders::new());
         let control = Control::new(Means {
@@ -303,22 +320,34 @@ impl Daemon {
             spool: spool.clone(),
             news,
             reached,
-            tls,
+            tls: tls.clone(),
             client_tls,
+            callers: callers.clone(),
             rules: rules.clone(),
             audit: audit.clone(),
             peer_runs: peer_runs.clone(),
             reload: reload.clone(),
             restart,
+            levels: levels.clone(),
             rest: counts.rest.clone(),
             since: Instant::now(),
         });
+        let parts = api::Parts {
+            control: control.clone(),
+            origin: origin.clone(),
+            callers,
+            hosts: Hosts::new(&settings, tls),
+            audit: audit.clone(),
+            counters: peers.counters().clone(),
+        };
+        let api = Api::new(parts, &settings.limits, &settings.times, stop.clone());
+        let http = open_ports(&settings, (port, http), &encryption, &peers, (&audit, &api), &counts, &stop);
         let lobby = Lobby::default();
         let local = Local::new(
             origin,
             control.clone(),
             lobby.clone(),
-            (rules.clone(), audit.clone()),
+            api.clone(),
             &settings.limits,
             counts.connections.clone(),
             stop.clone(),
@@ -329,17 +358,20 @@ impl Daemon {
             executor: executor.clone(),
             local: local.clone(),
             http,
+            api,
             dialer,
             encryption,
             peer_runs,
             rules,
             audit: audit.clone(),
+            levels: levels.clone(),
         };
         let reloader = Reloader::new(reading, in_use.clone(), rows, parts);
         counts.rest.spawn(reloader.run(orders, stop.drain.clone()));
         counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
-        if let Some(listener) = local_tcp {
+        counts.rest.spawn(levels.keep(stop.close_local.clone()));
+        if let Some(Port { listener, .. }) = local_tcp {
             counts.connections.spawn(local.clone().accept_tcp(listener));
         }
         for parked in connections {
@@ -362,7 +394,7 @@ impl Daemon {
         }
         peers.drain(goes_on);
         let linked = peers.links().iter().filter_map(|link| link.instance().map(str::to_owned)).collect();
-        let note = Note::new(kept.is_own, told == Told::Stop, linked);
+        let note = Note::new(&kept, told == Told::Stop, linked);
         if goes_on {
             stop.park.cancel();
             goes_on = ending::quiet(&peers, &handed_up, &counts, begun + grace / 2, &mut signals).await;
@@ -401,36 +433,55 @@ fn ask_in_role(settings: &Settings, means: origin::Means, counts: &Counts) -> Or
     }
 }
 
-/// Starts what makes links: a server's port, or a client's dialer.
-fn start_role(
+/// Starts what makes a client's link.
+fn start_dialer(
     settings: &Settings,
-    port: Option<Port>,
-    encryption: Encryption,
+    encryption: &Encryption,
     peers: &Peers,
-    (spool, audit): (Option<Spool>, &Audit),
+    spool: Option<Spool>,
     counts: &Counts,
     stop: &Stop,
-) -> (Option<Http>, Option<DialerHandle>) {
-    let peers = peers.clone();
-    match (&settings.role, encryption) {
-        (Role::Server { open, .. }, Encryption::Server(tls)) => {
-            counts.rest.spawn(tls.clone().keep_fresh(stop.close_local.clone()));
-            let links = counts.links.clone();
-            let door = Door { open: InUse::new(open.clone()), tls, audit: audit.clone() };
-            let http = Http::new(peers, door, settings.times.handshake, &settings.limits, links, stop.clone());
-            if let Some(Port { listener, is_kept }) = port {
-                counts.links.spawn(http.clone().accept(listener, is_kept));
-            }
-            (Some(http), None)
-        }
-        (Role::Client { server }, Encryption::Client(tls)) => {
-            let epochs = identity::epochs(spool);
-            let (handle, dialer) = Dialer::new(peers, server.clone(), tls, settings.times, epochs, stop.drain.clone());
-            counts.links.spawn(dialer.run());
-            (None, Some(handle))
-        }
-        // It is made of the same role.
-        _ => (None, None),
+) -> Option<DialerHandle> {
+    let (Role::Client { servers }, Encryption::Client(tls)) = (&settings.role, encryption) else { return None };
+    let (peers, epochs) = (peers.clone(), identity::epochs(spool));
+    let (handle, dialer) = Dialer::new(peers, servers.clone(), tls.clone(), settings.times, epochs, stop.drain.clone());
+    counts.links.spawn(dialer.run());
+    Some(handle)
+}
+
+/// Takes in on a server's port who comes for a link or asks over HTTP, and on the address for that who asks.
+fn open_ports(
+    settings: &Settings,
+    (port, http): (Option<Port>, Option<Port>),
+    encryption: &Encryption,
+    peers: &Peers,
+    (audit, api): (&Audit, &Api),
+    counts: &Counts,
+    stop: &Stop,
+) -> Http {
+    let tls = encryption.server().cloned();
+    if let Some(tls) = tls.clone() {
+        counts.rest.spawn(tls.keep_fresh(stop.close_local.clone()));
+    }
+    let door = Door { open: InUse::new(open(settings)), tls, audit: audit.clone(), api: Some(api.clone()) };
+    let (limits, links) = (&settings.limits, counts.links.clone());
+    let edge = Http::new(peers.clone(), door, settings.times.handshake, limits, links, stop.clone());
+    if let Some(port) = port {
+        let is_kept = port.is_kept();
+        counts.links.spawn(edge.clone().accept(port.listener, is_kept));
+    }
+    if let Some(http) = http {
+        let is_kept = http.is_kept();
+        counts.links.spawn(edge.clone().without_links().accept(http.listener, is_kept));
+    }
+    edge
+}
+
+/// Who may come without proof.
+fn open(settings: &Settings) -> Open {
+    match &settings.role {
+        Role::Server { open, .. } => open.clone(),
+        Role::Client { .. } => Open::Nobody,
     }
 }
 
@@ -441,13 +492,18 @@ fn surroundings(settings: &Settings, socket: &SocketFile) -> io::Result<Surround
 }
 
 /// As many descriptors as the limits may need: a run has three, a connection one.
-fn raise_open_files(settings: &Settings) {
+#[must_use]
+pub fn open_files_wanted(settings: &Settings) -> u64 {
     const OTHERS: usize = 256;
     let limits = &settings.limits;
-    let links = if matches!(settings.role, Role::Server { .. }) { limits.connections } else { 1 };
-    let wanted = links + limits.local_connections + limits.runs * 3 + OTHERS;
-    let limit = system::raise_open_files(wanted as u64);
-    if limit < wanted as u64 {
+    let links = if matches!(settings.role, Role::Server { .. }) || settings.http.is_some() { limits.connections } else { 1 };
+    (links + limits.local_connections + limits.runs * 3 + OTHERS) as u64
+}
+
+fn raise_open_files(settings: &Settings) {
+    let wanted = open_files_wanted(settings);
+    let limit = system::raise_open_files(wanted);
+    if limit < wanted {
         info!(limit, wanted, "fewer open files than the limits could need; more with ulimit -Hn, or LimitNOFILE= in a unit");
     }
 }

@@ -28,7 +28,7 @@ mod stream;
 mod supervise;
 
 pub use capture::{Captured, Cut, Text};
-pub use contract::Contract;
+pub use contract::{Contract, described as described_contract};
 pub use doer::Doer;
 pub use job::{Caller, Capture, Folder, Job};
 pub use orphans::Orphan;
@@ -52,6 +52,8 @@ use tokio::time::sleep;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::config::Limits;
+use crate::counters::Outcomes;
+use crate::metrics::Seconds;
 use crate::system::c_text;
 use crate::system::shim::Shim;
 use crate::tasks::{Stop, Tasks};
@@ -97,7 +99,16 @@ impl Default for Grace {
 }
 
 /// What a script finds of its own run in its environment: never what the daemon itself found.
-const OF_ONE_RUN: [&str; 5] = ["WSDAEMON_RUN", "WSDAEMON_NAME", "WSDAEMON_PEER", "WSDAEMON_ID", "WSDAEMON_DEADLINE"];
+const OF_ONE_RUN: [&str; 8] = [
+    "WSDAEMON_RUN",
+    "WSDAEMON_NAME",
+    "WSDAEMON_PEER",
+    "WSDAEMON_ID",
+    "WSDAEMON_DEADLINE",
+    "WSDAEMON_REQUEST_ID",
+    "WSDAEMON_EVENT",
+    "TRACEPARENT",
+];
 
 impl Surroundings {
     /// The surroundings of scripts in `prefix`: it is their working directory, they find the daemon's local socket and the
@@ -171,6 +182,10 @@ struct Inner {
     background: Tasks,
     /// One permit for each of these; none left: the program's pipes are closed.
     listening: Arc<Semaphore>,
+    /// How runs ended.
+    outcomes: Outcomes,
+    /// How long scripts ran.
+    seconds: Seconds,
     stop: Stop,
 }
 
@@ -200,6 +215,8 @@ impl Executor {
             ticking: AtomicBool::new(false),
             background,
             listening: Arc::new(Semaphore::new(LISTENING)),
+            outcomes: Outcomes::default(),
+            seconds: Seconds::of_runs(),
             stop,
         })))
     }
@@ -228,6 +245,10 @@ impl Executor {
     /// # Errors
     /// The outcome `busy`.
     pub fn admit(&self, job: Job) -> Result<Admitted, Outcome> {
+        self.place(job).inspect_err(|outcome| self.0.outcomes.count(outcome))
+    }
+
+    fn place(&self, job: Job) -> Result<Admitted, Outcome> {
         let job = Arc::new(job);
         let closing = Closing::new(&job);
         if self.0.stop.refuse.is_cancelled() {
@@ -248,6 +269,18 @@ impl Executor {
     /// How many runs there may be at once.
     pub fn capacity(&self) -> usize {
         self.0.runs.load(Ordering::Relaxed)
+    }
+
+    /// How runs have ended since the start, those that found no place and hooks among them; and how long those ran that were started.
+    #[must_use]
+    pub fn ended(&self) -> (&Outcomes, &Seconds) {
+        (&self.0.outcomes, &self.0.seconds)
+    }
+
+    /// Whether it takes nothing more.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.0.stop.drain.is_cancelled()
     }
 
     /// How many runs there are.

@@ -1,5 +1,5 @@
-//! The edge towards peers: one port that takes handshakes and makes links of them. It decides only who may enter; what is said
-//! on a link is not its business.
+//! The edge towards peers: one port that takes handshakes and makes links of them, and hands on what is asked for pages. It decides
+//! only who may enter; what is said on a link, or on a page, is not its business.
 //!
 //! The accept loop is our own: nothing slow happens on it, every connection has one deadline from its first byte to its link,
 //! and when there are too many, those that have not become links go first. An address that connects or fails too often is turned
@@ -17,10 +17,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::api::{Api, Visit};
 use crate::audit::{Audit, Entry};
 use crate::config::{InUse, Limits, Open};
 use crate::counters::{Count, Counters};
@@ -46,10 +47,19 @@ const LAST_CONNECTIONS: usize = 4096;
 pub struct Door {
     /// Who may come in without proof, beyond this machine.
     pub open: InUse<Open>,
-    /// Encryption, and whom a client's certificate names.
-    pub tls: ServerTls,
+    /// A server's encryption, and whom a client's certificate names.
+    pub tls: Option<ServerTls>,
     /// Who was refused.
     pub audit: Audit,
+    /// What is asked and is no link; without it there are links alone.
+    pub api: Option<Api>,
+}
+
+impl Door {
+    /// Whether what comes from other machines may be without encryption.
+    fn takes_plain(&self) -> bool {
+        self.tls.as_ref().is_none_or(ServerTls::takes_plain)
+    }
 }
 
 /// The server's port.
@@ -58,10 +68,21 @@ pub struct Http {
     peers: Peers,
     door: Arc<Door>,
     handshake: InUse<Duration>,
+    /// Whether there are links, beside what is asked over HTTP.
+    links: bool,
     connections: Connections,
     addresses: Addresses,
     tasks: Tasks,
     stop: Stop,
+}
+
+/// Why a connection is closed that has not become a link.
+#[derive(Debug)]
+enum Enough {
+    /// There was no link in time.
+    TooSlow,
+    /// Another one takes its place, or the daemon stops.
+    Wanted,
 }
 
 /// What a flood would write into the log with each connection.
@@ -80,7 +101,14 @@ impl Http {
     pub fn new(peers: Peers, door: Door, handshake: Duration, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
         let connections = Connections::new(limits.connections, limits.half_open, peers.counters().clone());
         let addresses = Addresses::new(limits);
-        Self { peers, door: Arc::new(door), handshake: InUse::new(handshake), connections, addresses, tasks, stop }
+        let handshake = InUse::new(handshake);
+        Self { peers, door: Arc::new(door), handshake, links: true, connections, addresses, tasks, stop }
+    }
+
+    /// The same for what is asked over HTTP alone, on an address of its own.
+    #[must_use]
+    pub fn without_links(self) -> Self {
+        Self { links: false, ..self }
     }
 
     /// From here on whoever comes is taken in by these; links and handshakes that there are stay.
@@ -191,11 +219,11 @@ impl Http {
     async fn attend(self, stream: TcpStream, address: SocketAddr, seat: Seat, dropped: CancellationToken) {
         // Frames are small and waited for; a socket that does not know the option still works.
         drop(stream.set_nodelay(true));
+        let visit = Visit::default();
         let within = *self.handshake.now();
         let greeted = tokio::select! {
-            greeted = timeout(within, self.greet(stream, address)) => greeted,
-            () = dropped.cancelled() => return,
-            () = self.stop.close_links.cancelled() => return,
+            greeted = self.greet(stream, address, &visit) => Ok(greeted),
+            why = self.had_enough(&visit, &seat, &dropped, within) => Err(why),
         };
         match greeted {
             Ok(Some(newcomer)) => {
@@ -208,8 +236,10 @@ impl Http {
                     self.door.audit.record(|| entry().with("why", why.to_string())).await;
                 }
             }
+            Ok(None) if visit.was_good() => {}
             Ok(None) => self.failed(address),
-            Err(_) => {
+            Err(Enough::Wanted) => {}
+            Err(Enough::TooSlow) => {
                 self.counters().count(Count::TooSlow);
                 self.failed(address);
                 info!(%address, ?within, "a connection was closed: no handshake in time");
@@ -217,9 +247,22 @@ impl Http {
         }
     }
 
+    /// Ends when a connection may not stay for longer. Once somebody has shown on it who it is, it may, and drops for nobody.
+    async fn had_enough(&self, visit: &Visit, seat: &Seat, dropped: &CancellationToken, within: Duration) -> Enough {
+        tokio::select! {
+            () = visit.proven.cancelled() => {
+                seat.became_link();
+                std::future::pending().await
+            }
+            () = sleep(within) => Enough::TooSlow,
+            () = dropped.cancelled() => Enough::Wanted,
+            () = self.stop.drain.cancelled() => Enough::Wanted,
+        }
+    }
+
     /// From the first byte to a link whose peer is known; `None` if it does not become one.
-    async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<Newcomer> {
-        let (wire, dialect, standing) = self.upgrade(stream, address).await?;
+    async fn greet(&self, stream: TcpStream, address: SocketAddr, visit: &Visit) -> Option<Newcomer> {
+        let (wire, dialect, standing) = self.upgrade(stream, address, visit).await?;
         self.peers.welcome(wire, dialect, standing, address.to_string()).await
     }
 
@@ -229,12 +272,12 @@ impl Http {
         if stream.peek(&mut first).await.ok()? == 0 || first != [tls::FIRST_BYTE] {
             return Some((stream.into(), Standing::Anonymous));
         }
-        if !self.door.tls.is_on() {
+        let Some(tls) = self.door.tls.as_ref().filter(|tls| tls.is_on()) else {
             let mend = "the first ws-daemon invite switches it on, or \"tls\": true in config.json";
             warn!(%address, "a TLS connection was closed: this server has no TLS; {mend}");
             return None;
-        }
-        match self.door.tls.accept(stream).await {
+        };
+        match tls.accept(stream).await {
             Ok(accepted) => {
                 let proven = |name| Proven { name, tags: Vec::new(), allow: None, by: Proof::Certificate };
                 let standing = accepted.client.map_or(Standing::Anonymous, |name| Standing::Peer(Arc::new(proven(name))));
@@ -249,10 +292,10 @@ impl Http {
 
     /// From the first byte to a WebSocket on which nothing has been said; `None` if it does not become one. The deadline is the
     /// caller's.
-    pub async fn upgrade(&self, stream: TcpStream, address: SocketAddr) -> Option<(Wire, Dialect, Standing)> {
-        let entrance = Entrance { own: canonical(stream.local_addr().ok()?), address };
+    pub async fn upgrade(&self, stream: TcpStream, address: SocketAddr, visit: &Visit) -> Option<(Wire, Dialect, Standing)> {
+        let entrance = Entrance { own: canonical(stream.local_addr().ok()?), address, links: self.links };
         let (stream, standing) = self.encrypt(stream, address).await?;
-        let upgraded = handshake(stream, entrance, &standing, &self.door, &self.peers).await?;
+        let upgraded = handshake(stream, entrance, &standing, &self.door, &self.peers, visit, &self.stop).await?;
         let Upgraded { stream, behind, dialect, standing } = upgraded;
         Some((Wire::accepted(stream, behind, self.peers.terms().message).await, dialect, standing))
     }

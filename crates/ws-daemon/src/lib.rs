@@ -5,16 +5,19 @@
 //!
 //! | layer | modules |
 //! | --- | --- |
-//! | 7 | `cli` |
-//! | 6 | `daemon` |
-//! | 5 | `local`, `http` |
+//! | 8 | `cli` |
+//! | 7 | `daemon` |
+//! | 6 | `local`, `http` |
+//! | 5 | `api` |
 //! | 4 | `control` |
 //! | 3 | `origin`, `worker` |
-//! | 2 | `peers` |
-//! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register` |
-//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `tls`, `audit`, `secret`, `invitation` |
+//! | 2 | `peers`, `callers` |
+//! | 1 | `link`, `exec`, `spool`, `route`, `policy`, `register`, `levels` |
+//! | 0 | `config`, `news`, `tasks`, `system`, `standing`, `rate`, `counters`, `metrics`, `tls`, `audit`, `secret`, `invitation` |
 
+pub mod api;
 pub mod audit;
+pub mod callers;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -23,8 +26,10 @@ pub mod daemon;
 pub mod exec;
 pub mod http;
 pub mod invitation;
+pub mod levels;
 pub mod link;
 pub mod local;
+pub mod metrics;
 pub mod news;
 pub mod origin;
 pub mod peers;

@@ -11,6 +11,7 @@ mod run_stream;
 mod session;
 mod stream;
 mod trade;
+mod tunnel;
 mod wire;
 
 pub use backoff::Backoff;
@@ -23,7 +24,8 @@ pub use session::{Ended, serve};
 pub use stream::Stream;
 pub use tokio_tungstenite::tungstenite::protocol::Role;
 pub use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-pub use trade::{Answer, trade};
+pub use trade::{Answer, probe, trade};
+pub use tunnel::ProxyFault;
 pub use wire::{Event, Gone, Wire};
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
 //! The local edge: processes on this machine come in by the socket file, or by TCP where asked for, and each connection gets its
-//! own answers and nobody else's. It never knows what a link is.
+//! own answers and nobody else's. What speaks HTTP on the socket file is handed on. It never knows what a link is.
 
 mod answers;
 mod lobby;
@@ -23,12 +23,12 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 use ws_daemon_protocol::id::CallerId;
 
-use crate::audit::Audit;
+use crate::api::Api;
 use crate::config::{InUse, Limits};
 use crate::control::Control;
 use crate::origin::{Awaited, Origin};
-use crate::policy::{Caller, Rules};
-use crate::system::{self, Process};
+use crate::policy::Caller;
+use crate::system;
 use crate::tasks::{Stop, Tasks};
 use session::Session;
 
@@ -44,10 +44,8 @@ pub struct Local {
     pub control: Control,
     /// Who is connected.
     pub lobby: Lobby,
-    /// Who may ask for what.
-    pub rules: Rules,
-    /// Where it is written down who asked for what.
-    pub audit: Audit,
+    /// Where what speaks HTTP goes.
+    pub api: Api,
     /// How long and how deep a message may be, and how many connections there may be.
     pub limits: InUse<Limits>,
     /// How many there are.
@@ -96,17 +94,9 @@ impl Drop for Seat {
 impl Local {
     /// The local edge, whose connections are counted by `tasks`.
     #[must_use]
-    pub fn new(
-        origin: Origin,
-        control: Control,
-        lobby: Lobby,
-        (rules, audit): (Rules, Audit),
-        limits: &Limits,
-        tasks: Tasks,
-        stop: Stop,
-    ) -> Self {
+    pub fn new(origin: Origin, control: Control, lobby: Lobby, api: Api, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
         let (limits, connections, parked) = (InUse::new(*limits), Arc::default(), Arc::default());
-        Self { origin, control, lobby, rules, audit, limits, connections, parked, tasks, stop }
+        Self { origin, control, lobby, api, limits, connections, parked, tasks, stop }
     }
 
     /// From here on new connections go by these limits.
@@ -204,12 +194,7 @@ impl Local {
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
         let close = self.stop.close_local.clone();
-        let user = match &caller {
-            Caller::Socket(Process { uid: Some(uid), .. }) => format!("uid:{uid}").into(),
-            Caller::Socket(_) => "unknown".into(),
-            Caller::Tcp => "tcp".into(),
-        };
-        let end = Session::new(self, caller, user).run(stream, before, close).await;
+        let end = Session::new(self, caller).run(stream, before, close).await;
         debug!(?end, "local connection closed");
         drop(seat);
     }

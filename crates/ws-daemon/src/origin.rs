@@ -90,12 +90,6 @@ pub enum Said {
     Later(Awaited),
 }
 
-impl Said {
-    fn refused(code: ErrorCode, message: &str) -> Self {
-        Self::Final(Outcome::failed(code, message).into())
-    }
-}
-
 /// Queued runs whose params are read from the spool at once; the next one waits.
 const READING: usize = 16;
 
@@ -200,12 +194,12 @@ impl Origin {
         self.0.held.is_some()
     }
 
-    /// Puts a request without options on the way. Waits only while the chosen link has too much to write; requests submitted one
+    /// Puts a request of `user` without options on the way. Waits only while the chosen link has too much to write; requests submitted one
     /// after the other leave in that order.
-    pub async fn submit(&self, request: Request) -> Submitted {
+    pub async fn submit(&self, request: Request, user: &str) -> Submitted {
         let Request { name, id, params, options } = request;
         let run = RunId::new(Uuid::now_v7().to_string());
-        let seat = self.ledger().enter(run.clone(), &name, id.clone(), false);
+        let seat = self.ledger().enter(run.clone(), &name, user, id.clone(), false);
         let timeout_ms = options.timeout.map(whom::whole_ms);
         let order = Order { caller: id.clone(), timeout_ms, ..Order::default() };
         self.put(AskBody::Run(name, params, order), run, id, options.timeout, Some(seat)).await

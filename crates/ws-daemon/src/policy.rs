@@ -2,7 +2,7 @@
 
 mod rules;
 
-pub use rules::{Action, Actor, At, By, Caller, Rules, Scope, Verdict};
+pub use rules::{Action, Actor, At, By, Caller, Program, Rules, Scope, Verdict};
 
 use std::net::IpAddr;
 

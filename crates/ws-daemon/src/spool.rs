@@ -34,6 +34,7 @@ use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 use ws_daemon_protocol::id::RunId;
 
+use crate::metrics::Seconds;
 use crate::spool::queue::{Pending, Queue};
 use crate::spool::store::{Store, Verdict};
 use crate::spool::writer::Writer;
@@ -160,6 +161,16 @@ impl Spool {
         self.ask(Store::raise_epoch).await
     }
 
+    /// On return the disk has taken what was written to it within the last second.
+    pub async fn probe(&self) -> Result<()> {
+        self.ask(Store::probe).await
+    }
+
+    /// How long commits took, from COMMIT to its return.
+    pub fn commit_seconds(&self) -> &Seconds {
+        &self.0.shared.commit_seconds
+    }
+
     // The asking side.
 
     /// On return with `Fresh` the request and its runs are on disk.
@@ -196,6 +207,11 @@ impl Spool {
     /// Requests with runs that have not settled, oldest first: at most so many of those behind the request `after`; 0 is before all.
     pub async fn unsettled(&self, after: u64, most: usize) -> Result<Vec<StoredRequest>> {
         self.ask(move |store| store.unsettled(after, most)).await
+    }
+
+    /// For how many ms the oldest run has been asked for that has not settled.
+    pub async fn oldest_ms(&self) -> Result<Option<i64>> {
+        self.ask(Store::oldest_ms).await
     }
 
     /// The body of the request that a run belongs to. `Unknown` if it was dropped.

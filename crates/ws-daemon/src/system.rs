@@ -4,6 +4,7 @@
 //! Linux has a way of its own for each; [`portable`] does the same with what POSIX has, is what other systems get, and is tried by the
 //! same tests on Linux. Nothing here knows what it is used for.
 
+mod figures;
 mod launch;
 #[cfg(target_os = "linux")]
 pub mod linux;
@@ -16,6 +17,7 @@ pub mod trust;
 pub mod vfork;
 pub mod walk;
 
+pub use figures::{Figures, figures};
 pub use launch::{Launch, c_text};
 
 use std::collections::BTreeSet;

@@ -84,3 +84,13 @@ pub struct Stop {
     /// Local connections are closed once their answers are written.
     pub close_local: CancellationToken,
 }
+
+impl Stop {
+    /// Ends when nobody is to ask for more on a connection that is asked on one after the other.
+    pub async fn no_more(&self) {
+        tokio::select! {
+            () = self.park.cancelled() => {}
+            () = self.refuse.cancelled() => {}
+        }
+    }
+}

@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::CryptoProvider;
 
-pub use certificate::Pin;
+pub use certificate::{Facts, Pin, date, read_certificates};
 pub use client::{ClientPlan, ClientTls, connect_pinned};
 pub use client_fault::ClientFault;
 pub use server::{Accepted, ServerPlan, ServerTls};

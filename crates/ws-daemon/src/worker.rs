@@ -91,6 +91,7 @@ impl Worker {
         let job = Job {
             run,
             id,
+            trace: order.trace,
             name,
             params,
             peer: Arc::clone(replier.peer()),

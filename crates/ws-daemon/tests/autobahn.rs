@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
+use ws_daemon::api::Visit;
 use ws_daemon::audit::Audit;
 use ws_daemon::config::{InUse, Limits, Open, ServerUrl, Settings, Source, Sources, Times, Written};
 use ws_daemon::http::{Door, Http};
@@ -99,12 +100,12 @@ async fn serve(listener: TcpListener, tasks: Tasks) {
         plain: true,
     };
     let tls = ServerTls::open(plan).expect("nothing is opened");
-    let door = Door { open: InUse::new(Open::All), tls, audit: Audit::off() };
+    let door = Door { open: InUse::new(Open::All), tls: Some(tls), audit: Audit::off(), api: None };
     let http = Http::new(peers, door, times.handshake, &limits, tasks.clone(), Stop::default());
     while let Ok((stream, address)) = listener.accept().await {
         let http = http.clone();
         tasks.spawn(async move {
-            let wire = timeout(times.handshake, http.upgrade(stream, address)).await.expect("in time");
+            let wire = timeout(times.handshake, http.upgrade(stream, address, &Visit::default())).await.expect("in time");
             if let Some((wire, _, _)) = wire {
                 echo(wire).await;
             }

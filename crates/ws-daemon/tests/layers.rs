@@ -8,12 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up. Modules of one layer do not know each other.
-const LAYERS: [&[&str]; 8] = [
-    &["config", "news", "tasks", "system", "standing", "rate", "counters", "tls", "audit", "secret", "invitation"],
-    &["link", "exec", "route", "policy", "spool", "register"],
-    &["peers"],
+const LAYERS: [&[&str]; 9] = [
+    &["config", "news", "tasks", "system", "standing", "rate", "counters", "metrics", "tls", "audit", "secret", "invitation"],
+    &["link", "exec", "route", "policy", "spool", "register", "levels"],
+    &["peers", "callers"],
     &["origin", "worker"],
     &["control"],
+    &["api"],
     &["local", "http"],
     &["daemon"],
     &["cli"],

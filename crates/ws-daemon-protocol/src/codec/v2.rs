@@ -13,6 +13,7 @@ use crate::message::{CommandMessage, Params};
 use crate::options::{OutputMode, Route};
 use crate::outcome::{ErrorCode, Outcome, Report};
 use crate::target::Target;
+use crate::trace::Trace;
 
 pub use decoder::decode;
 pub use encoder::{ack, cancel, credit, drain, event, hello, local_command, output, peers, ping, roots, run, status};
@@ -131,13 +132,17 @@ pub struct Order {
     pub have: Option<Have>,
     /// Who else is to run it: for a server to pass on.
     pub hop: Option<Box<Hop>>,
+    /// What it carries along for logs.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Order {
     /// What the order costs in memory beyond its fixed size, in bytes.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
-        self.caller.as_ref().map_or(0, |caller| caller.as_json().len()) + self.hop.as_ref().map_or(0, |_| size_of::<Hop>())
+        self.caller.as_ref().map_or(0, |caller| caller.as_json().len())
+            + self.hop.as_ref().map_or(0, |_| size_of::<Hop>())
+            + self.trace.as_ref().map_or(0, |trace| trace.cost_bytes())
     }
 }
 
@@ -333,6 +338,7 @@ mod tests {
             attempt: 2,
             have: Some(Have { stdout: 7, stderr: 0 }),
             hop: Some(Box::new(Hop { to: Some(Target::parse("web-*").expect("a target")), route: Route::LeastBusy })),
+            trace: None,
         };
         let full = run("t\"", &RunId::new("r-1"), &params("[1e5]"), &order);
         assert_eq!(

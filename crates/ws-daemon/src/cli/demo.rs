@@ -111,7 +111,8 @@ fn by_hand(stage: &Stage) {
     ));
     title("for good");
     super::print(format_args!(
-        "  {program} init server                     # on the machine that the others can reach\n  \
-         {program} init client --proxy ITS-NAME    # on each of the others"
+        "  {program} init server && {program} run    # on the machine that the others can reach\n  \
+         {program} invite NAME                # there too, once for each of the others: it prints a line\n  \
+         {program} join LINE && {program} run      # on that other one, with the line"
     ));
 }

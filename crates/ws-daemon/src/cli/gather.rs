@@ -6,15 +6,20 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Map, Value};
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::exit::{Exit, Trouble};
 use super::token;
-use crate::config::{Accounts, Mode, Row, Settings, SettingsFault, Source, Sources, Written, WrittenFault, in_plain_words};
+use crate::config::{
+    Accounts, LogFormat, Mode, ProxyVariables, Row, Settings, SettingsFault, Source, Sources, Written, WrittenFault,
+    in_plain_words,
+};
 use crate::system;
 
-/// Where the seed keeps its files.
-const DEFAULT_PREFIX: &str = "/root/ws-daemon";
+/// Where files are if nobody says so: where the seed keeps them, else where the Debian package does. The first that is there.
+const PREFIXES: [&str; 2] = ["/root/ws-daemon", PACKAGED];
+
+/// The prefix that the Debian package makes.
+const PACKAGED: &str = "/var/lib/ws-daemon";
 
 /// Files that container engines leave in their containers.
 const CONTAINER_SIGNS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
@@ -23,13 +28,13 @@ const CONTAINER_SIGNS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Settings (flag, else environment, else config.json, else default)")]
 pub struct Flags {
-    /// Folder of config.json, scripts/ and the socket [WSDAEMON_PREFIX] [default: /root/ws-daemon]
+    /// Folder of config.json, scripts/ and the socket [WSDAEMON_PREFIX] [default: /root/ws-daemon, else /var/lib/ws-daemon]
     #[arg(long, global = true, value_name = "DIR")]
     prefix: Option<PathBuf>,
     /// Which end of the link this is [WSDAEMON_MODE]
     #[arg(long, global = true, value_name = "MODE")]
     mode: Option<Mode>,
-    /// Client: the server, as host, host:port, or URL [WSDAEMON_PROXY]
+    /// Client: the server, as host, host:port, or URL, or several with commas [WSDAEMON_PROXY]
     #[arg(long, global = true, value_name = "SERVER")]
     proxy: Option<String>,
     /// The server's port [WSDAEMON_PORT] [default: 3006]
@@ -44,12 +49,18 @@ pub struct Flags {
     /// TCP address that speaks the socket's conversation, or off [WSDAEMON_LOCAL] [default: off]
     #[arg(long, global = true, value_name = "ADDRESS")]
     local: Option<String>,
+    /// Address that answers HTTP, beside a server's port [WSDAEMON_HTTP]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    http: Option<String>,
     /// Group that may use the socket [WSDAEMON_SOCKET_GROUP]
     #[arg(long, global = true, value_name = "GROUP")]
     socket_group: Option<String>,
     /// What is logged: error, warn, info, debug, trace, or by module [WSDAEMON_LOG] [default: info]
     #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
+    /// Form of the log [WSDAEMON_LOG_FORMAT] [default: auto, journald where stderr is the journal, else text]
+    #[arg(long, global = true, value_name = "FORM")]
+    log_format: Option<LogFormat>,
     /// Take scripts, contracts, keys and the spool even if other users can write them [WSDAEMON_ANY_WRITER] [default: false]
     #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     any_writer: Option<bool>,
@@ -76,7 +87,7 @@ impl Flags {
         match (&self.prefix, environment()) {
             (Some(prefix), _) => (prefix.clone(), Source::Flag),
             (None, Some(prefix)) => (prefix, Source::Environment),
-            (None, None) => (DEFAULT_PREFIX.into(), Source::Default),
+            (None, None) => (default_prefix().into(), Source::Default),
         }
     }
 
@@ -84,26 +95,6 @@ impl Flags {
     pub fn beginning(&self) -> Result<Map<String, Value>, Trouble> {
         written("a flag", self.words())?;
         Ok(as_json(self.words()))
-    }
-
-    /// What is logged, and who said so.
-    pub fn log(&self) -> Result<(EnvFilter, Row), Trouble> {
-        let environment = || std::env::var("WSDAEMON_LOG").ok().filter(|value| !value.is_empty());
-        let (level, source) = match (&self.log, environment()) {
-            (Some(level), _) => (level.clone(), Source::Flag),
-            (None, Some(level)) => (level, Source::Environment),
-            (None, None) => ("info".to_owned(), Source::Default),
-        };
-        let wrong = |why: &dyn std::fmt::Display| {
-            let levels = "write off, error, warn, info, debug or trace, or one for a module, like info,ws_daemon::link=trace";
-            Trouble::new(Exit::Config, format_args!("the log level {level:?} is not understood{why}; {levels}"))
-        };
-        // A bare word that is no level would be taken for a module, and everything else be silent.
-        if level.split(',').any(|part| !part.contains(['=', '[']) && part.trim().parse::<LevelFilter>().is_err()) {
-            return Err(wrong(&""));
-        }
-        let filter = EnvFilter::try_new(&level).map_err(|error| wrong(&format_args!(": {error}")))?;
-        Ok((filter, Row { name: "log", value: level.into(), note: None, source }))
     }
 
     /// What the flags say, each under its name in config.json.
@@ -115,7 +106,10 @@ impl Flags {
             ("listen", self.listen.clone()),
             ("open", self.open.clone()),
             ("local", self.local.clone()),
+            ("http", self.http.clone()),
             ("socket_group", self.socket_group.clone()),
+            ("log", self.log.clone()),
+            ("log_format", self.log_format.map(|form| form.to_string())),
             ("any_writer", self.any_writer.map(|any| any.to_string())),
         ];
         named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
@@ -124,14 +118,13 @@ impl Flags {
     /// The same flags as words of a command line.
     pub fn arguments(&self) -> Vec<OsString> {
         let prefix = self.prefix.as_ref().map(|prefix| ("prefix", prefix.clone().into_os_string()));
-        let log = self.log.as_ref().map(|log| ("log", log.into()));
         let words = self.words().into_iter().map(|(name, word)| (name, word.into()));
         let flag = |(name, word): (&str, OsString)| {
             let mut flag = OsString::from(format!("--{}=", name.replace('_', "-")));
             flag.push(word);
             flag
         };
-        prefix.into_iter().chain(log).chain(words).map(flag).collect()
+        prefix.into_iter().chain(words).map(flag).collect()
     }
 
     /// Everything that was written, and what it means.
@@ -162,34 +155,55 @@ impl Flags {
             environment: written("the environment", environment(|name| std::env::var_os(name)))?,
             file,
             prefix: (prefix, named_by),
+            proxies: proxies(),
             accounts: Accounts { user: system::user_id, group: system::group_id },
             in_container: CONTAINER_SIGNS.iter().any(|sign| Path::new(sign).exists()),
         };
-        let resolved = Settings::resolve(&sources).map_err(|fault| match &fault {
+        Settings::resolve(&sources).map_err(|fault| match &fault {
             SettingsFault::Missing(_) => {
                 Trouble::new(Exit::Config, format_args!("{fault}\n\n{}", how_to_begin(&sources.prefix.0)))
             }
             _ => Trouble::new(Exit::Config, fault),
-        });
-        let (settings, mut rows) = resolved?;
-        rows.push(self.log()?.1);
-        Ok((settings, rows))
+        })
     }
 }
 
+fn default_prefix() -> &'static str {
+    PREFIXES.into_iter().find(|folder| Path::new(folder).is_dir()).unwrap_or(PREFIXES[0])
+}
+
+/// The words, with a blank before them, that another command needs to mean this prefix.
+pub fn prefix_flag(prefix: &Path) -> String {
+    if prefix == Path::new(default_prefix()) { String::new() } else { format!(" --prefix {}", prefix.display()) }
+}
+
+/// The words that start the daemon of this prefix.
+pub fn how_to_run(prefix: &Path) -> String {
+    if prefix == Path::new(PACKAGED) {
+        return "systemctl enable --now ws-daemon".to_owned();
+    }
+    format!("{} run{}", super::program(), prefix_flag(prefix))
+}
+
 fn how_to_begin(prefix: &Path) -> String {
-    let prefix = if prefix == Path::new(DEFAULT_PREFIX) { String::new() } else { format!(" --prefix {}", prefix.display()) };
+    let prefix = prefix_flag(prefix);
     let program = super::program();
     format!(
-        "To make one, on the machine that the others can reach:\n    {program} init server{prefix}\n\
-         on each of the others:\n    {program} init client --proxy HOST{prefix}\n\
+        "To make one, on the machine that the others can reach:\n    {program} init server{prefix}\n    {program} run{prefix}\n\
+         and, for each of the others, a line that lets it in:\n    {program} invite NAME{prefix}\n\
+         on that other one:\n    {program} join LINE{prefix}\n    {program} run{prefix}\n\
          To see everything at work first:\n    {program} demo"
     )
 }
 
+/// What the environment says of HTTP proxies, to this program as to others.
+pub fn proxies() -> ProxyVariables {
+    ProxyVariables::of(|name| std::env::var(name).ok())
+}
+
 /// What the environment says, each under its name in config.json. An empty variable says nothing.
 fn environment(get: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, String)> {
-    let names = ["mode", "proxy", "port", "listen", "open", "local", "socket_group", "any_writer"];
+    let names = ["mode", "proxy", "port", "listen", "open", "local", "http", "socket_group", "log", "log_format", "any_writer"];
     let value = |name: &str| Some(get(&format!("WSDAEMON_{}", name.to_ascii_uppercase()))?.to_string_lossy().into_owned());
     names.into_iter().filter_map(|name| Some((name, value(name)?))).filter(|(_, value)| !value.is_empty()).collect()
 }
@@ -199,7 +213,8 @@ fn as_json(words: Vec<(&'static str, String)>) -> Map<String, Value> {
     let value = |name: &str, word: String| match (name, word.as_str()) {
         ("port", _) => word.parse::<u64>().map_or(word.into(), Value::from),
         ("open" | "any_writer", "true" | "false") => (word == "true").into(),
-        ("open", networks) => networks.split(',').map(|network| network.trim().to_owned()).collect(),
+        ("open", list) => list.split(',').map(|word| word.trim().to_owned()).collect(),
+        ("proxy", list) if list.contains(',') => list.split(',').map(|word| word.trim().to_owned()).collect(),
         _ => word.into(),
     };
     words.into_iter().map(|(name, word)| (name.to_owned(), value(name, word))).collect()

@@ -43,9 +43,9 @@ pub struct Terms {
     /// How long the line is good for: 30s, 10m, 1h, 7d.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time::parse)]
     pub ttl: Duration,
-    /// How the other machine reaches this server, if not by this machine's host name.
-    #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
+    /// How the other machine reaches this server, if not by this machine's host name. Given several times, they are tried in order.
+    #[arg(long = "url", value_name = "URL")]
+    pub urls: Vec<String>,
 }
 
 impl Terms {
@@ -58,7 +58,7 @@ impl Terms {
 /// Asks for the line and prints it.
 pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let Arguments { name, tags, allow, terms, uses, asking } = arguments;
-    let mut data = json!({ "name": name, "tags": tags, "ttl": terms.ttl_ms(), "uses": uses, "url": terms.url });
+    let mut data = json!({ "name": name, "tags": tags, "ttl": terms.ttl_ms(), "uses": uses, "url": terms.urls });
     if !allow.is_empty() {
         data["allow"] = json!(allow);
     }
@@ -75,19 +75,23 @@ pub fn show(asking: &Asking, answer: &Line, who: &str) -> Result<Exit, Trouble> 
         return Ok(Exit::Ok);
     }
     let result = answer.value.get("result").cloned().unwrap_or_default();
-    let (Some(code), Some(url)) = (text(&result, "code"), text(&result, "url")) else {
+    let urls = result.get("urls").cloned().and_then(|urls| serde_json::from_value::<Vec<String>>(urls).ok());
+    let (Some(code), Some(urls)) = (text(&result, "code"), urls) else {
         return Err(Trouble::new(Exit::Failed, "the daemon's answer is not understood"));
     };
     let until = result.get("expires").and_then(serde_json::Value::as_i64).unwrap_or_default();
     let left = when::ago(until.saturating_add(500), when::now_ms()).replacen("in ", "", 1);
-    printer.note(format_args!("{who} to {url} for {left}, until {}", when::clock(until)));
+    printer.note(format_args!("{who} to {} for {left}, until {}", urls.join(", "), when::clock(until)));
     printer.note("on the other machine, with the line below:\n    ws-daemon join LINE");
-    if url.starts_with("ws://") {
+    if urls.iter().any(|url| url.starts_with("ws://")) {
         printer.note("this server does not encrypt: line and tokens can be read by whoever is on the way");
     }
-    let host = url.split("://").nth(1).unwrap_or_default().split([':', '/']).next().unwrap_or_default();
-    if !host.contains('.') && !host.starts_with('[') && host != "localhost" {
-        printer.note(format_args!("if the other machine does not know the name {host:?}, say how it reaches this one: --url"));
+    if let [url] = &urls[..] {
+        let host = url.split("://").nth(1).unwrap_or_default().split([':', '/']).next().unwrap_or_default();
+        if !host.contains('.') && !host.starts_with('[') && host != "localhost" {
+            printer
+                .note(format_args!("if the other machine does not know the name {host:?}, say how it reaches this one: --url"));
+        }
     }
     printer.line(code)?;
     Ok(Exit::Ok)

@@ -6,7 +6,7 @@ mod first_link;
 use std::fs::DirBuilder;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,16 +16,17 @@ use tokio::time::Instant;
 use super::clean::clean;
 use super::exit::{Exit, Trouble};
 use super::gather::{self, Flags};
+use super::owner::become_owner_of;
 use super::printer::Printer;
 use super::token::TOKEN;
 use super::when::took;
-use crate::config::{Credentials, Role, ServerUrl, Settings};
+use crate::config::{Credentials, Role, ServerUrl, Servers, Settings};
 use crate::daemon::identity;
 use crate::invitation::{BadCode, CODE_BYTES, Invitation};
 use crate::link::{Answer, DialFault, trade};
 use crate::secret::{Digest, Secret, write_private};
 use crate::spool::{Spool, SpoolFault};
-use crate::tls::{ClientPlan, ClientTls, Pin};
+use crate::tls::{ClientTls, Pin};
 use first_link::{Found, link_once};
 
 /// Which line was used, in the prefix: used again, after a lost answer too, it brings the same token.
@@ -63,7 +64,7 @@ pub struct Arguments {
 struct Offer {
     invitation: Invitation,
     /// Where it may be traded.
-    servers: Vec<ServerUrl>,
+    servers: Servers,
     /// By what the server is believed.
     pin: Option<Pin>,
 }
@@ -91,8 +92,8 @@ struct Draft {
 pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let code = if arguments.code == "-" { from_stdin()? } else { arguments.code.clone() };
     let invitation = Invitation::decode(&code).map_err(|bad| Trouble::new(Exit::BadMessage, bad))?;
-    let servers: Result<Vec<ServerUrl>, _> = invitation.urls.iter().map(|url| ServerUrl::parse(url, None)).collect();
-    let servers = servers.map_err(|fault| Trouble::new(Exit::BadMessage, format_args!("the line names no server: {fault}")))?;
+    let servers = Servers::parse(&invitation.urls, None)
+        .map_err(|fault| Trouble::new(Exit::BadMessage, format_args!("the line names no server: what it has {fault}")))?;
     let pin: Option<Pin> =
         invitation.pin.as_deref().map(str::parse).transpose().map_err(|_| Trouble::new(Exit::BadMessage, BadCode::Mistyped))?;
     let offer = Offer { invitation, servers, pin };
@@ -100,7 +101,7 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let runtime = runtime.map_err(|error| Trouble::new(Exit::Failed, format_args!("no runtime: {error}")))?;
     runtime.block_on(async {
         if arguments.seed {
-            return for_seed(arguments, &offer).await;
+            return for_seed(arguments, offer).await;
         }
         Joining::new(flags, arguments, offer)?.join().await
     })
@@ -114,8 +115,9 @@ fn from_stdin() -> Result<String, Trouble> {
 }
 
 /// The seed's clients have no instance and no files of ours: their token is in their `proxy`.
-async fn for_seed(arguments: &Arguments, offer: &Offer) -> Result<Exit, Trouble> {
+async fn for_seed(arguments: &Arguments, mut offer: Offer) -> Result<Exit, Trouble> {
     let token = Secret::random().map_err(|error| Trouble::new(Exit::Failed, error))?;
+    offer.find_ways(None)?;
     let (server, given) = offer.trade(arguments.name.as_deref(), None, &token).await?;
     let mut printer = Printer::new(Some(Exit::Ok));
     printer.note("the \"proxy\" of that client's config.json; it holds its token:");
@@ -136,9 +138,10 @@ struct Joining<'a> {
 }
 
 impl<'a> Joining<'a> {
-    fn new(flags: &'a Flags, arguments: &'a Arguments, offer: Offer) -> Result<Self, Trouble> {
+    fn new(flags: &'a Flags, arguments: &'a Arguments, mut offer: Offer) -> Result<Self, Trouble> {
         let (prefix, _) = flags.prefix();
         let prefix = std::path::absolute(&prefix).unwrap_or(prefix);
+        become_owner_of(&prefix)?;
         let path = prefix.join("config.json");
         let config = match std::fs::read_to_string(&path) {
             Ok(text) => {
@@ -157,6 +160,7 @@ impl<'a> Joining<'a> {
             );
             return Err(Trouble::new(Exit::Config, said));
         }
+        offer.find_ways(config.get("http_proxy").and_then(Value::as_str))?;
         Ok(Self { flags, offer, wish: arguments.name.as_deref(), prefix, config })
     }
 
@@ -164,25 +168,26 @@ impl<'a> Joining<'a> {
         let failed = |error: io::Error| Trouble::new(Exit::Failed, format_args!("{}: {error}", self.prefix.display()));
         // Whatever the umask: scripts in a folder that others may write would not be run.
         DirBuilder::new().recursive(true).mode(0o755).create(self.prefix.join("scripts")).map_err(failed)?;
-        let first = self.offer.servers.first().ok_or_else(|| Trouble::new(Exit::BadMessage, "the line names no server"))?;
-        let spool = self.spool(first)?;
+        let spool = self.spool()?;
         let instance = spool.identity().instance.to_string();
         spool.close().await;
         let token = self.token()?;
         let (server, given) = self.offer.trade(self.wish, Some(&instance), &token).await?;
-        let changed = self.write(&server, &given, &token)?;
+        let changed = self.write(&given, &token)?;
         let mut printer = Printer::new(Some(Exit::Ok));
         printer.line(format_args!("joined {} as {}", server.authority(), clean(&given.name)))?;
         for line in changed {
             printer.line(format_args!("  {line}"))?;
         }
-        let settings = self.with_token(&server, &given, &token)?;
+        let settings = Settings { name: Some(given.name.clone()), ..self.settings()? };
+        let credentials = Credentials { name: given.name.clone(), token: token.text().into() };
+        let server = ServerUrl { credentials: Some(credentials), ..server };
         let found = link_once(&settings, &server).await.map_err(|(exit, why)| {
             let said = format_args!(
                 "this machine is the peer {} now, and its files are written, but a first link failed: {why}. Once that is mended, \
                  start the daemon: {}",
                 clean(&given.name),
-                self.how_to_run()
+                gather::how_to_run(&self.prefix)
             );
             Trouble::new(exit, said)
         })?;
@@ -191,8 +196,8 @@ impl<'a> Joining<'a> {
     }
 
     /// The spool that the daemon will have, and so its instance.
-    fn spool(&self, server: &ServerUrl) -> Result<Spool, Trouble> {
-        identity::try_spool(&self.settings(server)?).map_err(|fault| match fault {
+    fn spool(&self) -> Result<Spool, Trouble> {
+        identity::try_spool(&self.settings()?).map_err(|fault| match fault {
             SpoolFault::Locked(_) => {
                 let said = format_args!(
                     "a daemon runs in {}: stop it, join, and start it again. Until then nothing is lost: the line stays good",
@@ -205,13 +210,12 @@ impl<'a> Joining<'a> {
     }
 
     /// What the daemon would go by.
-    fn settings(&self, server: &ServerUrl) -> Result<Settings, Trouble> {
-        let config = self.config_with(server, None);
+    fn settings(&self) -> Result<Settings, Trouble> {
+        let config = self.config_with(None);
         let path = self.prefix.join("config.json");
         let (settings, _) = self.flags.settings_by(Some(gather::parse(&path, &Value::Object(config).to_string())?))?;
-        let is_same = |found: &ServerUrl| found.authority() == server.authority() && found.tls == server.tls;
         match &settings.role {
-            Role::Client { server: found } if is_same(found) => Ok(settings),
+            Role::Client { servers } if *servers == self.offer.servers => Ok(settings),
             _ => {
                 let said = "a flag or the environment says otherwise than the invitation (WSDAEMON_MODE, WSDAEMON_PROXY, --mode, \
                             --proxy): the daemon would not go by what is written here";
@@ -220,22 +224,20 @@ impl<'a> Joining<'a> {
         }
     }
 
-    fn with_token(&self, server: &ServerUrl, given: &Given, token: &Secret) -> Result<Settings, Trouble> {
-        let mut settings = self.settings(server)?;
-        let credentials = Credentials { name: given.name.clone(), token: token.text().into() };
-        settings.role = Role::Client { server: ServerUrl { credentials: Some(credentials), ..server.clone() } };
-        settings.name = Some(given.name.clone());
-        Ok(settings)
-    }
-
-    fn config_with(&self, server: &ServerUrl, name: Option<&str>) -> Map<String, Value> {
+    fn config_with(&self, name: Option<&str>) -> Map<String, Value> {
         let mut config = self.config.clone();
         // The URL has its port, and the token its own place.
         for key in ["port", "token_file"] {
             config.remove(key);
         }
         config.insert("mode".into(), "client".into());
-        config.insert("proxy".into(), server.to_string().into());
+        let Servers { first, others } = &self.offer.servers;
+        let proxy = if others.is_empty() {
+            first.to_string().into()
+        } else {
+            self.offer.servers.iter().map(ToString::to_string).collect()
+        };
+        config.insert("proxy".into(), proxy);
         if let Some(name) = name {
             config.insert("name".into(), name.into());
         }
@@ -263,11 +265,13 @@ impl<'a> Joining<'a> {
     fn write_file(&self, name: &str, text: &str) -> Result<(), Trouble> {
         let path = self.prefix.join(name);
         let failed = |error| Trouble::new(Exit::Failed, format_args!("{} cannot be written: {error}", path.display()));
+        // A link to where it stands stays one.
+        let path = path.canonicalize().unwrap_or(path.clone());
         write_private(&path, text.as_bytes()).map_err(failed)
     }
 
     /// Writes what the daemon needs; a line for each file that says what is new in it.
-    fn write(&mut self, server: &ServerUrl, given: &Given, token: &Secret) -> Result<Vec<String>, Trouble> {
+    fn write(&mut self, given: &Given, token: &Secret) -> Result<Vec<String>, Trouble> {
         let shown = |name: &str| self.prefix.join(name).display().to_string();
         let mut lines = Vec::new();
         let before = std::fs::read_to_string(self.prefix.join(TOKEN)).ok();
@@ -286,7 +290,7 @@ impl<'a> Joining<'a> {
             self.write_file(ROOTS, &given.roots)?;
             lines.push(format!("{}: whom to trust as the server", shown(ROOTS)));
         }
-        let config = self.config_with(server, Some(&given.name));
+        let config = self.config_with(Some(&given.name));
         let was_there = !self.config.is_empty();
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), clean);
         // What stands in proxy may be a token.
@@ -309,15 +313,6 @@ impl<'a> Joining<'a> {
         Ok(lines)
     }
 
-    fn how_to_run(&self) -> String {
-        let flag = if self.prefix == Path::new("/root/ws-daemon") {
-            String::new()
-        } else {
-            format!(" --prefix {}", self.prefix.display())
-        };
-        format!("{} run{flag}", super::program())
-    }
-
     fn say_what_was_found(
         &self,
         printer: &mut Printer,
@@ -336,11 +331,20 @@ impl<'a> Joining<'a> {
         ] {
             printer.line(format_args!("  {what:14}  {found}"))?;
         }
-        printer.line(format_args!("start the daemon:\n  {}", self.how_to_run()))
+        printer.line(format_args!("start the daemon:\n  {}", gather::how_to_run(&self.prefix)))
     }
 }
 
 impl Offer {
+    /// The proxies on the way, by the environment and by what config.json says.
+    fn find_ways(&mut self, set: Option<&str>) -> Result<(), Trouble> {
+        let proxies = gather::proxies();
+        for server in self.servers.iter_mut() {
+            server.via = proxies.way(server, set).map_err(|fault| Trouble::new(Exit::Config, fault))?;
+        }
+        Ok(())
+    }
+
     /// Trades the line at the first server that answers.
     async fn trade(&self, wish: Option<&str>, instance: Option<&str>, token: &Secret) -> Result<(ServerUrl, Given), Trouble> {
         const WITHIN: Duration = Duration::from_secs(10);
@@ -350,10 +354,10 @@ impl Offer {
             "token_sha256": token.digest(),
         });
         let body = body.to_string();
-        // Without a pin it is by the roots of the system: a proxy before the server. There is no folder with others.
-        let systems = ClientTls::new(ClientPlan { folder: PathBuf::from("/dev/null"), roots: None, identity: None });
+        // Without a pin it is by the roots of the system: a proxy before the server.
+        let systems = ClientTls::of_the_system();
         let mut last = None;
-        for server in servers {
+        for server in servers.iter() {
             for _ in 0..TRIES {
                 match trade(server, *pin, &systems, &body, Instant::now() + WITHIN, WITHIN).await {
                     Ok(answer) => return understood(server, &answer).map(|given| (server.clone(), given)),
@@ -384,7 +388,11 @@ fn unreached(server: &ServerUrl, fault: &DialFault) -> Trouble {
             "is that address right, the server running, and its port open from here? An address that is right from here is given \
              to \"ws-daemon invite\" with --url"
         }
-        // It says itself what to do.
+        // They say themselves what to do.
+        DialFault::Proxy(..) => {
+            let said = format_args!("{server} is not reached: {fault}. The line stays good until its time is over");
+            return Trouble::new(Exit::Unavailable, said);
+        }
         DialFault::Tls(_) => {
             return Trouble::new(Exit::Unavailable, format_args!("{server} is not believed: {fault}"));
         }
@@ -432,7 +440,7 @@ mod tests {
     fn each_answer_says_what_to_do() {
         let server = ServerUrl::parse("ws://hub:3006", None).expect("a URL");
         let said = |status, body: &str| {
-            understood(&server, &Answer { status, body: body.into() })
+            understood(&server, &Answer { status, date: None, body: body.into() })
                 .map(|given| given.name)
                 .map_err(|trouble| trouble.said().to_owned())
         };

@@ -61,7 +61,7 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
         Some(What::List { asking }) => list(flags, asking),
         Some(What::Revoke { name, asking }) => revoke(flags, name, asking),
         Some(What::Rotate { name, at_once, terms, asking }) => {
-            let data = json!({ "name": name, "at_once": at_once, "ttl": terms.ttl_ms(), "url": terms.url });
+            let data = json!({ "name": name, "at_once": at_once, "ttl": terms.ttl_ms(), "url": terms.urls });
             let answer = asking.ask(flags, "ROTATE", &data)?;
             let until = if *at_once { "has no token now, and" } else { "keeps its token until it" };
             show(asking, &answer, &format!("{name:?} {until} gets another; it is invited again"))

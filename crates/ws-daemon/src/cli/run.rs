@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::error;
-use tracing_subscriber::EnvFilter;
 
 use super::exit::{Exit, Trouble};
 use super::gather::Flags;
-use super::log::{Log, Writing};
+use super::log;
 use crate::audit::AuditFault;
 use crate::daemon::{Daemon, Program, Reading, StartFault};
 use crate::local::SocketFault;
@@ -24,7 +23,9 @@ pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
     let again = flags.clone();
     let reading = Reading(Box::new(move || again.settings_for_log().map_err(|trouble| trouble.said().to_owned())));
     let program = program(flags)?;
-    let log = log(flags.log()?.0)?;
+    let unavailable = |error| Trouble::new(Exit::Unavailable, format_args!("no log: {error}"));
+    let (levels, log) = log::start(&settings).map_err(unavailable)?;
+    std::panic::set_hook(Box::new(|panic| error!(%panic, "a task panicked; this is a fault of ws-daemon")));
     let failed = |error: std::io::Error| Trouble::new(Exit::Failed, format_args!("no runtime: {error}"));
     // One thread for all that is said: on two cores it beat two threads, which kept waking each other. What blocks, that is to
     // start a program, is done elsewhere while there is more to do.
@@ -32,7 +33,7 @@ pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
     let runtime = builder.event_interval(TASKS_BETWEEN_LOOKS).enable_all().build().map_err(failed)?;
     let handover = runtime.block_on(async {
         let next = program.clone();
-        let daemon = Daemon::bind(settings, rows, reading, next).map_err(|fault| Trouble::new(exit(&fault), fault))?;
+        let daemon = Daemon::bind(settings, rows, reading, next, levels).map_err(|fault| Trouble::new(exit(&fault), fault))?;
         Ok::<_, Trouble>(daemon.run().await)
     })?;
     let Some(handover) = handover else { return Ok(Exit::Ok) };
@@ -78,20 +79,11 @@ fn exit(fault: &StartFault) -> Exit {
     match fault {
         StartFault::Prefix { .. }
         | StartFault::Register(_)
+        | StartFault::Callers(_)
         | StartFault::Exposed(_)
         | StartFault::Keys(_)
         | StartFault::Audit(AuditFault::Unsafe { .. })
         | StartFault::Socket(SocketFault::NoGroup(_) | SocketFault::TooLong { .. }) => Exit::Config,
         _ => Exit::Unavailable,
     }
-}
-
-/// The log goes to stderr, through a thread of its own, which writes what is left when its handle is dropped.
-fn log(filter: EnvFilter) -> Result<Writing, Trouble> {
-    let ansi = super::colours(&std::io::stderr());
-    let log = Log::new(ansi);
-    let writing = log.write_to_stderr().map_err(|error| Trouble::new(Exit::Failed, format_args!("no log: {error}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).with_ansi(ansi).with_target(false).init();
-    std::panic::set_hook(Box::new(|panic| error!(%panic, "a task panicked; this is a fault of ws-daemon")));
-    Ok(writing)
 }

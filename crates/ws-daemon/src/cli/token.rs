@@ -31,19 +31,22 @@ pub fn find(settings: &mut Settings, rows: &mut Vec<Row>) -> Result<(), Trouble>
 }
 
 fn find_with(settings: &mut Settings, rows: &mut Vec<Row>, get: impl Fn(&str) -> Option<OsString>) -> Result<(), Trouble> {
-    let Role::Client { server } = &mut settings.role else { return Ok(()) };
-    if server.credentials.as_ref().is_some_and(|credentials| !credentials.token.is_empty()) {
+    let Role::Client { servers } = &mut settings.role else { return Ok(()) };
+    let has_none = |credentials: Option<&Credentials>| credentials.is_none_or(|credentials| credentials.token.is_empty());
+    if !servers.iter().any(|server| has_none(server.credentials.as_ref())) {
         return Ok(());
     }
     let Some(Found { token, place, source }) = look(&settings.prefix, settings.token_file.as_deref(), get)? else {
         return Ok(());
     };
-    let named = server.credentials.take().map(|credentials| credentials.name).filter(|name| !name.is_empty());
-    let Some(name) = named.or_else(|| settings.name.clone()) else {
-        let said = format!("the token in {place} needs the name that goes with it: set \"name\" in config.json");
-        return Err(Trouble::new(Exit::Config, said));
-    };
-    server.credentials = Some(Credentials { name, token });
+    for server in servers.iter_mut().filter(|server| has_none(server.credentials.as_ref())) {
+        let named = server.credentials.take().map(|credentials| credentials.name).filter(|name| !name.is_empty());
+        let Some(name) = named.or_else(|| settings.name.clone()) else {
+            let said = format!("the token in {place} needs the name that goes with it: set \"name\" in config.json");
+            return Err(Trouble::new(Exit::Config, said));
+        };
+        server.credentials = Some(Credentials { name, token: token.clone() });
+    }
     rows.push(Row { name: "token", value: place.into(), note: Some("it is not shown"), source });
     Ok(())
 }
@@ -118,10 +121,10 @@ mod tests {
         let (mut settings, mut rows) = Settings::resolve(&sources).expect("complete");
         let get = |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into());
         find_with(&mut settings, &mut rows, get).map_err(|trouble| trouble.said().to_owned())?;
-        let Role::Client { server } = settings.role else { panic!("a client") };
+        let Role::Client { servers } = settings.role else { panic!("a client") };
         let place = rows.iter().find(|row| row.name == "token").map(|row| row.value.as_str().unwrap_or_default().to_owned());
         assert!(rows.iter().all(|row| !row.shown().contains("secret")));
-        Ok(server.credentials.map(|found| (found.name, found.token, place.unwrap_or_default())))
+        Ok(servers.first.credentials.map(|found| (found.name, found.token, place.unwrap_or_default())))
     }
 
     fn write(path: &Path, text: &str, mode: u32) {

@@ -1,11 +1,13 @@
 //! How later settings differ from those in use, and what of it can be taken up while the daemon runs. Pure: it takes nothing up.
 
-use super::settings::{Limits, Role, Row, Settings};
+use super::settings::{Limits, Role, Row, Settings, Tls};
 
 /// What a running daemon takes up: these settings, and those under them. Any other one needs a restart, also one that is added and
 /// not decided on.
-const LIVE: [&str; 21] = [
+const LIVE: [&str; 25] = [
     "audit",
+    "hosts",
+    "http_proxy",
     "limits.address_connections",
     "limits.address_failures",
     "limits.connections",
@@ -17,6 +19,7 @@ const LIVE: [&str; 21] = [
     "limits.runs",
     "limits.waiting",
     "limits.waiting_bytes",
+    "log",
     "name",
     "open",
     "proxy",
@@ -26,7 +29,11 @@ const LIVE: [&str; 21] = [
     "times",
     "tls",
     "token",
+    "token_file",
 ];
+
+/// What is of the server that a client dials.
+const OF_SERVERS: [&str; 3] = ["http_proxy", "proxy", "token_file"];
 
 /// What comes of later settings.
 #[derive(Debug)]
@@ -54,7 +61,8 @@ impl Difference {
         names.retain(|name| shown(rows, name) != shown(later_rows, name));
         let (mut changed, restart): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| is_live(name));
         // No row shows a token.
-        if is_live("proxy") && changed.iter().all(|name| !["proxy", "token"].contains(name)) && token(in_use) != token(&later) {
+        if is_live("proxy") && changed.iter().all(|name| !["proxy", "token"].contains(name)) && tokens(in_use) != tokens(&later)
+        {
             changed.push("token");
         }
         let (taken, left) = (later_rows.iter().filter(|row| is_live(row.name)), rows.iter().filter(|row| !is_live(row.name)));
@@ -66,36 +74,43 @@ impl Difference {
 /// In the other role nothing can be taken up; and a client's spool is named after the port that it dials.
 fn is_live(in_use: &Settings, later: &Settings, name: &str) -> bool {
     let is_under = |live: &&str| name.strip_prefix(live).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    let is_listed = LIVE.iter().any(is_under);
+    // What is asked by TCP from elsewhere stays encrypted.
+    let is_listed = LIVE.iter().any(is_under) && !(name == "tls" && is_asked_from_elsewhere(in_use));
     match (&in_use.role, &later.role) {
         (Role::Server { .. }, Role::Server { .. }) => is_listed,
-        (Role::Client { server }, Role::Client { server: later }) => {
-            is_listed && (name != "proxy" || server.port == later.port)
+        (Role::Client { servers }, Role::Client { servers: later }) => {
+            is_listed && (!OF_SERVERS.contains(&name) || servers.first.port == later.first.port)
         }
         _ => false,
     }
 }
 
-fn token(settings: &Settings) -> Option<&super::Credentials> {
+fn tokens(settings: &Settings) -> Vec<Option<&super::Credentials>> {
     match &settings.role {
-        Role::Client { server } => server.credentials.as_ref(),
-        Role::Server { .. } => None,
+        Role::Client { servers } => servers.iter().map(|server| server.credentials.as_ref()).collect(),
+        Role::Server { .. } => Vec::new(),
     }
+}
+
+fn is_asked_from_elsewhere(settings: &Settings) -> bool {
+    settings.http.is_some_and(|http| !http.ip().is_loopback())
 }
 
 fn taken_up(in_use: &Settings, later: Settings) -> Settings {
     let is_proxy_live = is_live(in_use, &later, "proxy");
     let role = match (in_use.role.clone(), later.role) {
         (Role::Server { listen, reuse, .. }, Role::Server { open, .. }) => Role::Server { listen, reuse, open },
-        (Role::Client { server }, Role::Client { server: later }) => {
-            Role::Client { server: if is_proxy_live { later } else { server } }
+        (Role::Client { servers }, Role::Client { servers: later }) => {
+            Role::Client { servers: if is_proxy_live { later } else { servers } }
         }
         _ => return in_use.clone(),
     };
     let Limits { held_bytes, spool_bytes, spool_runs, .. } = in_use.limits;
     let limits = Limits { held_bytes, spool_bytes, spool_runs, ..later.limits };
-    let Settings { prefix, any_writer, local, socket_group, .. } = in_use.clone();
-    Settings { prefix, any_writer, role, local, socket_group, limits, ..later }
+    let Settings { prefix, any_writer, local, http, socket_group, log_format, token_file, .. } = in_use.clone();
+    let token_file = if is_proxy_live { later.token_file } else { token_file };
+    let tls = if is_asked_from_elsewhere(in_use) { Tls { on: in_use.tls.on, ..later.tls } } else { later.tls };
+    Settings { prefix, any_writer, role, local, http, socket_group, log_format, token_file, limits, tls, ..later }
 }
 
 #[cfg(test)]
@@ -153,10 +168,10 @@ mod tests {
 
     #[test]
     fn every_setting_that_there_is_has_been_decided_on() {
-        let server = r#"{"mode":"server","name":"n","tags":[],"socket_group":"g","rules":[],"tls":{"clients":"c","names":["x"],"lifetime":"9s","plain":false}}"#;
+        let server = r#"{"mode":"server","http":"127.0.0.1:1","hosts":["h"],"name":"n","tags":[],"socket_group":"g","rules":[],"tls":{"clients":"c","names":["x"],"lifetime":"9s","plain":false}}"#;
         let own = r#"{"mode":"client","proxy":"h","token_file":"t","tls":{"roots":"r","certificate":"c","key":"k"}}"#;
         let decided = ["any_writer", "limits.held_bytes", "limits.spool_bytes", "limits.spool_runs", "listen", "local", "mode"];
-        let decided = [&decided[..], &["port", "prefix", "reuse_port", "socket_group", "token_file"]].concat();
+        let decided = [&decided[..], &["http", "log_format", "port", "prefix", "reuse_port", "socket_group"]].concat();
         for config in [server, own] {
             let (settings, rows) = settings(config);
             for row in rows {

@@ -2,20 +2,23 @@
 //! knows a default.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
+use ws_daemon_protocol::schema::duration as described_duration;
 
+use super::log::LogFormat;
 use super::rules::WrittenRule;
 use super::size;
 
 /// Which end of the link this daemon is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Dials the server.
@@ -34,44 +37,57 @@ impl fmt::Display for Mode {
 }
 
 /// Settings as written in one place.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Written {
+    /// Where this schema stands, for editors; the daemon does not look there.
     #[serde(rename = "$schema")]
     _schema: Option<String>,
     /// `client` or `server`.
     pub mode: Option<Mode>,
-    /// The server that a client dials: a host, `host:port`, or a URL.
-    pub proxy: Option<String>,
+    /// The server that a client dials: a host, `host:port`, or a URL; or several.
+    pub proxy: Option<WrittenServers>,
     /// The server's port.
     pub port: Option<u16>,
+    /// The HTTP proxy on the way to the server, or `none`.
+    pub http_proxy: Option<String>,
     /// The address a server listens on.
+    #[serde(default)]
+    #[schemars(schema_with = "described_address")]
     pub listen: Option<IpAddr>,
     /// Whether other programs of this user may listen on the port too.
     pub reuse_port: Option<bool>,
     /// Who may connect without a token, beyond this machine.
     pub open: Option<WrittenOpen>,
-    /// Where TCP speaks the local conversation: an address, or `off`.
+    /// Where TCP speaks the local conversation: an address with its port, or `off`.
     pub local: Option<String>,
+    /// Where HTTP is answered beside a server's port.
+    pub http: Option<SocketAddr>,
+    /// By which names HTTP is asked, beside those that go without saying.
+    pub hosts: Option<Vec<String>>,
     /// The group that may use the socket.
     pub socket_group: Option<String>,
-    /// What this daemon is called.
+    /// What this daemon is called; the machine's name, if nothing is said.
     pub name: Option<String>,
-    /// More names.
+    /// More words that `"to":"tag:…"` finds it by.
     pub tags: Option<Vec<String>>,
-    /// Where a client's token stands.
+    /// Where a client's token stands, for nobody else to read; `keys/token`, if nothing is said.
     pub token_file: Option<PathBuf>,
     /// Whether a client may ask for a run on another one.
     pub relay: Option<bool>,
     /// Whether others may be able to write what the daemon runs and keeps.
     pub any_writer: Option<bool>,
-    /// Encryption.
+    /// Encryption. Server: true, false, or how; on once there are keys, if nothing is said. Client: how.
     pub tls: Option<WrittenTls>,
     /// Who may ask for what.
     pub rules: Option<Vec<WrittenRule>>,
     /// Where it is written down who asked for what.
     pub audit: Option<WrittenAudit>,
-    /// Bounds.
+    /// What is logged.
+    pub log: Option<String>,
+    /// In which form.
+    pub log_format: Option<LogFormat>,
+    /// Bounds: each with what happens beyond it.
     #[serde(default)]
     pub limits: WrittenLimits,
     /// Intervals and deadlines.
@@ -79,13 +95,35 @@ pub struct Written {
     pub times: WrittenTimes,
 }
 
+/// A server, or several.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a server like \"example.org\", or a list of servers")]
+pub enum WrittenServers {
+    /// This one.
+    One(String),
+    /// The first of these that is reached.
+    Several(Vec<String>),
+}
+
+impl WrittenServers {
+    /// As they were written.
+    #[must_use]
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(server) => std::slice::from_ref(server),
+            Self::Several(servers) => servers,
+        }
+    }
+}
+
 /// `true`, `false`, or networks.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "true, false, or a list of networks like [\"10.0.0.0/8\"]")]
 pub enum WrittenOpen {
     /// To all, or to this machine only.
     All(bool),
     /// To these.
+    #[schemars(schema_with = "described_networks")]
     Networks(Vec<IpNet>),
 }
 
@@ -100,18 +138,37 @@ pub enum WrittenTls {
     Parts(WrittenTlsParts),
 }
 
-/// The words of [`WrittenTls`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// The words of `tls`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenTlsParts {
+    /// PEM: server: shown instead of one of its own making; client: proves its name to a server that asks.
     pub certificate: Option<PathBuf>,
+    /// PEM: the key of `certificate`.
     pub key: Option<PathBuf>,
+    /// Server: PEM of the roots under which clients' certificates prove their names.
     pub clients: Option<PathBuf>,
+    /// Server: more names and addresses that the certificate it makes is for.
     pub names: Option<Vec<String>>,
+    /// Server: how long a certificate that it makes is good.
     #[serde(default, deserialize_with = "duration")]
+    #[schemars(schema_with = "described_duration")]
     pub lifetime: Option<Duration>,
+    /// Server: whether links without TLS are taken from other machines.
     pub plain: Option<bool>,
+    /// Client: PEM of the roots that it believes.
     pub roots: Option<PathBuf>,
+}
+
+impl JsonSchema for WrittenTls {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Tls".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let parts = WrittenTlsParts::json_schema(generator);
+        json_schema!({ "anyOf": [{ "type": "boolean" }, parts] })
+    }
 }
 
 impl<'de> Deserialize<'de> for WrittenTls {
@@ -140,7 +197,7 @@ impl<'de> Deserialize<'de> for WrittenTls {
 }
 
 /// `true`, `false`, a path, or an object.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "true, false, a path, or an object like {\"path\": \"audit.jsonl\", \"params\": true}")]
 pub enum WrittenAudit {
     /// In the file that is usual, or nowhere.
@@ -152,7 +209,7 @@ pub enum WrittenAudit {
 }
 
 /// The audit log in full.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenAuditFile {
     /// Its path.
@@ -162,48 +219,85 @@ pub struct WrittenAuditFile {
     pub params: bool,
 }
 
-/// Bounds as written; what each means stands in [`super::Limits`].
-#[derive(Debug, Default, Deserialize)]
+/// Bounds as written; what each means stands in [`super::Limits`] too.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenLimits {
+    /// Runs at once; more wait in line.
     pub runs: Option<usize>,
+    /// Runs waiting in line; more are answered `busy`.
     pub waiting: Option<usize>,
+    /// Params of runs that run or wait in line; more are answered `busy`.
     #[serde(default, deserialize_with = "size::deserialize")]
+    #[schemars(schema_with = "size::described")]
     pub waiting_bytes: Option<usize>,
+    /// One message; a longer one is answered `too_large`, on a link with close code 1009.
     #[serde(default, deserialize_with = "size::deserialize")]
+    #[schemars(schema_with = "size::described")]
     pub message: Option<usize>,
+    /// Levels of nesting of a message; a deeper one is a `bad_message`.
     pub nesting: Option<usize>,
+    /// Links and unfinished handshakes; for one more the oldest unfinished one goes, else it is refused.
     pub connections: Option<usize>,
+    /// Unfinished handshakes; for one more the oldest goes.
     pub half_open: Option<usize>,
+    /// Connections of one address a second, and 16 times as many at once; more are closed at once.
     pub address_connections: Option<usize>,
+    /// Of these, those without a link a second; beyond that, what comes from there is closed at once.
     pub address_failures: Option<usize>,
+    /// Local connections; one more is closed.
     pub local_connections: Option<usize>,
+    /// Requests held while the server is away; more are answered `queue_full`.
     #[serde(default, deserialize_with = "size::deserialize")]
+    #[schemars(schema_with = "size::described")]
     pub held_bytes: Option<usize>,
+    /// Queued requests and outcomes on disk; more are answered `queue_full`.
     #[serde(default, deserialize_with = "size::deserialize")]
+    #[schemars(schema_with = "size::described")]
     pub spool_bytes: Option<usize>,
+    /// Queued runs, with those that are over; the oldest that are over go, else `queue_full`.
     pub spool_runs: Option<usize>,
+    /// Runs of one peer in a second, and ten times as many at once; more are answered `busy`.
     pub peer_runs: Option<usize>,
 }
 
-/// Intervals as written; what each means stands in [`super::Times`].
-#[derive(Debug, Default, Deserialize)]
+/// Intervals and deadlines as written.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenTimes {
+    /// Between two pings on a link.
     #[serde(default, deserialize_with = "duration")]
+    #[schemars(schema_with = "described_duration")]
     pub ping: Option<Duration>,
+    /// From connection to link.
     #[serde(default, deserialize_with = "duration")]
+    #[schemars(schema_with = "described_duration")]
     pub handshake: Option<Duration>,
+    /// First bound of the wait before dialling again.
     #[serde(default, deserialize_with = "duration")]
+    #[schemars(schema_with = "described_duration")]
     pub backoff_min: Option<Duration>,
+    /// Last bound of the wait before dialling again.
     #[serde(default, deserialize_with = "duration")]
+    #[schemars(schema_with = "described_duration")]
     pub backoff_max: Option<Duration>,
+    /// From the order to stop until what still runs is killed.
     #[serde(default, deserialize_with = "duration")]
+    #[schemars(schema_with = "described_duration")]
     pub grace: Option<Duration>,
 }
 
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     ws_daemon_protocol::time::deserialize(deserializer).map(Some)
+}
+
+fn described_address(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "description": "of IP", "type": "string", "pattern": "^[0-9a-fA-F]*[.:][0-9a-fA-F.:]*$" })
+}
+
+fn described_networks(_: &mut SchemaGenerator) -> Schema {
+    let network = json_schema!({ "description": "like 10.0.0.0/8", "type": "string", "pattern": "^[0-9a-fA-F:.]+/[0-9]+$" });
+    json_schema!({ "type": "array", "items": network })
 }
 
 /// What is wrong with a config file, pointing at the place.
@@ -311,7 +405,8 @@ mod tests {
     fn the_seeds_configs_are_taken() {
         let client = "{\n\"mode\": \"client\",\n\"proxy\": \"example.org\",\n\"port\": 3006\n}";
         let found = Written::parse(Path::new("c"), client).expect("the seed's own");
-        assert_eq!((found.mode, found.proxy.as_deref(), found.port), (Some(Mode::Client), Some("example.org"), Some(3006)));
+        assert_eq!((found.mode, found.port), (Some(Mode::Client), Some(3006)));
+        assert_eq!(found.proxy, Some(WrittenServers::One("example.org".into())));
         assert!(Written::parse(Path::new("c"), "{\"mode\":\"server\",\"port\":3006}").is_ok());
     }
 

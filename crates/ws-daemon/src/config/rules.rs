@@ -1,7 +1,9 @@
 //! Who may ask for what, as config.json has it: each rule parsed once, its faults told with their place. It decides nothing.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 use ws_daemon_protocol::command::Command;
@@ -13,21 +15,27 @@ pub const BY_TCP: [&str; 2] = ["PAUSE", "STATUS"];
 /// The commands that are ever carried out for a peer. No rule adds to them: all others are answered by one's own daemon only.
 pub const BY_PEERS: [&str; 3] = ["PAUSE", "STATUS", "PEERS"];
 
+/// The commands that are ever carried out for who asks over HTTP by a token. No rule adds to them.
+pub const BY_CALLERS: [&str; 8] = ["PEERS", "RUNS", "RUN", "CANCEL", "SCRIPTS", "STATS", "SUBSCRIBE", "METRICS"];
+
 /// A rule as it was written: whom it is about, and what it gives them. What is absent gives nothing.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenRule {
     /// Whom it is about.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "described_list::<Word>")]
     pub who: Vec<Word>,
     /// The scripts that they may ask for.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "described_list::<Glob>")]
     pub scripts: Vec<Glob>,
     /// Who may be asked; absent: anyone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Target>,
     /// The commands that they may give.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "described_list::<Code>")]
     pub commands: Vec<Code>,
     /// Whether what they ask for is passed on to other peers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -47,6 +55,8 @@ pub enum Word {
     Local,
     /// Whoever reaches the local conversation by TCP.
     Tcp,
+    /// Programs that ask over HTTP, by name or a glob.
+    Caller(Box<str>),
     /// A user of this machine.
     User(Account),
     /// Whoever is in a group of this machine.
@@ -102,6 +112,8 @@ pub struct Who {
     pub local: bool,
     /// Whoever reaches the local conversation by TCP.
     pub tcp: bool,
+    /// Programs that ask over HTTP, by names and globs.
+    pub callers: Vec<Box<str>>,
     /// Users of this machine.
     pub users: Vec<u32>,
     /// Groups of this machine.
@@ -135,6 +147,14 @@ impl Who {
     #[must_use]
     pub fn is_of_locals(&self) -> bool {
         self.local || self.tcp || !self.users.is_empty() || !self.groups.is_empty()
+    }
+}
+
+impl Who {
+    /// Whether it is about the program that is called so.
+    #[must_use]
+    pub fn has_caller(&self, name: &str) -> bool {
+        self.callers.iter().any(|pattern| glob(pattern, name))
     }
 }
 
@@ -194,6 +214,8 @@ impl Word {
             _ => match text.split_once(':') {
                 Some(("user", name)) => account(name).map(Self::User),
                 Some(("group", name)) => account(name).map(Self::Group),
+                Some(("caller", "")) => Err(format!("{text:?} lacks a name")),
+                Some(("caller", name)) => Ok(Self::Caller(name.into())),
                 _ => Target::parse(text).map(|_| Self::Peer(text.into())).map_err(|error| error.to_string()),
             },
         }
@@ -212,6 +234,7 @@ impl fmt::Display for Word {
             Self::Server => f.write_str("server"),
             Self::Local => f.write_str("local"),
             Self::Tcp => f.write_str("tcp"),
+            Self::Caller(name) => write!(f, "caller:{name}"),
             Self::User(user) => account(f, "user", user),
             Self::Group(group) => account(f, "group", group),
         }
@@ -244,6 +267,7 @@ impl WrittenRule {
                 Word::Server => who.server = true,
                 Word::Local => who.local = true,
                 Word::Tcp => who.tcp = true,
+                Word::Caller(name) => who.callers.push(name.clone()),
                 Word::User(user) => who.users.push(id(user, "user", accounts.user)?),
                 Word::Group(group) => who.groups.push(id(group, "group", accounts.group)?),
             }
@@ -260,6 +284,9 @@ impl WrittenRule {
         if let Some(code) = vain(&BY_PEERS).filter(|_| who.is_of_peers()) {
             let own = "the others are answered by one's own daemon only";
             return Err(format!("no rule can let a peer give {code}: only {} can be; {own}", BY_PEERS.join(", ")));
+        }
+        if let Some(code) = vain(&BY_CALLERS).filter(|_| !who.callers.is_empty()) {
+            return Err(format!("no rule can let a caller give {code}: over HTTP there are {} only", BY_CALLERS.join(", ")));
         }
         Ok(Rule { who, scripts, targets, commands, relay })
     }
@@ -327,6 +354,46 @@ fn one_or_many<'de, D: Deserializer<'de>, T: Item>(deserializer: D) -> Result<Ve
     deserializer.deserialize_any(Visitor(std::marker::PhantomData))
 }
 
+/// One, or a list of them, as a JSON Schema.
+fn described_list<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let one = T::json_schema(generator);
+    json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
+}
+
+impl JsonSchema for Word {
+    fn schema_name() -> Cow<'static, str> {
+        "Word".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let what = "a peer's name, a glob or tag:…, anonymous, server, local, tcp, user:… or group:…";
+        json_schema!({ "description": what, "type": "string", "minLength": 1 })
+    }
+}
+
+impl JsonSchema for Glob {
+    fn schema_name() -> Cow<'static, str> {
+        "Glob".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let what = "a script's name; * stands for any characters, / too, and ? for one";
+        json_schema!({ "description": what, "type": "string", "minLength": 1, "maxLength": PATTERN_BYTES })
+    }
+}
+
+impl JsonSchema for Code {
+    fn schema_name() -> Cow<'static, str> {
+        "Code".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let codes: Vec<&str> = Command::CODES.into_iter().chain(["*"]).collect();
+        // The daemon takes small letters, too; an editor offers these.
+        json_schema!({ "description": "a command, or * for all", "type": "string", "anyOf": [{ "enum": codes }, { "pattern": "^[a-z]+$" }] })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,6 +415,11 @@ mod tests {
         assert!(scripts[0].matches("sms/send") && !scripts[0].matches("sms/../x") && !scripts[0].matches("mail"));
         assert!(targets.is_some_and(|targets| targets.matches("a", &[""])));
         assert!(commands[0].matches("STATUS") && !commands[0].matches("PEERS") && commands[1].matches("PEERS"));
+        let of_callers = r#"{"who":["caller:ci-*"],"scripts":["*"],"commands":["STATS"]}"#;
+        let written: WrittenRule = serde_json::from_str(of_callers).expect("a rule");
+        assert_eq!(serde_json::to_string(&written).expect("text"), of_callers);
+        let who = rule(of_callers).expect("a rule").who;
+        assert!(who.has_caller("ci-1") && !who.has_caller("other") && !who.is_of_locals() && !who.is_of_peers());
         let short = rule(r#"{"who":"local","scripts":"*","commands":"stats"}"#).expect("a rule");
         assert!(
             short.commands[0].matches("STATS") && short.scripts[0].matches("a/../b") && short.targets.is_none() && !short.relay
@@ -376,6 +448,8 @@ mod tests {
             (r#"{"who":"web","commands":"RELOAD"}"#, "no rule can let a peer give RELOAD: only PAUSE, STATUS, PEERS can be"),
             (r#"{"who":["local","anonymous"],"commands":["PEERS","INVITE"]}"#, "let a peer give INVITE"),
             (r#"{"who":"server","commands":["KEYS"]}"#, "let a peer give KEYS"),
+            (r#"{"who":"caller:ci","commands":["STATS","PAUSE"]}"#, "let a caller give PAUSE"),
+            (r#"{"who":"caller:"}"#, "\"caller:\" lacks a name"),
         ];
         for (text, expected) in table {
             let said = rule(text).expect_err(text);

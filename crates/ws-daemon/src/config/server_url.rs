@@ -5,8 +5,13 @@ use std::fmt;
 
 use url::{Host, Url};
 
+use super::http_proxy::HttpProxy;
+
 /// The port of the seed.
 pub const SEED_PORT: u16 = 3006;
+
+/// Servers of one client.
+const SERVERS: usize = 16;
 
 /// Where to dial.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub struct ServerUrl {
     pub path: String,
     /// What the daemon shows of itself, if anything.
     pub credentials: Option<Credentials>,
+    /// The proxy on the way there.
+    pub via: Option<HttpProxy>,
 }
 
 /// A name and its token, for the handshake's `Authorization` header.
@@ -38,18 +45,58 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Why `proxy` names no server.
+/// Why a text names no server: to be read behind the word for where it stands.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ServerUrlFault {
     /// Not `ws` or `wss`.
-    #[error("proxy has the scheme \"{0}\"; it must be ws:// or wss://, or a bare host name")]
+    #[error("has the scheme \"{0}\"; it must be ws:// or wss://, or a bare host name")]
     Scheme(String),
     /// Not a URL.
-    #[error("proxy is not a host, host:port, or URL: {0}")]
+    #[error("is not a host, host:port, or URL: {0}")]
     Url(#[from] url::ParseError),
     /// No host in it.
-    #[error("proxy names no host")]
+    #[error("names no host")]
     NoHost,
+    /// An empty list.
+    #[error("names no server")]
+    NoServer,
+    /// A long one.
+    #[error("names more than {SERVERS} servers")]
+    TooMany,
+}
+
+/// The servers of a client, which needs one: it dials them in this order until one is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Servers {
+    /// Tried first. Its port names the spool.
+    pub first: ServerUrl,
+    /// Tried when those before are not reached.
+    pub others: Vec<ServerUrl>,
+}
+
+impl Servers {
+    /// Each as [`ServerUrl::parse`] reads it.
+    ///
+    /// # Errors
+    /// What is wrong with one of them, or how many there are.
+    pub fn parse(written: &[impl AsRef<str>], port: Option<u16>) -> Result<Self, ServerUrlFault> {
+        if written.len() > SERVERS {
+            return Err(ServerUrlFault::TooMany);
+        }
+        let mut servers = written.iter().map(|server| ServerUrl::parse(server.as_ref(), port));
+        let first = servers.next().ok_or(ServerUrlFault::NoServer)??;
+        Ok(Self { first, others: servers.collect::<Result<_, _>>()? })
+    }
+
+    /// In their order.
+    pub fn iter(&self) -> impl Iterator<Item = &ServerUrl> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// The same, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut ServerUrl> {
+        std::iter::once(&mut self.first).chain(&mut self.others)
+    }
 }
 
 impl ServerUrl {
@@ -72,11 +119,7 @@ impl ServerUrl {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
         };
-        let credentials = (!url.username().is_empty() || url.password().is_some()).then(|| Credentials {
-            name: percent_decoded(url.username()),
-            token: percent_decoded(url.password().unwrap_or_default()),
-        });
-        Ok(Self { tls, host, port, path, credentials })
+        Ok(Self { tls, host, port, path, credentials: credentials(&url), via: None })
     }
 
     /// `host:port`, as the `Host` header and logs have it.
@@ -94,8 +137,16 @@ impl fmt::Display for ServerUrl {
     }
 }
 
+/// What stands before the `@`.
+pub fn credentials(url: &Url) -> Option<Credentials> {
+    (!url.username().is_empty() || url.password().is_some()).then(|| Credentials {
+        name: percent_decoded(url.username()),
+        token: percent_decoded(url.password().unwrap_or_default()),
+    })
+}
+
 /// The port that was written, also if it is the scheme's own, which `Url` drops.
-fn explicit_port(url: &str) -> Option<u16> {
+pub fn explicit_port(url: &str) -> Option<u16> {
     let authority = url.split_once("://")?.1.split(['/', '?', '#']).next()?;
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let (before, port) = host.rsplit_once(':')?;

@@ -13,8 +13,10 @@ use ws_daemon_protocol::codec::v2::{NAME_CHARS, TAGS, is_name};
 use super::file::{
     Mode, Written, WrittenAudit, WrittenAuditFile, WrittenLimits, WrittenOpen, WrittenTimes, WrittenTls, WrittenTlsParts,
 };
+use super::http_proxy::{HttpProxy, HttpProxyFault, ProxyVariables};
+use super::log::{LogFilter, LogFilterFault, LogFormat};
 use super::rules::{Accounts, Rule};
-use super::server_url::{SEED_PORT, ServerUrl, ServerUrlFault};
+use super::server_url::{SEED_PORT, ServerUrlFault, Servers};
 
 /// The audit log, if no other path is given.
 const AUDIT_FILE: &str = "audit.jsonl";
@@ -56,6 +58,8 @@ pub struct Sources {
     pub file: Option<Written>,
     /// Whether the machine looks like a container.
     pub in_container: bool,
+    /// What the environment says of HTTP proxies.
+    pub proxies: ProxyVariables,
     /// Who knows the users and groups of this machine.
     pub accounts: Accounts,
 }
@@ -78,6 +82,10 @@ pub struct Settings {
     pub role: Role,
     /// Where TCP speaks the local conversation.
     pub local: LocalTcp,
+    /// Where HTTP is answered beside a server's port.
+    pub http: Option<SocketAddr>,
+    /// By which names HTTP is asked, beside those that go without saying.
+    pub hosts: Vec<String>,
     /// The group that may use the socket.
     pub socket_group: Option<String>,
     /// What this daemon is called, if someone chose a name.
@@ -94,6 +102,10 @@ pub struct Settings {
     pub rules: Vec<Rule>,
     /// Where it is written down who asked for what.
     pub audit: Option<AuditFile>,
+    /// What is logged.
+    pub log: LogFilter,
+    /// In which form.
+    pub log_format: LogFormat,
     /// Bounds.
     pub limits: Limits,
     /// Intervals and deadlines.
@@ -123,8 +135,8 @@ pub enum Role {
     },
     /// Dials the server.
     Client {
-        /// Which.
-        server: ServerUrl,
+        /// Which, each with the way there.
+        servers: Servers,
     },
 }
 
@@ -253,11 +265,20 @@ pub enum SettingsFault {
     #[error("a client needs \"proxy\", the server to dial: set it in config.json, with --proxy, or as WSDAEMON_PROXY")]
     NoProxy,
     /// A server that cannot be dialled.
-    #[error(transparent)]
+    #[error("proxy {0}")]
     Proxy(#[from] ServerUrlFault),
+    /// A way to it that is none.
+    #[error(transparent)]
+    HttpProxy(#[from] HttpProxyFault),
     /// An address that is none.
     #[error("local is \"{0}\"; it must be an address like 127.0.0.1:9007, or off")]
     Local(String),
+    /// HTTP that others could read.
+    #[error(
+        "\"http\" is an address of this machine, like 127.0.0.1:9100: elsewhere tokens could be read on the way. On a server with \
+         \"tls\": true it may be another; else put a proxy that speaks TLS before it"
+    )]
+    Http,
     /// A bound that would let nothing through.
     #[error("{0} must be at least {1}")]
     TooSmall(&'static str, usize),
@@ -275,6 +296,9 @@ pub enum SettingsFault {
     /// A rule about nobody that is known.
     #[error("rules[{0}]: {1}")]
     Rule(usize, String),
+    /// What is no filter of the log.
+    #[error(transparent)]
+    Log(#[from] LogFilterFault),
     /// The first wait is longer than the last.
     #[error("times.backoff_min is longer than times.backoff_max")]
     Backoff,
@@ -357,6 +381,14 @@ impl Settings {
             Mode::Client => client(&mut resolver)?,
         };
         let local = local(&mut resolver)?;
+        let http = resolver.written(|written| written.http);
+        if let Some((address, source)) = &http {
+            resolver.row("http", address.to_string(), *source);
+        }
+        let hosts = resolver.written(|written| written.hosts.clone());
+        if let Some((hosts, source)) = &hosts {
+            resolver.row("hosts", hosts.clone(), *source);
+        }
         let group = resolver.written(|written| written.socket_group.clone());
         if let Some((group, source)) = &group {
             resolver.row("socket_group", group.as_str(), *source);
@@ -372,16 +404,23 @@ impl Settings {
             resolver.row("token_file", path.display().to_string(), *source);
         }
         let tls = tls(&mut resolver, mode)?;
+        let http = http.map(|(address, _)| address);
+        if http.is_some_and(|http| !http.ip().is_loopback() && (mode == Mode::Client || tls.on != Some(true))) {
+            return Err(SettingsFault::Http);
+        }
         let rules = rules(&mut resolver)?;
         let audit = audit(&mut resolver, &prefix);
         let any_writer = resolver.or_default(false, |written| written.any_writer);
         resolver.row("any_writer", any_writer.0, any_writer.1);
         let token_file = token_file.map(|(path, _)| path);
+        let (log, log_format) = log(&mut resolver)?;
         let settings = Self {
             prefix,
             any_writer,
             role,
             local,
+            http,
+            hosts: hosts.map(|(hosts, _)| hosts).unwrap_or_default(),
             socket_group,
             name,
             tags,
@@ -390,11 +429,25 @@ impl Settings {
             tls,
             rules,
             audit,
+            log,
+            log_format,
             limits,
             times,
         };
         Ok((settings, resolver.rows))
     }
+}
+
+/// What is logged, and in which form.
+fn log(resolver: &mut Resolver) -> Result<(LogFilter, LogFormat), SettingsFault> {
+    let (filter, source) = match resolver.written(|written| written.log.clone()) {
+        Some((text, source)) => (LogFilter::parse(&text)?, source),
+        None => (LogFilter::default(), Source::Default),
+    };
+    resolver.row("log", filter.as_str(), source);
+    let (format, source) = resolver.or_default(LogFormat::default(), |written| written.log_format);
+    resolver.row("log_format", format.to_string(), source);
+    Ok((filter, format))
 }
 
 /// What this daemon is called, and its tags.
@@ -544,10 +597,38 @@ fn server(resolver: &mut Resolver) -> Role {
 fn client(resolver: &mut Resolver) -> Result<Role, SettingsFault> {
     let (proxy, source) = resolver.written(|written| written.proxy.clone()).ok_or(SettingsFault::NoProxy)?;
     let port = resolver.written(|written| written.port);
-    let server = ServerUrl::parse(&proxy, port.map(|(port, _)| port))?;
-    let note = server.credentials.as_ref().map(|_| "with a name and a token, which are not shown");
-    resolver.noted("proxy", server.to_string(), note, source);
-    Ok(Role::Client { server })
+    let mut servers = Servers::parse(proxy.as_slice(), port.map(|(port, _)| port))?;
+    let has_token = servers.iter().any(|server| server.credentials.is_some());
+    let note = has_token.then_some("with a name and a token, which are not shown");
+    resolver.noted("proxy", one_or_all(servers.iter().map(ToString::to_string)), note, source);
+    http_proxies(resolver, &mut servers)?;
+    Ok(Role::Client { servers })
+}
+
+/// The proxy on the way to each server.
+fn http_proxies(resolver: &mut Resolver, servers: &mut Servers) -> Result<(), SettingsFault> {
+    let set = resolver.written(|written| written.http_proxy.clone());
+    for server in servers.iter_mut() {
+        server.via = resolver.sources.proxies.way(server, set.as_ref().map(|(set, _)| &**set))?;
+    }
+    let shown = |way: Option<&HttpProxy>| way.map_or_else(|| "none".to_owned(), ToString::to_string);
+    let mut ways: Vec<String> = servers.iter().map(|server| shown(server.via.as_ref())).collect();
+    if ways.iter().all(|way| *way == ways[0]) {
+        ways.truncate(1);
+    }
+    let used = servers.iter().find_map(|server| server.via.as_ref());
+    let (note, source) = match (used, set) {
+        (_, Some((_, source))) => (None, source),
+        (Some(proxy), None) => (Some(proxy.named_by), Source::Environment),
+        (None, None) => (None, Source::Default),
+    };
+    resolver.noted("http_proxy", one_or_all(ways), note, source);
+    Ok(())
+}
+
+fn one_or_all(words: impl IntoIterator<Item = String>) -> Value {
+    let mut words: Vec<Value> = words.into_iter().map(Value::from).collect();
+    if words.len() == 1 { words.remove(0) } else { Value::Array(words) }
 }
 
 fn local(resolver: &mut Resolver) -> Result<LocalTcp, SettingsFault> {
@@ -615,6 +696,7 @@ mod tests {
             environment: written(environment),
             file: file.map(written),
             in_container: false,
+            proxies: ProxyVariables::default(),
             accounts: Accounts::default(),
         }
     }

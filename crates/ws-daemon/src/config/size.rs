@@ -1,5 +1,6 @@
 //! Sizes as people write them: a number of bytes, or a number and KiB, MiB or GiB.
 
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
 /// A size in bytes. For serde's `deserialize_with`.
@@ -14,6 +15,16 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
         Written::Bytes(bytes) => Ok(Some(bytes)),
         Written::Text(text) => parse(&text).map(Some).map_err(de::Error::custom),
     }
+}
+
+/// A size as a JSON Schema. For schemars' `schema_with`.
+pub fn described(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [
+            { "description": "bytes", "type": "integer", "minimum": 0 },
+            { "description": "text with a unit, like 16MiB", "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)?$" }
+        ]
+    })
 }
 
 fn parse(text: &str) -> Result<usize, String> {

@@ -10,7 +10,7 @@ use ws_daemon_protocol::command::{INVITATION_TTL, Invite, Revoke, Rotate};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::{Answer, Control};
-use crate::config::ServerUrl;
+use crate::config::{ServerUrl, Servers};
 use crate::invitation::Invitation;
 use crate::register::{self, RegisterFault};
 use crate::secret::Secret;
@@ -19,7 +19,7 @@ use crate::tls::KeysFault;
 impl Control {
     /// The line that makes somebody a peer.
     pub(super) async fn invite(&self, invite: Invite) -> Answer {
-        let Invite { name, tags, allow, ttl, uses, url } = invite;
+        let Invite { name, tags, allow, ttl, uses, urls } = invite;
         let words = |words: Vec<String>| words.into_iter().map(Into::into).collect();
         let invited = register::Invite {
             name: name.as_str().into(),
@@ -32,13 +32,13 @@ impl Control {
         if let Err(fault) = self.0.peers.register().check(&invited) {
             return Answer::Outcome(outcome(&fault));
         }
-        let place = match self.place(url).await {
+        let place = match self.place(urls).await {
             Ok(place) => place,
             Err(outcome) => return Answer::Outcome(outcome),
         };
         match self.0.peers.register().invite(invited).await {
             Ok((secret, until_ms)) => {
-                info!(peer = name, url = place.url, "somebody was invited");
+                info!(peer = name, urls = %place.urls.join(" "), "somebody was invited");
                 line(&name, place, &secret, until_ms)
             }
             Err(fault) => Answer::Outcome(outcome(&fault)),
@@ -47,8 +47,8 @@ impl Control {
 
     /// The line by which a peer gets another token.
     pub(super) async fn rotate(&self, rotate: Rotate) -> Answer {
-        let Rotate { name, at_once, ttl, url } = rotate;
-        let place = match self.place(url).await {
+        let Rotate { name, at_once, ttl, urls } = rotate;
+        let place = match self.place(urls).await {
             Ok(place) => place,
             Err(outcome) => return Answer::Outcome(outcome),
         };
@@ -82,39 +82,48 @@ impl Control {
 
     /// Where the server is for those who join: as it was said, or as far as it is known here. Unless it is to be without TLS, TLS is
     /// on from here on, with a certificate for that name.
-    async fn place(&self, said: Option<String>) -> Result<Place, Outcome> {
+    async fn place(&self, mut said: Vec<String>) -> Result<Place, Outcome> {
         let wrong = |why: String| Outcome::Failed(ErrorCode::BadMessage, why);
         let (Some(address), Some(tls)) = (self.0.reached, &self.0.tls) else {
             return Err(Outcome::failed(ErrorCode::Unsupported, "this daemon is a client; peers are invited on their server"));
         };
-        let is_said = said.is_some();
-        let url = said.unwrap_or_else(|| format!("wss://{}", authority(address)));
-        let mut server = ServerUrl::parse(&url, Some(address.port())).map_err(|fault| wrong(format!("url: {fault}")))?;
-        if server.credentials.is_some() {
+        let is_said = !said.is_empty();
+        if !is_said {
+            said.push(format!("wss://{}", authority(address)));
+        }
+        let mut servers = Servers::parse(&said, Some(address.port())).map_err(|fault| wrong(format!("url {fault}")))?;
+        if servers.iter().any(|server| server.credentials.is_some()) {
             return Err(wrong("url: no name and no token belong into it; the invitation holds what is needed".into()));
         }
-        if !server.tls {
-            return Ok(Place { url: server.to_string(), pin: None });
-        }
-        let host = match &server.host {
+        let host = |host: &Host| match host {
             Host::Ipv6(address) => address.to_string(),
             host => host.to_string(),
         };
-        match tls.ensure_names(&[host]).await {
-            Ok(()) => Ok(Place { url: server.to_string(), pin: tls.root_pin().map(|pin| pin.to_string()) }),
-            // The settings say that TLS is not this daemon's: it is that of a proxy before it, or there is none.
-            Err(KeysFault::Off) => {
-                server.tls = is_said;
-                Ok(Place { url: server.to_string(), pin: None })
+        let hosts: Vec<String> = servers.iter().filter(|server| server.tls).map(|server| host(&server.host)).collect();
+        let mut pin = None;
+        if !hosts.is_empty() {
+            match tls.ensure_names(&hosts).await {
+                Ok(()) => pin = tls.root_pin().map(|pin| pin.to_string()),
+                // The settings say that TLS is not this daemon's: it is that of a proxy before it, or there is none.
+                Err(KeysFault::Off) if is_said => {
+                    // And so is the port, where none was said.
+                    for (server, url) in servers.iter_mut().zip(&said).filter(|(server, _)| server.tls) {
+                        *server = ServerUrl::parse(url, None).map_err(|fault| wrong(format!("url {fault}")))?;
+                    }
+                }
+                Err(KeysFault::Off) => servers.first.tls = false,
+                Err(fault) => {
+                    return Err(Outcome::Failed(ErrorCode::SpoolFailed, format!("TLS cannot be switched on: {fault}")));
+                }
             }
-            Err(fault) => Err(Outcome::Failed(ErrorCode::SpoolFailed, format!("TLS cannot be switched on: {fault}"))),
         }
+        Ok(Place { urls: servers.iter().map(ToString::to_string).collect(), pin })
     }
 }
 
 /// Where a server is joined.
 struct Place {
-    url: String,
+    urls: Vec<String>,
     /// Of its root.
     pin: Option<String>,
 }
@@ -129,10 +138,12 @@ fn authority(address: SocketAddr) -> String {
 }
 
 fn line(name: &str, place: Place, secret: &Secret, until_ms: u64) -> Answer {
-    let Place { url, pin } = place;
-    let invitation = Invitation { urls: vec![url.clone()], name: name.into(), secret: secret.text().into(), pin };
+    let Place { urls, pin } = place;
+    let invitation = Invitation { urls, name: name.into(), secret: secret.text().into(), pin };
     match invitation.encode() {
-        Ok(code) => Answer::Result(json!({ "code": code, "name": name, "url": url, "expires": until_ms })),
+        Ok(code) => Answer::Result(json!({
+            "code": code, "name": name, "url": invitation.urls.first(), "urls": invitation.urls, "expires": until_ms,
+        })),
         Err(bad) => Answer::Outcome(Outcome::Failed(ErrorCode::BadMessage, format!("with this url it is too long: {bad}"))),
     }
 }

@@ -96,6 +96,10 @@ impl Control {
             let unknown = || Outcome::Failed(ErrorCode::UnknownTarget, format!("this machine knows no user {user:?}"));
             return local(Caller::Socket(found.ok_or_else(unknown)?));
         }
+        if let Some(name) = word.strip_prefix("caller:") {
+            let unknown = || Outcome::Failed(ErrorCode::UnknownTarget, format!("there is no caller {name:?}"));
+            return local(Caller::Program(self.0.callers.named(name).ok_or_else(unknown)?));
+        }
         let link = self.0.peers.links().into_iter().find(|link| link.peer() == word);
         Ok(match link {
             Some(link) => {
@@ -145,7 +149,11 @@ impl Control {
     }
 
     fn why(&self, actor: Actor<'_>, verdict: Verdict) -> String {
-        let side = if matches!(actor, Actor::Peer(_)) { "peers" } else { "processes of this machine" };
+        let side = match actor {
+            Actor::Peer(_) => "peers",
+            Actor::Local(Caller::Program(_)) => "callers",
+            Actor::Local(_) => "processes of this machine",
+        };
         match (verdict.by, verdict.allowed) {
             (By::Owner, _) => "root and the daemon's own user may do everything".to_owned(),
             (By::Rule(index), _) => {
@@ -153,6 +161,8 @@ impl Control {
                 format!("rules[{index}], about {who}, allows it")
             }
             (By::Invitation, _) => "its invitation allows it".to_owned(),
+            (By::Entry, _) => "what it was given when it was added allows it".to_owned(),
+            (By::Own, _) => "it is about what it has asked for itself".to_owned(),
             (By::Default, true) => format!("no rule is about {side}, and without one this is allowed"),
             (By::Default, false) => format!("no rule is about {side}, and without one this is not allowed"),
             (By::Nothing, _) => "no rule can give it".to_owned(),

@@ -36,6 +36,7 @@ impl Hooks {
         let job = Job {
             run: RunId::new(Uuid::now_v7().to_string()),
             id: None,
+            trace: None,
             name: name.into(),
             params: Params::new(raw.as_deref()),
             peer,

@@ -144,6 +144,7 @@ fn options(order: &Order) -> Options {
         output: order.output,
         queue: order.queue.then(Queue::default),
         events: true,
+        trace: order.trace.clone(),
         ..Options::default()
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use ws_daemon_protocol::command::{RunsQuery, Which};
 
-use super::Control;
+use super::{Control, Whose};
 
 /// Runs in one answer unless it is said how many.
 const SHOWN: usize = 100;
@@ -16,10 +16,12 @@ const SHOWN_BYTES: usize = 8 << 20;
 
 impl Control {
     /// The runs that were asked for here, and those done here for others, the newest first.
-    pub(super) async fn runs(&self, query: &RunsQuery) -> Value {
+    pub(super) async fn runs(&self, whose: Whose<'_>, query: &RunsQuery) -> Value {
         let limit = query.limit.unwrap_or(SHOWN).min(MOST_SHOWN);
-        let mut runs = self.0.origin.runs(query, limit).await;
-        runs.extend(self.0.worker.runs(query, limit).await);
+        let mut runs = self.0.origin.runs(whose.user_if_own(), query, limit).await;
+        if !whose.own_only {
+            runs.extend(self.0.worker.runs(query, limit).await);
+        }
         // A run's id begins with the time it was made, by the clock of its asker.
         let newest = |run: &Value| (run["accepted"].as_u64(), run["run"].as_str().map(str::to_owned));
         runs.sort_by_cached_key(|run| std::cmp::Reverse(newest(run)));
@@ -32,9 +34,9 @@ impl Control {
     }
 
     /// All about one run, asked for here or done here; by the caller's id only the former.
-    pub(super) async fn run(&self, user: &str, which: &Which) -> Option<Value> {
-        match (self.0.origin.run(user, which).await, which) {
-            (None, Which::Run(run)) => self.0.worker.run(run).await,
+    pub(super) async fn run(&self, whose: Whose<'_>, which: &Which) -> Option<Value> {
+        match (self.0.origin.run(whose.user, whose.own_only, which).await, which) {
+            (None, Which::Run(run)) if !whose.own_only => self.0.worker.run(run).await,
             (asked, _) => asked,
         }
     }

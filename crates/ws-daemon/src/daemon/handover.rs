@@ -2,6 +2,7 @@
 //! under a name as a service manager gives them (sd_listen_fds(3)). It goes by exec(2) to the same process, or by way of the service
 //! manager's store. It never reads a connection.
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 use ws_daemon_protocol::id::CallerId;
 
+use super::listening::Kept;
 use crate::local::{Before, Parked};
 use crate::origin::Awaited;
 use crate::system;
@@ -69,6 +71,8 @@ pub struct Note {
     pub is_stored: bool,
     /// The instances that were linked.
     pub peers: Vec<String>,
+    /// What the settings said of the sockets that were bound by them, by their names.
+    asked: BTreeMap<String, String>,
     connections: Vec<Connection>,
 }
 
@@ -87,9 +91,20 @@ struct Later {
 }
 
 impl Note {
-    /// A note on whose the socket file is, by which way it goes, and who was linked.
-    pub fn new(own_socket: bool, is_stored: bool, peers: Vec<String>) -> Self {
-        Self { version: VERSION, own_socket, is_stored, peers, connections: Vec::new() }
+    /// A note on the sockets that are `kept`, by which way it goes, and who was linked.
+    pub fn new(kept: &Kept, is_stored: bool, peers: Vec<String>) -> Self {
+        let (own_socket, asked) = (kept.is_own, kept.asked.clone());
+        Self { version: VERSION, own_socket, is_stored, peers, asked, connections: Vec::new() }
+    }
+
+    /// What the settings said of the socket of this name; `None` if it was not bound by them.
+    pub fn asked(&self, name: &str) -> Option<String> {
+        self.asked.get(name).cloned()
+    }
+
+    /// Whether the socket of this name is what the settings ask for now, or somebody else's to say.
+    pub fn fits(&self, name: &str, asked: &str) -> bool {
+        self.asked.get(name).is_none_or(|before| before == asked)
     }
 
     /// Reads a note.

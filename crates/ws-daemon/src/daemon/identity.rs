@@ -35,7 +35,7 @@ const CHANGES: usize = 4096;
 pub fn spool_path(settings: &Settings) -> PathBuf {
     let (mode, port) = match &settings.role {
         Role::Server { listen, .. } => ("server", listen.port()),
-        Role::Client { server } => ("client", server.port),
+        Role::Client { servers } => ("client", servers.first.port),
     };
     settings.prefix.join(format!("spool-{mode}-{port}.db"))
 }

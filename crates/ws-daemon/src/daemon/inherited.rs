@@ -18,16 +18,24 @@ use crate::local::Parked;
 /// The sockets, as far as they can be of use.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// For peers, on a server.
-    pub port: Option<TcpListener>,
+    pub tcp: Given,
     /// For processes of this machine.
     pub socket: Option<UnixListener>,
-    /// The same by TCP.
-    pub local: Option<TcpListener>,
     /// What the last life has noted.
     pub note: Note,
     /// The connections that it had.
     pub connections: Vec<Parked>,
+}
+
+/// What was given to listen on by TCP.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// For peers, on a server.
+    pub port: Option<TcpListener>,
+    /// For what is asked over HTTP.
+    pub http: Option<TcpListener>,
+    /// For processes of this machine.
+    pub local: Option<TcpListener>,
 }
 
 impl Inherited {
@@ -75,7 +83,7 @@ impl Inherited {
             }
         }
         if inherited.note.is_stored {
-            ["port", "socket", "local", NOTE].into_iter().for_each(service_manager::taken);
+            ["port", "http", "socket", "local", NOTE].into_iter().for_each(service_manager::taken);
         }
         inherited
     }
@@ -84,8 +92,9 @@ impl Inherited {
     fn sort(&mut self, kind: Kind, name: &str, is_server: bool, descriptor: OwnedFd) -> bool {
         match kind {
             Kind::Unix if self.socket.is_none() => self.socket = Some(descriptor.into()),
-            Kind::Tcp if is_server && name != "local" && self.port.is_none() => self.port = Some(descriptor.into()),
-            Kind::Tcp if name != "port" && self.local.is_none() => self.local = Some(descriptor.into()),
+            Kind::Tcp if name == "http" => self.tcp.http = Some(descriptor.into()),
+            Kind::Tcp if is_server && name != "local" && self.tcp.port.is_none() => self.tcp.port = Some(descriptor.into()),
+            Kind::Tcp if name != "port" && self.tcp.local.is_none() => self.tcp.local = Some(descriptor.into()),
             _ => return false,
         }
         true

@@ -11,12 +11,14 @@ use tracing::{error, info, warn};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::watch::{Files, Watch};
-use super::{Encryption, identity, raise_open_files, service_manager, trusted};
+use super::{Encryption, identity, open, raise_open_files, service_manager, trusted};
+use crate::api::Api;
 use crate::audit::Audit;
 use crate::config::{Difference, InUse, Role, Row, Settings};
 use crate::control::Order;
 use crate::exec::Executor;
 use crate::http::Http;
+use crate::levels::Levels;
 use crate::link::Terms;
 use crate::local::Local;
 use crate::peers::{DialerHandle, Peers};
@@ -33,14 +35,15 @@ pub struct Parts {
     pub peers: Peers,
     pub executor: Executor,
     pub local: Local,
-    /// On a server.
-    pub http: Option<Http>,
+    pub http: Http,
+    pub api: Api,
     /// On a client.
     pub dialer: Option<DialerHandle>,
     pub encryption: Encryption,
     pub peer_runs: InUse<usize>,
     pub rules: Rules,
     pub audit: Audit,
+    pub levels: Levels,
 }
 
 /// Reads the settings again.
@@ -137,7 +140,7 @@ impl Reloader {
     }
 
     fn take_up(&self, settings: &Settings) {
-        let Parts { peers, executor, local, http, dialer, peer_runs, rules, .. } = &self.parts;
+        let Parts { peers, executor, local, http, api, dialer, peer_runs, rules, levels, .. } = &self.parts;
         let Settings { limits, times, .. } = settings;
         raise_open_files(settings);
         rules.replace(settings.rules.clone(), settings.relay);
@@ -146,17 +149,11 @@ impl Reloader {
         peer_runs.replace(limits.peer_runs);
         executor.take_up(limits);
         local.take_up(limits);
-        match &settings.role {
-            Role::Server { open, .. } => {
-                if let Some(http) = http {
-                    http.take_up(open.clone(), times.handshake, limits);
-                }
-            }
-            Role::Client { server } => {
-                if let Some(dialer) = dialer {
-                    dialer.take_up(server.clone(), *times);
-                }
-            }
+        levels.set_usual(settings.log.clone());
+        api.take_up(settings);
+        http.take_up(open(settings), times.handshake, limits);
+        if let (Role::Client { servers }, Some(dialer)) = (&settings.role, dialer) {
+            dialer.take_up(servers.clone(), *times);
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::standing::Standing;
 use crate::system::c_text;
 use crate::system::shim::{Identity, Order};
 use schema::Schema;
+pub use written::described;
 use written::{ParamsBy, Who, Written};
 
 /// Entries of `callers`; with more the contract is broken.
@@ -71,8 +72,20 @@ impl Contract {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let Written { description, schema, callers, timeout, at_once, user, group, limits, environment, output, params } =
-            Written::parse(text)?;
+        let Written {
+            _described_by: _,
+            description,
+            schema,
+            callers,
+            timeout,
+            at_once,
+            user,
+            group,
+            limits,
+            environment,
+            output,
+            params,
+        } = Written::parse(text)?;
         if description.as_ref().is_some_and(|description| description.chars().count() > DESCRIPTION_CHARS) {
             return Err(format!("description: it has more than {DESCRIPTION_CHARS} characters"));
         }

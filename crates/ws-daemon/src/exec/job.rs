@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, info_span};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::Params;
+use ws_daemon_protocol::trace::Trace;
 
 use super::rounds::Asker;
 use super::stream::StreamBuffer;
@@ -20,6 +21,8 @@ pub struct Job {
     pub run: RunId,
     /// The caller's id, if it came along.
     pub id: Option<CallerId>,
+    /// What it carries along for logs.
+    pub trace: Option<Box<Trace>>,
     /// The script's name as asked for.
     pub name: String,
     /// What the script gets.

@@ -2,6 +2,7 @@
 //! in between. It never says more than the caller of a stage asked for, and a stage that is dropped ends the run.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{Instrument, Span, info};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
@@ -194,6 +195,8 @@ impl Running {
         let attended = supervise::attend(&run.executor.0, &run.job, begun).instrument(span).await;
         let Attended { outcome, captured, ms } = attended;
         drop(slot);
+        run.executor.0.outcomes.count(&outcome);
+        run.executor.0.seconds.took(Duration::from_millis(ms));
         Ended { job: run.over(), outcome, never_started: false, drained: false, captured, ms: Some(ms) }
     }
 }
@@ -251,6 +254,7 @@ impl Run {
     }
 
     fn unstarted(self, outcome: Outcome, drained: bool) -> Ended {
+        self.executor.0.outcomes.count(&outcome);
         Ended { job: self.over(), outcome, never_started: true, drained, captured: None, ms: None }
     }
 }
@@ -350,6 +354,7 @@ mod tests {
             Job {
                 run: RunId::new(Uuid::now_v7().to_string()),
                 id: None,
+                trace: None,
                 name: name.into(),
                 params: Params::new(None::<&RawValue>),
                 peer: "tester".into(),

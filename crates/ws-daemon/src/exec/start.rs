@@ -183,5 +183,19 @@ fn own_variables(job: &Job, timeout: Option<Duration>) -> io::Result<Vec<CString
     if let Some(id) = job.id.as_ref().map(|id| id.as_text()).filter(|id| !id.contains('\0')) {
         variables.push(c_text(format!("WSDAEMON_ID={id}"))?);
     }
+    for (key, part) in job.trace.iter().flat_map(|trace| trace.parts()) {
+        if let Some(part) = part {
+            variables.push(c_text(format!("{}={part}", variable_of(key)))?);
+        }
+    }
     Ok(variables)
+}
+
+/// Where a script finds what its request carries along; `TRACEPARENT` as programs that trace look for it.
+fn variable_of(key: &str) -> &'static str {
+    match key {
+        "traceparent" => "TRACEPARENT",
+        "request_id" => "WSDAEMON_REQUEST_ID",
+        _ => "WSDAEMON_EVENT",
+    }
 }

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -11,14 +10,11 @@ use hyper::header::{self, HeaderMap};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
+use crate::api::DELAY;
 use crate::audit::Entry;
 use crate::policy::{Claim, Credential, agree};
 use crate::register::{Register, Revoked};
 use crate::standing::{Proof, Proven, Standing};
-
-/// From a request to the answer that it was refused for its secret. A guess takes at least so long; and what the comparison took is
-/// not to be seen.
-const DELAY: Duration = Duration::from_millis(250);
 
 /// What is logged of a name that was only claimed.
 const SHOWN_CHARS: usize = 128;
@@ -100,6 +96,8 @@ fn written(headers: &HeaderMap) -> Option<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use hyper::header::HeaderValue;
 
     use super::*;

@@ -1,18 +1,18 @@
-//! One request on a fresh connection: a WebSocket handshake (RFC 6455, section 4.2) that becomes a link, or an answer in words.
-//! Every path is good, no subprotocol is selected and no extension accepted, as the seed's peers know it.
+//! What is asked on a fresh connection: a WebSocket handshake (RFC 6455, section 4.2) that becomes a link, pages, or what gets an
+//! answer in words. For a link every path is good, no subprotocol is selected and no extension accepted, as the seed's peers know it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::geteuid;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -22,20 +22,17 @@ use ws_daemon_protocol::codec::v2;
 use super::Door;
 use super::credential::Shown;
 use super::join;
+use crate::api::{self, Api, HEAD_BYTES, HEADERS, IDLE, OfThisMachine, Visit, Visitor};
 use crate::audit::Entry;
 use crate::config::Open;
 use crate::counters::Count;
 use crate::link::{Dialect, Stream};
 use crate::peers::Peers;
-use crate::policy::{self, Credential, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal, Visitor};
+use crate::policy::{self, Credential, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal};
 use crate::standing::Standing;
 use crate::system;
-
-/// What the head of a request may have, in bytes; a longer one is answered 431. The least that hyper can be told.
-const HEAD_BYTES: usize = 8 * 1024;
-
-/// Header lines of a request; more are answered 431.
-const HEADERS: usize = 64;
+use crate::tasks::Stop;
+use crate::tls::ServerTls;
 
 /// A connection that became a link.
 #[derive(Debug)]
@@ -57,28 +54,55 @@ pub struct Entrance {
     pub own: SocketAddr,
     /// The other one.
     pub address: SocketAddr,
+    /// Whether it may become a link.
+    pub links: bool,
 }
 
-/// Reads one request of a visitor whose certificate proves that it is who `standing` says, and answers it; `None` if it did not
-/// become a link. The deadline is the caller's.
+/// Reads what is asked by a visitor whose certificate proves that it is who `standing` says, and answers it: pages as long as it asks
+/// for them, or one handshake; `None` if it did not become a link. The deadline is the caller's.
 pub async fn handshake(
     stream: Stream,
     entrance: Entrance,
     standing: &Standing,
     door: &Door,
     peers: &Peers,
+    visit: &Visit,
+    stop: &Stop,
 ) -> Option<Upgraded> {
     let (address, counters) = (entrance.address, peers.counters());
     let is_encrypted = stream.is_encrypted();
-    let needs_tls = !is_encrypted && !door.tls.takes_plain() && !address.ip().is_loopback();
+    let needs_tls = !is_encrypted && !door.takes_plain() && !address.ip().is_loopback();
     let upgrade: Mutex<Option<(OnUpgrade, Dialect, Standing)>> = Mutex::new(None);
-    let slot = &upgrade;
+    let (slot, visitor) = (&upgrade, &Visitor::Address(address));
     let service = service_fn(|mut request: Request<Incoming>| async move {
         let since = Instant::now();
+        let wants_link = has_token(request.headers(), header::UPGRADE, "websocket");
+        if let Some(api) = door.api.as_ref().filter(|_| !wants_link && Api::has(request.uri().path())) {
+            if needs_tls {
+                return Ok(wants_tls().map(boxed));
+            }
+            if Api::is_open(request.uri().path())
+                && let Err(refusal) = admit(request.headers(), entrance, Credential::None, &door.open.now()).await
+            {
+                counters.count(Count::Forbidden);
+                return Ok(words(StatusCode::FORBIDDEN, &refusal.to_string()).map(boxed));
+            }
+            if Api::is_metrics(request.uri().path())
+                && !request.headers().contains_key(header::AUTHORIZATION)
+                && admit(request.headers(), entrance, Credential::None, &Open::Nobody).await.is_ok()
+            {
+                request.extensions_mut().insert(OfThisMachine);
+            }
+            return Ok(api.answer(request, visitor, visit).await);
+        }
+        if !entrance.links {
+            counters.count(Count::BadHandshake);
+            return Ok(words(StatusCode::NOT_FOUND, "there are no links here, and no such page").map(boxed));
+        }
         if join::is_asked(&request) && !needs_tls {
             // Whom to trust is told only where nobody on the way can have changed it.
-            let roots = if is_encrypted { door.tls.roots_to_pin() } else { String::new() };
-            return Ok(join::answer(request, address, peers, &door.audit, &roots, since).await);
+            let roots = door.tls.as_ref().filter(|_| is_encrypted).map(ServerTls::roots_to_pin).unwrap_or_default();
+            return Ok(join::answer(request, address, peers, &door.audit, &roots, since).await.map(boxed));
         }
         let shown = Shown::of(request.headers(), standing, peers.register());
         let verdict = admit(request.headers(), entrance, shown.credential, &door.open.now()).await;
@@ -88,6 +112,10 @@ pub async fn handshake(
         }
         let answer = match verdict {
             _ if needs_tls => Err(Box::new(wants_tls())),
+            // What is left of its time is not known any more.
+            _ if visit.proven.is_cancelled() => {
+                Err(Box::new(words(StatusCode::BAD_REQUEST, "a link has a connection of its own")))
+            }
             verdict => answer(&request, verdict),
         };
         let response = match answer {
@@ -111,28 +139,54 @@ pub async fn handshake(
                 *refusal
             }
         };
-        Ok::<_, Infallible>(response)
+        Ok::<_, Infallible>(response.map(boxed))
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
-        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    if let Err(error) = connection.await {
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = no_more(visit, stop) => {
+            // What was asked is still answered.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         // Too long a head, and what is no HTTP, is answered by hyper.
         counters.count(Count::BadHandshake);
         debug!(%address, %error, "a connection ended without a link");
     }
-    let (upgrade, dialect, standing) = upgrade.into_inner().ok()??;
+    let (upgrade, dialect, standing) = slot.lock().ok()?.take()?;
     let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
     Some(Upgraded { stream: parts.io.into_inner(), behind: parts.read_buf.to_vec(), dialect, standing })
 }
 
+/// Ends when pages are asked for no more; who wants a link may still get one until all is drained.
+async fn no_more(visit: &Visit, stop: &Stop) {
+    let pages = async {
+        visit.proven.cancelled().await;
+        stop.no_more().await;
+    };
+    tokio::select! {
+        () = pages => {}
+        () = stop.drain.cancelled() => {}
+    }
+}
+
+fn boxed(body: Full<Bytes>) -> api::Body {
+    body.boxed_unsync()
+}
+
 /// Whether whoever is at `address` and sends these headers may enter. Whose process that is is looked up only where it decides.
 async fn admit(headers: &HeaderMap, entrance: Entrance, credential: Credential, open: &Open) -> Result<(), Refusal> {
-    let Entrance { own, address } = entrance;
-    let visitor = Visitor {
+    let Entrance { own, address, .. } = entrance;
+    let visitor = policy::Visitor {
         address: address.ip(),
         has_origin: headers.contains_key(header::ORIGIN),
         was_forwarded: headers
@@ -142,7 +196,7 @@ async fn admit(headers: &HeaderMap, entrance: Entrance, credential: Credential, 
         credential,
     };
     match policy::admit(visitor, open) {
-        Err(Refusal::OtherUser) => policy::admit(Visitor { is_ours: is_ours(own, address).await, ..visitor }, open),
+        Err(Refusal::OtherUser) => policy::admit(policy::Visitor { is_ours: is_ours(own, address).await, ..visitor }, open),
         verdict => verdict,
     }
 }
@@ -285,7 +339,10 @@ mod tests {
         // There is no connection whose owner could be looked up, so the address is listed.
         let open = Open::Networks(vec!["127.0.0.1/32".parse().expect("a network")]);
         let end = SocketAddr::from(([127, 0, 0, 1], 1));
-        match answer(&request, admit(request.headers(), Entrance { own: end, address: end }, Credential::None, &open).await) {
+        match answer(
+            &request,
+            admit(request.headers(), Entrance { own: end, address: end, links: true }, Credential::None, &open).await,
+        ) {
             Ok((response, dialect)) => {
                 let version = response.headers().get("ws-daemon").map(HeaderValue::as_bytes);
                 assert_eq!(version, (dialect == Dialect::Version2).then_some(b"2".as_slice()));

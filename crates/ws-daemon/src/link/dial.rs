@@ -1,4 +1,4 @@
-//! One attempt to reach the server: look up, connect, encrypt, shake hands. The name is looked up anew each time, since the
+//! One attempt to reach the server: look up, connect, through a proxy if one stands on the way, encrypt, shake hands. The name is looked up anew each time, since the
 //! address behind it may have changed since. It never tries twice.
 
 use std::io;
@@ -19,8 +19,9 @@ use ws_daemon_protocol::codec::v2;
 
 use super::mux::Dialect;
 use super::stream::Stream;
+use super::tunnel::{self, ProxyFault};
 use super::wire::Wire;
-use crate::config::{Credentials, ServerUrl};
+use crate::config::{Credentials, HttpProxy, ServerUrl};
 use crate::tls::{ClientFault, ClientTls};
 
 /// Why an attempt failed.
@@ -32,6 +33,9 @@ pub enum DialFault {
     /// No address took the connection; the last one's reason.
     #[error("cannot connect to {0}: {1}")]
     Connect(SocketAddr, io::Error),
+    /// The proxy is no way there.
+    #[error("no way through the proxy {0}, which {by} names: {1}", by = .0.named_by)]
+    Proxy(Box<HttpProxy>, ProxyFault),
     /// TLS failed.
     #[error("no encrypted connection: {0}")]
     Tls(#[from] ClientFault),
@@ -72,9 +76,7 @@ pub async fn dial(
 
 async fn try_dial(server: &ServerUrl, tls: &ClientTls, within: Duration, message: usize) -> Result<(Wire, Dialect), DialFault> {
     let socket = connect(server, within).await?;
-    // Frames are small and waited for; a socket that does not know the option still works.
-    drop(socket.set_nodelay(true));
-    let stream = if server.tls { Stream::encrypted(tls.connect(&server.host, socket).await?) } else { Stream::from(socket) };
+    let stream = if server.tls { Stream::encrypted(tls.connect(&server.host, socket).await?) } else { socket };
     let request = request(server)?;
     let config = Some(Wire::config(message));
     let shaken = client_async_with_config(request, stream, config).await;
@@ -94,21 +96,43 @@ fn chosen<B>(response: &Response<B>) -> Result<Dialect, DialFault> {
     Err(DialFault::Version(shown))
 }
 
+/// A connection to the server, or to what stands there for the proxy on the way.
+pub(super) async fn connect(server: &ServerUrl, within: Duration) -> Result<Stream, DialFault> {
+    let Some(proxy) = &server.via else { return reach(&server.host, server.port, within).await.map(Stream::from) };
+    through(proxy, server, within).await.map_err(|fault| DialFault::Proxy(Box::new(proxy.clone()), fault))
+}
+
+/// The proxy looks the server up: its name need not be known here.
+async fn through(proxy: &HttpProxy, server: &ServerUrl, within: Duration) -> Result<Stream, ProxyFault> {
+    let socket = reach(&proxy.host, proxy.port, within).await.map_err(|fault| ProxyFault::Unreached(fault.to_string()))?;
+    let stream = if proxy.tls {
+        // It is believed by the roots of the system: those that were pinned are the server's.
+        Stream::boxed(ClientTls::of_the_system().connect(&proxy.host, socket).await.map_err(ProxyFault::Tls)?)
+    } else {
+        Stream::from(socket)
+    };
+    tunnel::connect(stream, proxy, server).await
+}
+
 /// Each address in turn, each with its share of the time, so that one that swallows packets does not hide the next.
-pub(super) async fn connect(server: &ServerUrl, within: Duration) -> Result<TcpStream, DialFault> {
-    let name = match &server.host {
+async fn reach(host: &Host, port: u16, within: Duration) -> Result<TcpStream, DialFault> {
+    let name = match host {
         Host::Domain(name) => name.clone(),
         Host::Ipv4(address) => address.to_string(),
         Host::Ipv6(address) => address.to_string(),
     };
     let no_address = |error| DialFault::LookUp(name.clone(), error);
-    let addresses: Vec<SocketAddr> = lookup_host((name.as_str(), server.port)).await.map_err(no_address)?.collect();
+    let addresses: Vec<SocketAddr> = lookup_host((name.as_str(), port)).await.map_err(no_address)?.collect();
     let share = within / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     let mut fault = no_address(io::ErrorKind::NotFound.into());
     for address in addresses {
         let attempt = tokio::time::timeout(share, TcpStream::connect(address)).await;
         match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(socket) => return Ok(socket),
+            Ok(socket) => {
+                // Frames are small and waited for; a socket that does not know the option still works.
+                drop(socket.set_nodelay(true));
+                return Ok(socket);
+            }
             Err(error) => fault = DialFault::Connect(address, error),
         }
     }

@@ -1,6 +1,7 @@
 //! The life of one local connection: bytes in are framed and asked, answers out are written as they come. Reading and writing go
-//! side by side, so that a request that waits for room never holds up an answer.
+//! side by side, so that a request that waits for room never holds up an answer. What begins like HTTP is handed on.
 
+use std::io::Cursor;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,10 +20,10 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::answers::{Answers, IN_FLIGHT, Next, Pending};
 use super::{Before, Local, Parked};
-use crate::audit::Entry;
-use crate::control::{Answer, Control};
+use crate::api::Visitor;
+use crate::control::{Answer, Asker, Control, Whose};
 use crate::origin::Said;
-use crate::policy::{Action, Actor, At, By, Caller, Scope, Verdict};
+use crate::policy::Caller;
 use crate::system::hung_up;
 use crate::tasks::Turn;
 
@@ -56,29 +57,29 @@ enum Read {
     All,
     /// It is not read any more in this life of the daemon; what was read of the next message.
     Parked(Vec<u8>),
+    /// The process speaks HTTP; what was read.
+    Http(Vec<u8>),
 }
 
 /// One connection.
 pub struct Session {
     local: Local,
-    caller: Caller,
-    /// Whose the process is: half of what its queued requests are found by.
-    user: Box<str>,
+    asker: Asker,
     answers: Answers,
     /// It goes on in the next life of the daemon, and so is not shut down.
     goes_on: AtomicBool,
 }
 
 impl Session {
-    /// A connection of `caller`, a process of `user`.
-    pub fn new(local: Local, caller: Caller, user: Box<str>) -> Self {
-        Self { local, caller, user, answers: Answers::default(), goes_on: AtomicBool::new(false) }
+    /// A connection of `caller`.
+    pub fn new(local: Local, caller: Caller) -> Self {
+        Self { local, asker: Asker::new(caller), answers: Answers::default(), goes_on: AtomicBool::new(false) }
     }
 
     /// Attends to the connection until it ends, or `close` says so. `before` is what the last life of the daemon has left of it.
     pub async fn run<S>(self, stream: S, before: Before, close: CancellationToken) -> End
     where
-        S: AsyncRead + AsyncWrite + AsFd + Unpin,
+        S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
         let seat = self.local.lobby.enter(self.answers.clone());
         // The borrow of the descriptor must not outlive the stream, so the watch works on a copy of its own.
@@ -89,10 +90,11 @@ impl Session {
                 self.local.origin.deliver(lines(pending, self.local.origin.resume(awaited), id, false));
             }
         }
-        let (reader, writer) = tokio::io::split(stream);
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let mut is_http = None;
         let end = {
-            let mut reading = std::pin::pin!(self.read(reader, &unread));
-            let mut writing = std::pin::pin!(self.write(writer));
+            let mut reading = std::pin::pin!(self.read(&mut reader, &unread));
+            let mut writing = std::pin::pin!(self.write(&mut writer));
             let mut leaving = std::pin::pin!(async {
                 match &copy {
                     Ok(copy) if hung_up(copy).await.is_ok() => {}
@@ -108,6 +110,10 @@ impl Session {
                         match read {
                             Read::All => self.answers.asked_all(),
                             Read::Parked(rest) => parked = Some(rest),
+                            Read::Http(begun) => {
+                                is_http = Some(begun);
+                                break End::Done;
+                            }
                         }
                     }
                     end = &mut writing => {
@@ -132,6 +138,11 @@ impl Session {
         };
         drop(seat);
         self.answers.hang_up();
+        if let Some(begun) = is_http {
+            let stream = tokio::io::join(Cursor::new(begun).chain(reader), writer);
+            self.local.api.serve(stream, Visitor::Process(self.asker)).await;
+            return End::Done;
+        }
         if let (End::Parked(unread), Ok(socket), Some(later)) = (&end, copy, self.answers.take_later()) {
             self.local.park(Parked { socket, before: Before { unread: unread.clone(), later } });
         }
@@ -141,13 +152,15 @@ impl Session {
         end
     }
 
-    /// Reads and asks until the process has asked all it wants to, or may not ask more.
-    async fn read<S: AsyncRead>(&self, mut reader: ReadHalf<S>, unread: &[u8]) -> Read {
+    /// Reads and asks until the process has asked all it wants to, or may not ask more. What speaks HTTP is not read on: its first byte,
+    /// which begins no message, is that of a method.
+    async fn read<S: AsyncRead>(&self, reader: &mut ReadHalf<S>, unread: &[u8]) -> Read {
         let limits = self.local.limits.now();
         let mut framer = Framer::new(limits.message, limits.nesting);
         let mut buffer = vec![0; READ_BYTES];
         // What was read at once may hold hundreds of messages.
         let mut turn = Turn::default();
+        let mut is_first = self.asker.caller != Caller::Tcp && unread.is_empty();
         framer.push(unread);
         loop {
             while let Some(frame) = framer.next() {
@@ -156,7 +169,7 @@ impl Session {
                     Frame::Bad(bad) => self.bad_message(&bad),
                 };
                 // On TCP anybody may be talking, a browser for one: after one bad message nothing more is believed.
-                if !taken && self.caller == Caller::Tcp {
+                if !taken && self.asker.caller == Caller::Tcp {
                     self.answers.asked_all();
                     throw_away(reader).await;
                     return Read::All;
@@ -176,6 +189,10 @@ impl Session {
             };
             match read {
                 Ok(0) => break,
+                Ok(length) if std::mem::take(&mut is_first) && buffer[0].is_ascii_uppercase() => {
+                    buffer.truncate(length);
+                    return Read::Http(buffer);
+                }
                 Ok(length) => {
                     turn.done(length).await;
                     framer.push(&buffer[..length]);
@@ -192,7 +209,7 @@ impl Session {
         Read::All
     }
 
-    async fn write<S: AsyncWrite>(&self, mut writer: WriteHalf<S>) -> End {
+    async fn write<S: AsyncWrite>(&self, writer: &mut WriteHalf<S>) -> End {
         let write = async {
             while let Next::Lines(lines) = self.answers.next().await {
                 if writer.write_all(&lines).await.is_err() {
@@ -233,74 +250,23 @@ impl Session {
 
     async fn request(&self, request: Request) {
         let id = request.id.clone();
-        let within = match self.may_ask(&request).await {
+        let within = match self.local.control.may_ask(&self.asker, &request).await {
             Ok(within) => within,
             Err(outcome) => return self.tell(id.as_ref(), outcome),
         };
         let Some(pending) = self.begin(id.as_ref(), true) else { return };
         let is_plain = request.options.are_plain();
         if !is_plain || !within.is_anyone() {
-            let said = self.local.origin.order(request, &self.user, within);
+            let said = self.local.origin.order(request, &self.asker.user, within);
             return self.local.origin.deliver(lines(pending, said, id, is_plain));
         }
-        let submitted = self.local.origin.submit(request).await;
+        let submitted = self.local.origin.submit(request, &self.asker.user).await;
         self.local.origin.deliver(deliver(pending, submitted.outcome(), id, Answered::Always));
     }
 
-    /// Whom the process may have asked for this, by the rules; that is written down.
-    async fn may_ask(&self, request: &Request) -> Result<Scope, Outcome> {
-        let Local { rules, origin, audit, .. } = &self.local;
-        let Request { name, options, .. } = request;
-        let actor = Actor::Local(&self.caller);
-        let ask = Action::Ask(name, At::Somebody);
-        let mut verdict = rules.decide(actor, ask);
-        let mut refused = ask;
-        let kept = options.queue.is_some() && !options.each;
-        let within = origin.within(rules.scope(actor, name), options.to.as_ref(), kept).filter(|_| verdict.allowed);
-        if verdict.allowed && within.is_none() {
-            verdict = Verdict { allowed: false, by: By::NoRule };
-            refused = options.to.as_ref().map_or(ask, |to| Action::Ask(name, At::Whoever(to)));
-        }
-        // What is run here with the outcome is asked for as well.
-        if let (true, Some(then)) = (verdict.allowed, &options.then) {
-            let then = Action::Ask(then, At::Somebody);
-            let of_then = rules.decide(actor, then);
-            (verdict, refused) = if of_then.allowed { (verdict, refused) } else { (of_then, then) };
-        }
-        let entry = || {
-            let entry = by_caller(Entry::new("ask"), &self.caller).text("script", name);
-            let entry = entry.with_known("id", request.id.as_ref().map(|id| id.as_json().to_owned()));
-            let entry = match &options.to {
-                Some(to) => entry.text("to", &to.to_string()),
-                None => entry,
-            };
-            let entry = match &options.then {
-                Some(then) => entry.text("then", then),
-                None => entry,
-            };
-            let params = audit.params(request.params.as_written());
-            entry.with("params", params).with("allowed", verdict.allowed).with("by", verdict.by.to_string())
-        };
-        audit.record(entry).await;
-        within.filter(|_| verdict.allowed).ok_or_else(|| rules.refusal(actor, refused))
-    }
-
-    /// Whether the process may give this command, by the rules; that is written down.
-    async fn may_command(&self, message: &CommandMessage) -> Result<(), Outcome> {
-        let Local { rules, audit, .. } = &self.local;
-        let (actor, action) = (Actor::Local(&self.caller), Action::Command(&message.command));
-        let Verdict { allowed, by } = rules.decide(actor, action);
-        let entry = || {
-            let code = format!("{}{}", if message.place == Place::Here { "+" } else { "&" }, message.command.code());
-            let entry = by_caller(Entry::new("command"), &self.caller).with("code", code);
-            entry.with("allowed", allowed).with("by", by.to_string())
-        };
-        audit.record(entry).await;
-        if allowed { Ok(()) } else { Err(rules.refusal(actor, action)) }
-    }
-
     async fn command(&self, message: CommandMessage) {
-        if let Err(outcome) = self.may_command(&message).await {
+        let may = self.local.control.may_command(&self.asker, message.place, &message.command).await;
+        if let Err(outcome) = may {
             return self.tell(message.id.as_ref(), outcome);
         }
         match message.place {
@@ -325,14 +291,14 @@ impl Session {
             self.answers.line(data);
         }
         if at_once {
-            let answer = self.local.control.carry_out(command, &self.user).await;
+            let answer = self.local.control.carry_out(command, Whose::all(&self.asker.user)).await;
             if let (Answer::Outcome(outcome), true) = (answer, id.is_some()) {
                 self.tell(id.as_ref(), outcome);
             }
             return;
         }
         let Some(pending) = self.begin(id.as_ref(), true) else { return };
-        let (control, user) = (self.local.control.clone(), self.user.clone());
+        let (control, user) = (self.local.control.clone(), self.asker.user.clone());
         let rest = self.local.tasks.clone();
         let close = self.local.stop.close_local.clone();
         rest.spawn(async move {
@@ -353,20 +319,13 @@ impl Session {
     }
 
     fn tell(&self, id: Option<&CallerId>, outcome: Outcome) {
+        self.local.control.refused(&outcome);
         self.answers.line(&Report::from(outcome).to_json(id));
     }
 }
 
-/// An entry with whose process it is.
-fn by_caller(entry: Entry, caller: &Caller) -> Entry {
-    match caller {
-        Caller::Socket(process) => entry.with("uid", process.uid).with_known("pid", process.pid),
-        Caller::Tcp => entry.with("tcp", true),
-    }
-}
-
 /// Reads on without looking, so that the connection is not reset over what was not read.
-async fn throw_away<S: AsyncRead>(reader: ReadHalf<S>) {
+async fn throw_away<S: AsyncRead>(reader: &mut ReadHalf<S>) {
     let mut rest = reader.take(THROWN_AWAY_BYTES);
     // Whatever ends it, the connection is closed next.
     drop(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await);
@@ -420,7 +379,7 @@ async fn lines(pending: Pending, mut said: mpsc::Receiver<Said>, id: Option<Call
 
 /// The answer to a command.
 async fn answer(control: Control, command: Command, user: Box<str>, pending: Pending, id: Option<CallerId>) {
-    match control.carry_out(command, &user).await {
+    match control.carry_out(command, Whose::all(&user)).await {
         Answer::Outcome(outcome) => pending.answer(&Report::from(outcome).to_json(id.as_ref())),
         Answer::Result(result) => {
             let mut report = Report::from(Outcome::Exited(0));

@@ -92,11 +92,11 @@ impl SocketFile {
     }
 
     /// A socket that was bound before: by a service manager, who keeps it for the next life of this daemon, or by the last life, whose
-    /// `own` it was.
+    /// `own` it was; then it is for its owner and, if given, a group.
     ///
     /// # Errors
     /// It is no file, or the system is out of watches.
-    pub fn given(listener: std::os::unix::net::UnixListener, own: bool) -> Result<Self, SocketFault> {
+    pub fn given(listener: std::os::unix::net::UnixListener, own: bool, group: Option<&str>) -> Result<Self, SocketFault> {
         let address = listener.local_addr().ok();
         let path = address.as_ref().and_then(|address| address.as_pathname()).map(Path::to_owned).unwrap_or_default();
         let fault = |source| SocketFault::Io { path: path.clone(), source };
@@ -106,6 +106,10 @@ impl SocketFile {
         let listener = UnixListener::from_std(listener).map_err(fault)?;
         // Whoever has its lock now takes the name when it is free.
         let lock = if own { Lock::take(&path).map_err(fault)? } else { None };
+        if lock.is_some() {
+            let group = group.map(group_id).transpose()?;
+            give_rights(&path, group).map_err(fault)?;
+        }
         let own = lock.zip(fs::symlink_metadata(&path).ok());
         let own = own.map(|(lock, found)| Own { file: (found.dev(), found.ino()), lock });
         Ok(Self { listener, path, own })
@@ -192,10 +196,7 @@ fn bind_at(path: &Path, group: Option<Gid>) -> io::Result<(UnixListener, (u64, u
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     let bound = fs::symlink_metadata(path)?;
-    if let Some(group) = group {
-        chown(path, None, Some(group))?;
-    }
-    chmod(path, Mode::from_raw_mode(if group.is_some() { 0o660 } else { 0o600 }))?;
+    give_rights(path, group)?;
     listen(&socket, BACKLOG)?;
     let listener = UnixListener::from_std(socket.into())?;
     Ok((listener, (bound.dev(), bound.ino())))
@@ -227,6 +228,14 @@ impl Lock {
         // Given back with the descriptor, here or a moment later: nobody takes the lock of a file that is gone.
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
+}
+
+/// It is for its owner, and for the group if there is one.
+fn give_rights(path: &Path, group: Option<Gid>) -> io::Result<()> {
+    if let Some(group) = group {
+        chown(path, None, Some(group))?;
+    }
+    Ok(chmod(path, Mode::from_raw_mode(if group.is_some() { 0o660 } else { 0o600 }))?)
 }
 
 fn group_id(name: &str) -> Result<Gid, SocketFault> {

@@ -71,6 +71,7 @@ impl Origin {
         self.executor().admit(Job {
             run: RunId::new(Uuid::now_v7().to_string()),
             id: None,
+            trace: None,
             name: script.into(),
             params: Params::new(raw.as_deref()),
             peer: "then".into(),

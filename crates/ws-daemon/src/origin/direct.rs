@@ -88,6 +88,7 @@ impl Direct<'_> {
                 events: options.events,
                 credit: if options.output == OutputMode::Stream { STREAM_CREDIT_BYTES } else { 0 },
                 hop,
+                trace: options.trace.clone(),
                 ..Order::default()
             };
             link.supports(&order)?;

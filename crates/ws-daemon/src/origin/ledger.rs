@@ -2,6 +2,7 @@
 //! never decides what becomes of one.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -10,6 +11,7 @@ use ws_daemon_protocol::command::{RunState, Which};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::outcome::Report;
 
+use crate::counters::Outcomes;
 use crate::peers::wall_ms;
 
 /// Direct runs that are remembered when they are over; the oldest is forgotten.
@@ -20,7 +22,15 @@ const REMEMBERED_BYTES: usize = 16 << 20;
 
 /// The runs of one daemon's asking side. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger(Arc<Mutex<Table>>);
+pub struct Ledger(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    table: Mutex<Table>,
+    /// Runs that were entered when they were accepted: direct ones, and queued ones.
+    accepted: [AtomicU64; 2],
+    outcomes: Outcomes,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -37,6 +47,8 @@ pub struct Live {
     pub run: RunId,
     /// The script.
     pub name: Box<str>,
+    /// Whose it is.
+    pub user: Box<str>,
     /// The caller's id.
     pub id: Option<CallerId>,
     /// Whether it is on disk.
@@ -76,19 +88,29 @@ pub struct Seat {
 impl Ledger {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Every section leaves the table whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters a run that is accepted now.
-    pub fn enter(&self, run: RunId, name: &str, id: Option<CallerId>, queued: bool) -> Seat {
-        self.enter_again(run, name, id, queued, wall_ms())
+    pub fn enter(&self, run: RunId, name: &str, user: &str, id: Option<CallerId>, queued: bool) -> Seat {
+        self.0.accepted[usize::from(queued)].fetch_add(1, Ordering::Relaxed);
+        self.enter_again(run, name, user, id, queued, wall_ms())
     }
 
     /// Enters a run that was accepted then.
-    pub fn enter_again(&self, run: RunId, name: &str, id: Option<CallerId>, queued: bool, accepted_wall_ms: u64) -> Seat {
+    pub fn enter_again(
+        &self,
+        run: RunId,
+        name: &str,
+        user: &str,
+        id: Option<CallerId>,
+        queued: bool,
+        accepted_wall_ms: u64,
+    ) -> Seat {
         let live = Arc::new(Live {
             run: run.clone(),
             name: name.into(),
+            user: user.into(),
             id,
             queued,
             accepted_wall_ms,
@@ -124,6 +146,11 @@ impl Ledger {
     pub fn all(&self) -> Vec<Arc<Live>> {
         let table = self.table();
         table.live.values().chain(&table.over).cloned().collect()
+    }
+
+    /// How many direct runs, and how many queued ones, have been accepted since the start; and how runs have ended.
+    pub fn counted(&self) -> ([u64; 2], &Outcomes) {
+        (self.0.accepted.each_ref().map(|count| count.load(Ordering::Relaxed)), &self.0.outcomes)
     }
 
     /// How many are live.
@@ -215,6 +242,10 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        // Without a report it goes on after a restart, or whoever asked is gone.
+        if let Some(report) = &self.live.progress.borrow().report {
+            self.ledger.0.outcomes.count_report(report);
+        }
         let mut table = self.ledger.table();
         table.live.remove(&self.live.run);
         if !self.live.queued {
@@ -231,8 +262,8 @@ mod tests {
     fn a_run_is_found_while_it_lives_and_a_direct_one_for_a_while_longer() {
         let ledger = Ledger::default();
         let id = CallerId::from(&RunId::new("mine"));
-        let direct = ledger.enter(RunId::new("1"), "a", Some(id.clone()), false);
-        let queued = ledger.enter(RunId::new("2"), "b", Some(id.clone()), true);
+        let direct = ledger.enter(RunId::new("1"), "a", "u", Some(id.clone()), false);
+        let queued = ledger.enter(RunId::new("2"), "b", "u", Some(id.clone()), true);
         assert_eq!(ledger.live(&Which::Id(id.clone())).expect("the newest").run, RunId::new("2"));
         assert_eq!(direct.live().state(), RunState::Waiting);
         assert!(direct.live().give("p") && !direct.live().give("p"));
@@ -249,7 +280,7 @@ mod tests {
     fn what_is_remembered_is_bounded_in_number_and_in_bytes() {
         let ledger = Ledger::default();
         let over = |at: usize, printed: usize| {
-            let seat = ledger.enter(RunId::new(at.to_string()), "a", None, false);
+            let seat = ledger.enter(RunId::new(at.to_string()), "a", "u", None, false);
             let mut report = Report::from(ws_daemon_protocol::outcome::Outcome::Exited(0));
             report.more_mut().stdout = Some("x".repeat(printed).into());
             seat.live().settle(&report);

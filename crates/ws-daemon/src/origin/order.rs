@@ -77,18 +77,25 @@ impl Origin {
         // Boxed in parts: the many that are queued and wait must not hold the memory of all that may be done.
         let life = async move {
             if origin.stop().refuse.is_cancelled() {
-                return caller.tell(Said::refused(ErrorCode::Busy, "the daemon is stopping and takes nothing more")).await;
+                let outcome = Outcome::failed(ErrorCode::Busy, "the daemon is stopping and takes nothing more");
+                return caller.tell(origin.refused(outcome)).await;
             }
             match request.options.queue.clone() {
                 Some(queue) => match Box::pin(origin.accept(request, id, &queue, user, &within)).await {
                     Ok(queued) => origin.tell_queued(queued, &caller).await,
-                    Err(outcome) => caller.tell(Said::Final(outcome.into())).await,
+                    Err(outcome) => caller.tell(origin.refused(outcome)).await,
                 },
                 None => Box::pin(origin.direct(request, id, &user, &within, caller)).await,
             }
         };
         self.requests().spawn(life);
         said
+    }
+
+    /// The last word to whoever asked for what is turned away.
+    fn refused(&self, outcome: Outcome) -> Said {
+        self.peers().counters().refused().count(&outcome);
+        Said::Final(outcome.into())
     }
 
     /// The parts of a request: one, or one for each peer that matches.
@@ -140,7 +147,7 @@ impl Origin {
             Ok(parts) => parts,
             Err(outcome) => return self.nobody(&request, outcome, &caller).await,
         };
-        let enter = |part: &Part| self.ledger().enter(part.run.clone(), &request.name, request.id.clone(), false);
+        let enter = |part: &Part| self.ledger().enter(part.run.clone(), &request.name, user, request.id.clone(), false);
         let seats: Vec<(Seat, Whom)> = parts.into_iter().map(|part| (enter(&part), part.whom)).collect();
         let reports = self.brake(&request, id, seats, &caller).await;
         if let Some(then) = &request.options.then {
@@ -196,6 +203,7 @@ impl Origin {
 
     /// A request that nobody can run.
     async fn nobody(&self, request: &Request, outcome: Outcome, caller: &Caller) {
+        self.peers().counters().refused().count(&outcome);
         let report = Report::from(outcome);
         caller.tell(Said::Final(report.clone())).await;
         if request.options.each {
@@ -220,7 +228,7 @@ impl Origin {
         };
         let parts = self.parts_to_queue(&request, &user, within, &spool).await?;
         let nearest = self.nearest(&request);
-        let new = new_request(&request, id.as_ref(), queue, user, &parts, spool.now_ms());
+        let new = new_request(&request, id.as_ref(), queue, user.clone(), &parts, spool.now_ms());
         let (expires_ms, not_before_ms) = (new.expires_ms, new.not_before_ms);
         let damaged = spool.damaged();
         let accepted = spool.accept(new).await.map_err(|error| match error {
@@ -243,7 +251,7 @@ impl Origin {
                     options: Arc::clone(&options),
                     params: Some(Arc::clone(&params)),
                     id: id.clone(),
-                    seat: self.ledger().enter(run, &name, caller_id.clone(), true),
+                    seat: self.ledger().enter(run, &name, &user, caller_id.clone(), true),
                     whom,
                     bound: None,
                     attempt: 1,
@@ -334,7 +342,7 @@ impl Origin {
         let id = caller_id.and_then(|id| serde_json::from_str::<Box<RawValue>>(&id).ok()).as_deref().and_then(CallerId::new);
         let life = |record: RunRecord| {
             let accepted_wall_ms = u64::try_from(record.accepted_wall_ms).unwrap_or(0);
-            let seat = self.ledger().enter_again(record.run, &name, own_id.clone(), true, accepted_wall_ms);
+            let seat = self.ledger().enter_again(record.run, &name, &user, own_id.clone(), true, accepted_wall_ms);
             if record.cancelled {
                 seat.live().cancel.cancel();
             }
@@ -406,6 +414,15 @@ fn new_run() -> RunId {
     RunId::new(Uuid::now_v7().to_string())
 }
 
+/// What tells a request from another of the same id. What it carries along for logs does not: who asks again has another trace.
+fn hash(request: &Request, body: &str) -> [u8; 32] {
+    if request.options.trace.is_none() {
+        return Sha256::digest(body.as_bytes()).into();
+    }
+    let plain = Request { options: Options { trace: None, ..request.options.clone() }, ..request.clone() };
+    Sha256::digest(plain.to_json().as_bytes()).into()
+}
+
 fn new_request(
     request: &Request,
     id: Option<&CallerId>,
@@ -426,7 +443,7 @@ fn new_request(
         user,
         key: request.id.as_ref().map(|id| id.key().as_text().into()),
         caller_id: id.map(|id| id.as_json().into()),
-        hash: Sha256::digest(body.as_bytes()).into(),
+        hash: hash(request, &body),
         runs: parts.iter().map(run).collect(),
         expires_ms: later(whole_ms(queue.ttl)),
         not_before_ms,

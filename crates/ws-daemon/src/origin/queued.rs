@@ -407,6 +407,7 @@ impl Queued {
             attempt: if is_v2 { self.attempt } else { 0 },
             have,
             hop,
+            trace: options.trace.clone(),
         };
         link.supports(&order)?;
         Ok(order)

@@ -12,32 +12,38 @@ use ws_daemon_protocol::outcome::Report;
 use super::follow::Follow;
 use super::ledger::Live;
 use super::{Origin, Said};
+use crate::counters::Outcomes;
 use crate::spool::{self, Filter, RunRecord, number};
 
 impl Origin {
-    /// The runs asked for here, in no order: all that are live, and of those that are over at least the newest `limit`.
-    pub async fn runs(&self, query: &RunsQuery, limit: usize) -> Vec<Value> {
+    /// The runs asked for here, or those of one `user`, in no order: all that are live, and of those that are over at least the newest
+    /// `limit`; of one user's as many of them as are among the newest of all.
+    pub async fn runs(&self, user: Option<&str>, query: &RunsQuery, limit: usize) -> Vec<Value> {
+        let is_whose = |of: &str| user.is_none_or(|user| user == of);
         let wanted = |state| query.state.is_none_or(|wanted| wanted == state);
         let mut found: HashMap<RunId, Value> = self
             .ledger()
             .all()
             .iter()
-            .filter(|live| wanted(live.state()))
+            .filter(|live| is_whose(&live.user) && wanted(live.state()))
             .map(|live| (live.run.clone(), of_live(live)))
             .collect();
         if let Some(spool) = self.spool().filter(|_| wanted(RunState::Settled)) {
             let filter = Filter { state: Some(spool::RunState::Settled), peer: None, limit };
             let stored = spool.runs(filter).await.unwrap_or_default();
-            found.extend(stored.iter().map(|record| (record.run.clone(), of_record(record))));
+            found.extend(
+                stored.iter().filter(|record| is_whose(&record.user)).map(|record| (record.run.clone(), of_record(record))),
+            );
         }
         let of_peer = |value: &Value| query.peer.as_ref().is_none_or(|peer| value["peer"] == peer.as_str());
         found.into_values().filter(of_peer).collect()
     }
 
-    /// All about one run.
-    pub async fn run(&self, user: &str, which: &Which) -> Option<Value> {
-        let record = self.stored(user, which).await;
-        let mut shown = match (self.ledger().find(which), &record) {
+    /// All about one run; with `own_only`, if it is that user's.
+    pub async fn run(&self, user: &str, own_only: bool, which: &Which) -> Option<Value> {
+        let is_whose = |of: &str| !own_only || of == user;
+        let record = self.stored(user, which).await.filter(|record| is_whose(&record.user));
+        let mut shown = match (self.ledger().find(which).filter(|live| is_whose(&live.user)), &record) {
             (Some(live), Some(record)) if live.run != record.run => of_record(record),
             (Some(live), _) => of_live(&live),
             (None, Some(record)) => of_record(record),
@@ -86,6 +92,12 @@ impl Origin {
             Which::Run(run) => spool.run_record(run.clone()).await.ok()?,
             Which::Id(id) => spool.by_caller_id(user, id.key().as_text()).await.ok()?.into_iter().next(),
         }
+    }
+
+    /// How many direct runs, and how many queued ones, have been accepted here since the start; and how runs have ended.
+    #[must_use]
+    pub fn counted(&self) -> ([u64; 2], &Outcomes) {
+        self.ledger().counted()
     }
 
     /// How many runs are live.

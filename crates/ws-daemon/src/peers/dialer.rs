@@ -1,5 +1,5 @@
-//! Keeps one link to the server up: dials, has the link's life, waits with full jitter, dials again, for ever. A pause closes the
-//! link for a while. It never gives up, and never holds requests.
+//! Keeps one link up, to the first of its servers that is reached: dials, has the link's life, waits with full jitter, dials again,
+//! for ever. A pause closes the link for a while. It never gives up, and never holds requests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use tracing::{info, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 
 use super::{Life, Newcomer, Peers};
-use crate::config::{InUse, ServerUrl, Times};
+use crate::config::{InUse, ServerUrl, Servers, Times};
 use crate::link::{Backoff, DialFault, Dialect, Ended, GreetingFault, Wire, dial};
 use crate::tls::ClientTls;
 
-/// A link that lasted this long ends a series of failures: the next wait is short again.
+/// A link that lasted this long ends a series of failures: the next wait is short again, and the first server the next one to be
+/// tried. One that ended sooner is as good as none.
 const LASTING: Duration = Duration::from_secs(10);
 
 /// The wait before the server is dialled that has said that it restarts, at most: its clients do not come all at once.
@@ -30,10 +31,10 @@ pub struct DialerHandle {
     plan: InUse<Plan>,
 }
 
-/// Which server is dialled, and how often.
+/// Which servers are dialled, and how often.
 #[derive(Debug)]
 struct Plan {
-    server: ServerUrl,
+    servers: Servers,
     times: Times,
 }
 
@@ -43,9 +44,9 @@ impl DialerHandle {
         self.pause.send_replace(Some(Instant::now() + pause));
     }
 
-    /// The next dial is to this server, and comes at once if none is under way. A link that is up stays.
-    pub fn take_up(&self, server: ServerUrl, times: Times) {
-        self.plan.replace(Plan { server, times });
+    /// The next dial is to the first of these, and comes at once if none is under way. A link that is up stays.
+    pub fn take_up(&self, servers: Servers, times: Times) {
+        self.plan.replace(Plan { servers, times });
     }
 }
 
@@ -86,18 +87,18 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A dialer for `server` that dials no more once `stop` is cancelled.
+    /// A dialer for `servers` that dials no more once `stop` is cancelled.
     #[must_use]
     pub fn new(
         peers: Peers,
-        server: ServerUrl,
+        servers: Servers,
         tls: ClientTls,
         times: Times,
         epochs: EpochSource,
         stop: CancellationToken,
     ) -> (DialerHandle, Self) {
         let (orders, pause) = watch::channel(None);
-        let plan = InUse::new(Plan { server, times });
+        let plan = InUse::new(Plan { servers, times });
         let handle = DialerHandle { pause: orders, plan: plan.clone() };
         (handle, Self { peers, plan, tls, epochs, refused: None, pause, stop })
     }
@@ -108,33 +109,40 @@ impl Dialer {
         let mut changes = self.plan.changes();
         let backoff_of = |plan: &Plan| Backoff::new(plan.times.backoff_min, plan.times.backoff_max);
         let mut backoff = backoff_of(&changes.borrow_and_update());
-        loop {
+        'rounds: loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.pause_over() => {}
             }
-            let since = Instant::now();
-            match self.link_once().await {
-                Came::Paused => continue,
-                Came::ToRestart if !stop.is_cancelled() => {
-                    backoff.reset();
-                    sleep(AT_ONCE.mul_f64(fastrand::f64())).await;
-                    continue;
+            let plan = self.plan.now();
+            for server in plan.servers.iter() {
+                let tried = self.try_once(server, plan.times.handshake).await;
+                if stop.is_cancelled() {
+                    return;
                 }
-                Came::ToRestart | Came::ToEnd => {}
-            }
-            if since.elapsed() >= LASTING {
-                backoff.reset();
-            }
-            if stop.is_cancelled() {
-                return;
+                match tried {
+                    Tried::Paused => continue 'rounds,
+                    Tried::ToRestart => {
+                        backoff.reset();
+                        sleep(AT_ONCE.mul_f64(fastrand::f64())).await;
+                        continue 'rounds;
+                    }
+                    Tried::Linked(life) if life >= LASTING => {
+                        backoff.reset();
+                        break;
+                    }
+                    Tried::Linked(_) | Tried::NoLink => {}
+                }
+                if changes.has_changed().unwrap_or_default() {
+                    break;
+                }
             }
             if changes.has_changed().unwrap_or_default() {
                 backoff = backoff_of(&changes.borrow_and_update());
                 continue;
             }
             let wait = backoff.next(fastrand::f64());
-            info!(?wait, server = %self.plan.now().server, "dialling again");
+            info!(?wait, server = %plan.servers.first, "dialling again");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(wait) => {}
@@ -158,42 +166,41 @@ impl Dialer {
         }
     }
 
-    /// One dial and the life of its link.
-    async fn link_once(&mut self) -> Came {
+    /// One dial, which is to have come to a link `within` so long, and the life of that link.
+    async fn try_once(&mut self, server: &ServerUrl, within: Duration) -> Tried {
         let (mut pause, stop) = (self.pause.clone(), self.stop.clone());
         let reached = tokio::select! {
-            reached = self.reach() => reached,
-            () = stop.cancelled() => return Came::ToEnd,
-            _ = pause.changed() => return Came::Paused,
+            reached = self.reach(server, within) => reached,
+            () = stop.cancelled() => return Tried::NoLink,
+            _ = pause.changed() => return Tried::Paused,
         };
         let newcomer = match reached {
             Ok(newcomer) => newcomer,
             Err(error) => {
-                warn!(server = %self.plan.now().server, %error, "no link");
-                return Came::ToEnd;
+                warn!(%server, %error, "no link");
+                return Tried::NoLink;
             }
         };
+        let since = Instant::now();
         let closing = CancellationToken::new();
         let life = self.peers.host(newcomer, closing.clone());
         let mut life = std::pin::pin!(life);
         tokio::select! {
             life = &mut life => match life {
-                Life::Ended(Ended::Restarts) => Came::ToRestart,
-                _ => Came::ToEnd,
+                Life::Ended(Ended::Restarts) => Tried::ToRestart,
+                _ => Tried::Linked(since.elapsed()),
             },
             _ = self.pause.changed() => {
                 info!("the link is closed for a pause");
                 closing.cancel();
                 life.await;
-                Came::Paused
+                Tried::Paused
             }
         }
     }
 
-    /// From the name of the server to a link whose peer is known, under one deadline.
-    async fn reach(&mut self) -> Result<Newcomer, NoLink> {
-        let plan = self.plan.now();
-        let (server, within) = (&plan.server, plan.times.handshake);
+    /// From the name of a server to a link whose peer is known, under one deadline.
+    async fn reach(&mut self, server: &ServerUrl, within: Duration) -> Result<Newcomer, NoLink> {
         let deadline = Instant::now() + within;
         let (wire, dialect) = dial(server, &self.tls, deadline, within, self.peers.terms().message).await?;
         match dialect {
@@ -222,14 +229,15 @@ impl Dialer {
     }
 }
 
-/// What a dial, or the link that came of it, came to.
-enum Came {
-    /// It ended for a pause.
+/// What came of trying one server.
+enum Tried {
+    /// There was a link, for so long.
+    Linked(Duration),
+    NoLink,
+    /// It was ended for a pause.
     Paused,
-    /// The server restarts.
+    /// It was ended by the server, which restarts.
     ToRestart,
-    /// It ended otherwise.
-    ToEnd,
 }
 
 /// Why there is no link.

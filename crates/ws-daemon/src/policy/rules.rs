@@ -1,7 +1,7 @@
 //! Who may ask for what: by the rules of config.json, and by what holds where there are none. Pure: who asks and for what come in, a
 //! verdict goes out, with what decided. All rules that are about somebody add up, and none takes away.
 //!
-//! There are two sides, peers and processes of this machine. A side that no rule is about has its defaults; once a rule is about it,
+//! There are three sides: peers, processes of this machine, and callers, which ask over HTTP. A side that no rule is about has its defaults; once a rule is about it,
 //! what no rule gives is denied.
 
 use std::fmt;
@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use ws_daemon_protocol::command::Command;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 use ws_daemon_protocol::target::Target;
 
-use crate::config::{BY_PEERS, BY_TCP, Glob, Rule};
+use crate::config::{BY_CALLERS, BY_PEERS, BY_TCP, Glob, Rule};
 use crate::standing::{Proven, Standing};
 use crate::system::Process;
 
@@ -40,7 +41,28 @@ pub enum Caller {
     Socket(Process),
     /// Anyone who reached the TCP port.
     Tcp,
+    /// A program that has shown over HTTP who it is.
+    Program(Arc<Program>),
 }
+
+/// A caller: a program that asks over HTTP.
+#[derive(Debug)]
+pub struct Program {
+    /// What it is called.
+    pub name: Box<str>,
+    /// What it was given when it was added, if that was said: then it has no defaults.
+    pub rule: Option<Rule>,
+    /// Cancelled when it is none any more.
+    pub gone: CancellationToken,
+}
+
+impl PartialEq for Program {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Program {}
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +115,10 @@ pub enum By {
     Rule(usize),
     /// What the invitation of the peer says.
     Invitation,
+    /// What a caller was given when it was added.
+    Entry,
+    /// Whose run it is: what somebody has asked for is its own to see and to stop.
+    Own,
     /// There is no rule about this side: what holds without one.
     Default,
     /// There are rules, and none of them allows it.
@@ -111,6 +137,8 @@ impl fmt::Display for By {
             Self::Owner => f.write_str("owner"),
             Self::Rule(index) => write!(f, "rules[{index}]"),
             Self::Invitation => f.write_str("invitation"),
+            Self::Entry => f.write_str("entry"),
+            Self::Own => f.write_str("its own"),
             Self::Default => f.write_str("default"),
             Self::NoRule => f.write_str("no rule"),
             Self::Nothing => f.write_str("nothing"),
@@ -209,7 +237,8 @@ impl Rules {
             Actor::Peer(_) => Action::Relay(name, At::Somebody),
             Actor::Local(_) => Action::Ask(name, At::Somebody),
         };
-        let targets = list.about(actor).filter(|(_, rule)| gives(rule, action)).map(|(_, rule)| rule.targets.clone());
+        let rules = list.about(actor).map(|(_, rule)| rule).chain(own_rule(actor));
+        let targets = rules.filter(|rule| gives(rule, action)).map(|rule| rule.targets.clone());
         // One rule without targets is enough for anyone.
         Scope(targets.collect::<Option<Arc<[Target]>>>())
     }
@@ -237,6 +266,7 @@ impl Rules {
             Actor::Local(Caller::Tcp) => short("tcp"),
             Actor::Local(Caller::Socket(Process { uid: Some(uid), .. })) => short(&format!("user:{uid}")),
             Actor::Local(Caller::Socket(_)) => short("local"),
+            Actor::Local(Caller::Program(program)) => short(&format!("caller:{}", program.name)),
         };
         let to = |at: At<'_>| match at {
             At::Somebody => String::new(),
@@ -261,6 +291,8 @@ impl Rules {
                     "no rule can let you give this command: it is for root and the daemon's own user".to_owned()
                 } else if matches!(actor, Actor::Peer(_)) {
                     "no rule can let a peer give this command: it is answered by one's own daemon only".to_owned()
+                } else if matches!(actor, Actor::Local(Caller::Program(_))) {
+                    format!("no rule can let a caller give this command; over HTTP there are {}", BY_CALLERS.join(", "))
                 } else {
                     format!("not by TCP; use the socket file: by TCP there are runs, {} only", BY_TCP.join(" and "))
                 };
@@ -288,6 +320,12 @@ impl List {
         }
         if let Some((index, _)) = self.about(actor).find(|(_, rule)| gives(rule, action)) {
             return allowed(By::Rule(index));
+        }
+        if own_rule(actor).is_some_and(|rule| gives(rule, action)) {
+            return allowed(By::Entry);
+        }
+        if matches!((actor, action), (Actor::Local(Caller::Program(_)), Action::Command(command)) if is_about_runs(command)) {
+            return allowed(By::Own);
         }
         if let (Some(invited), Action::Run(name)) = (invitation(actor), action)
             && invited.iter().any(|pattern| Glob::parse(pattern).is_ok_and(|glob| glob.matches(name)))
@@ -322,6 +360,9 @@ impl List {
     fn has_defaults(&self, actor: Actor<'_>) -> bool {
         match actor {
             Actor::Peer(_) => !self.are_of_peers() && invitation(actor).is_none(),
+            Actor::Local(Caller::Program(program)) => {
+                program.rule.is_none() && self.rules.iter().all(|rule| rule.who.callers.is_empty())
+            }
             Actor::Local(_) => !self.rules.iter().any(|rule| rule.who.is_of_locals()),
         }
     }
@@ -329,11 +370,12 @@ impl List {
     /// What holds without a rule. The match is on every command on purpose: a new one must be decided on.
     fn by_default(&self, actor: Actor<'_>, action: Action<'_>) -> bool {
         use Command::{
-            Cancel, Explain, Invite, Keys, Pause, Peers, Ping, Reload, Restart, Revoke, Rotate, Run, Runs, Scripts, Stats,
-            Status, Subscribe,
+            Callers, Cancel, Explain, Invite, Keys, Log, Metrics, Pause, Peers, Ping, Reload, Restart, Revoke, Rotate, Run,
+            Runs, Scripts, Stats, Status, Subscribe,
         };
         match (actor, action) {
             (Actor::Local(Caller::Socket(_)), _)
+            | (Actor::Local(Caller::Program(_)), Action::Command(Peers | Scripts | Stats))
             | (_, Action::Run(_) | Action::Ask(..) | Action::Command(Pause(_) | Status(_))) => true,
             // PEERS tells who else there is, for runs to be passed on to.
             (_, Action::Relay(..)) | (Actor::Peer(_), Action::Command(Peers)) => self.relay,
@@ -341,7 +383,7 @@ impl List {
                 _,
                 Action::Command(
                     Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Restart
-                    | Invite(_) | Revoke(_) | Rotate(_) | Keys(_) | Explain(_),
+                    | Invite(_) | Revoke(_) | Rotate(_) | Keys(_) | Explain(_) | Log(_) | Metrics | Callers(_),
                 ),
             ) => false,
         }
@@ -353,8 +395,22 @@ fn is_never_given(actor: Actor<'_>, action: Action<'_>) -> bool {
     match (actor, action) {
         (_, Action::Command(Command::Restart)) => true,
         (Actor::Local(Caller::Tcp), Action::Command(command)) => !BY_TCP.contains(&command.code()),
+        (Actor::Local(Caller::Program(_)), Action::Command(command)) => !BY_CALLERS.contains(&command.code()),
         (Actor::Peer(_), Action::Command(command)) => !BY_PEERS.contains(&command.code()),
         _ => false,
+    }
+}
+
+/// Whether a command is about runs that somebody has asked for, whose own it lets everybody see and stop.
+fn is_about_runs(command: &Command) -> bool {
+    matches!(command, Command::Runs(_) | Command::Run(_) | Command::Cancel(_))
+}
+
+/// What a caller was given when it was added.
+fn own_rule(actor: Actor<'_>) -> Option<&Rule> {
+    match actor {
+        Actor::Local(Caller::Program(program)) => program.rule.as_ref(),
+        _ => None,
     }
 }
 
@@ -377,6 +433,7 @@ fn is_about(rule: &Rule, actor: Actor<'_>) -> bool {
             who.peers.as_ref().is_some_and(|peers| peers.matches(name, tags))
         }
         Actor::Local(Caller::Tcp) => who.tcp,
+        Actor::Local(Caller::Program(program)) => who.has_caller(&program.name),
         Actor::Local(Caller::Socket(Process { uid, groups, .. })) => {
             who.local
                 || uid.is_some_and(|uid| who.users.contains(&uid))
@@ -433,6 +490,7 @@ mod tests {
             "STATUS" => "{}",
             "RUN" | "CANCEL" => "\"r\"",
             "KEYS" => "{\"do\":\"show\"}",
+            "CALLERS" => "{\"do\":\"list\"}",
             "INVITE" | "REVOKE" | "ROTATE" => "{\"name\":\"a\"}",
             "EXPLAIN" => "{\"as\":\"a\",\"name\":\"b\"}",
             _ => "null",

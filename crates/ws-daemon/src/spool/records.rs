@@ -170,6 +170,8 @@ pub struct RunRecord {
     pub seq: u64,
     /// Which request it belongs to; meaningful while the daemon lives.
     pub request: u64,
+    /// Whose that request is.
+    pub user: Box<str>,
     /// The caller's id of that request, as it was written.
     pub caller_id: Option<Box<str>>,
     /// The script.

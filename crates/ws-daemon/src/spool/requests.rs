@@ -1,6 +1,6 @@
 //! Requests and their runs, on the asking side. It never chooses a peer.
 
-use rusqlite::{Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 use ws_daemon_protocol::id::RunId;
 
 use super::records::{Accepted, Filter, NewRequest, NewRun, RunRecord, RunState, Settled, SpoolError, StoredRequest, ThenDue};
@@ -190,6 +190,14 @@ impl Store {
         let (after, most) = (super::store::signed(after), i64::try_from(most).unwrap_or(i64::MAX));
         let rows = self.all(sql, &[&after, &most], RequestRow::read)?;
         rows.into_iter().map(|row| self.stored(row)).collect()
+    }
+
+    /// See [`Spool::oldest_ms`](super::Spool::oldest_ms). It is only shown: the seals of the rows are not looked at.
+    pub fn oldest_ms(&mut self) -> Verdict<Option<i64>> {
+        let sql = "SELECT requests.accepted_ms FROM runs JOIN requests ON requests.id = runs.request
+            WHERE runs.state <> 2 ORDER BY runs.seq LIMIT 1";
+        let accepted: Option<i64> = self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
+        Ok(accepted.map(|accepted| self.clock.now_ms().saturating_sub(accepted).max(0)))
     }
 
     /// See [`Spool::body`](super::Spool::body).
@@ -563,6 +571,7 @@ impl RunRow {
             run: RunId::new(self.run),
             seq: unsigned(self.seq),
             request: unsigned(self.request),
+            user: request.user.clone(),
             caller_id: request.caller_id.clone(),
             name: self.name,
             target: self.target,

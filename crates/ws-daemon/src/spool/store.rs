@@ -169,6 +169,16 @@ impl Store {
         if *self.identity.instance == *instance { Ok(()) } else { Err(Trouble::Refused(SpoolError::Unknown)) }
     }
 
+    /// Writes something, unless that was done within the last second.
+    pub fn probe(&mut self) -> Verdict<()> {
+        let now = self.clock.now_ms();
+        if now.saturating_sub(self.tally.clock_saved_ms) < CLOCK_SAVED_EVERY_MS {
+            return Ok(());
+        }
+        self.tally.clock_saved_ms = now;
+        self.save_meta()
+    }
+
     /// The epoch, one higher.
     pub fn raise_epoch(&mut self) -> Verdict<u64> {
         self.tally.epoch += 1;

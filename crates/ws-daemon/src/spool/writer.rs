@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rusqlite::wal::CheckpointMode;
 use tokio::sync::watch;
 
+use crate::metrics::Seconds;
+
 use super::clock::{Clock, WallClock};
 use super::file::Place;
 use super::queue::{Job, Queue, answer};
@@ -31,6 +33,7 @@ pub struct Shared {
     stats: Mutex<SpoolStats>,
     damaged: watch::Sender<Option<PathBuf>>,
     ended: watch::Sender<bool>,
+    pub commit_seconds: Seconds,
 }
 
 impl Shared {
@@ -87,6 +90,7 @@ impl Writer {
             stats: Mutex::default(),
             damaged: watch::Sender::new(None),
             ended: watch::Sender::new(false),
+            commit_seconds: Seconds::of_commits(),
         });
         let state = State::Open(Box::new(store));
         let mut writer = Self { place, queue, shared, state, stats: SpoolStats::default() };
@@ -169,11 +173,15 @@ impl Writer {
         self.open_again()?;
         let State::Open(store) = &mut self.state else { return Err(Trouble::Refused(SpoolError::Closed)) };
         let before = store.tally;
+        let (commits, commits_us) = (self.stats.commits, self.stats.commit_us);
         let mut done = transact(store, batch, false, &mut self.stats);
         if matches!(&done, Err(trouble) if trouble.remedy() == Remedy::Stumble) {
             roll_back(store);
             store.tally = before;
             done = transact(store, batch, true, &mut self.stats);
+        }
+        if self.stats.commits > commits {
+            self.shared.commit_seconds.took(Duration::from_micros(self.stats.commit_us - commits_us));
         }
         if done.is_err() {
             roll_back(store);

@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::{debug, info, warn};
@@ -100,6 +100,13 @@ impl ClientTls {
         Self(Arc::new(Inner { plan: ArcSwap::from_pointee(plan), kept: Mutex::default() }))
     }
 
+    /// A client that believes whom the system does.
+    #[must_use]
+    pub fn of_the_system() -> Self {
+        // There is no folder with other roots.
+        Self::new(ClientPlan { folder: PathBuf::from("/dev/null"), roots: None, identity: None })
+    }
+
     /// Handshakes from here on go by `plan`.
     pub fn replace(&self, plan: ClientPlan) {
         self.0.plan.store(Arc::new(plan));
@@ -109,7 +116,11 @@ impl ClientTls {
     ///
     /// # Errors
     /// Why there is no encrypted stream, and what to do about it.
-    pub async fn connect(&self, host: &Host, socket: TcpStream) -> Result<TlsStream<TcpStream>, ClientFault> {
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        host: &Host,
+        socket: S,
+    ) -> Result<TlsStream<S>, ClientFault> {
         let tls = self.clone();
         let kept = tokio::task::spawn_blocking(move || tls.prepare()).await;
         let kept = kept.map_err(|error| ClientFault::Other(error.to_string()))??;
@@ -234,7 +245,11 @@ impl ClientTls {
 ///
 /// # Errors
 /// As [`ClientTls::connect`].
-pub async fn connect_pinned(pin: Pin, host: &Host, socket: TcpStream) -> Result<(TlsStream<TcpStream>, String), ClientFault> {
+pub async fn connect_pinned<S: AsyncRead + AsyncWrite + Unpin>(
+    pin: Pin,
+    host: &Host,
+    socket: S,
+) -> Result<(TlsStream<S>, String), ClientFault> {
     let verifier = Arc::new(PinVerifier { pin, provider: provider(), found: Mutex::default() });
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let config = config.map_err(KeysFault::other)?.dangerous();

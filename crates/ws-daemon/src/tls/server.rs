@@ -269,6 +269,18 @@ impl ServerTls {
         self.save_holders().await;
     }
 
+    /// Whether the certificate that is shown is for this name.
+    #[must_use]
+    pub fn is_named(&self, host: &str) -> bool {
+        let live = self.0.live.load();
+        let facts = live.as_ref().and_then(|live| Facts::of(live.chain.first()?).ok());
+        let is_it = |name: &String| match name.strip_prefix("*.") {
+            Some(domain) => host.split_once('.').is_some_and(|(_, parent)| parent.eq_ignore_ascii_case(domain)),
+            None => name.eq_ignore_ascii_case(host),
+        };
+        facts.is_some_and(|facts| facts.names.iter().any(is_it))
+    }
+
     /// The handshake, under the caller's deadline.
     ///
     /// # Errors

@@ -135,11 +135,12 @@ impl Worker {
         seat: Arc<Seat>,
     ) -> (Work, Result<Admitted, Outcome>) {
         let RunFrame { name, run, params, order } = frame;
-        let Order { caller: id, timeout_ms, output, attempt, .. } = order;
+        let Order { caller: id, timeout_ms, output, attempt, trace, .. } = order;
         let buffer = (output == OutputMode::Stream).then(Arc::<StreamBuffer>::default);
         let admitted = self.0.executor.admit(Job {
             run: run.clone(),
             id,
+            trace,
             name: name.clone(),
             params,
             peer: Arc::clone(&seat.about.peer),

@@ -2,6 +2,7 @@
 //! what they exit with.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,11 +12,17 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{DEADLINE, Daemon, Peer, Process, Ran, command, need_tool, pair, ran};
+use crate::support::{DEADLINE, Daemon, Peer, Process, Ran, command, need_other_users, need_tool, pair, ran};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: &[&str] = &[
     "run",
     "exec",
+    "invite",
+    "join",
+    "callers",
+    "keys",
+    "explain",
+    "doctor",
     "peers",
     "ping",
     "runs",
@@ -29,11 +36,15 @@ const COMMANDS: [&str; 21] = [
     "stats",
     "reload",
     "restart",
+    "log-level",
+    "metrics",
     "check",
     "health",
     "init",
     "demo",
     "completions",
+    "schema",
+    "man",
     "container",
 ];
 
@@ -313,6 +324,47 @@ fn what_init_writes_runs_and_is_never_overwritten() {
 }
 
 #[test]
+fn a_config_that_does_not_say_which_end_it_is_is_completed_where_it_stands() {
+    let (prefix, etc) = (folder(), folder());
+    let file = etc.path().join("config.json");
+    fs::write(&file, r#"{"$schema":"file:///s.json","tags":["a"],"port":4000}"#).expect("ours");
+    std::os::unix::fs::symlink(&file, prefix.path().join("config.json")).expect("ours");
+    let init = |words: &[&str]| ran(command(&[&["init", "--prefix", text(prefix.path())], words].concat()), "");
+    assert_eq!(init(&["server", "--listen", "::1"]).code, 0);
+    assert!(prefix.path().join("config.json").is_symlink());
+    let read = || serde_json::from_str::<Value>(&fs::read_to_string(&file).expect("there")).expect("JSON");
+    let expected = json!({ "$schema": "file:///s.json", "tags": ["a"], "port": 4000, "mode": "server", "listen": "::1" });
+    assert_eq!(read(), expected);
+    assert!(!prefix.path().join("schema").exists(), "it names one of its own");
+    assert_eq!(init(&["client", "--proxy", "h"]).code, 78);
+    assert_eq!(read(), expected);
+    fs::write(&file, r#"{"tags":5}"#).expect("ours");
+    let broken = init(&["server"]);
+    assert!(broken.code == 78 && broken.err.contains("tags"), "{broken:?}");
+}
+
+#[test]
+fn what_root_writes_in_the_prefix_of_another_user_is_that_users() {
+    const OTHER: u32 = 65534;
+    if !need_other_users() {
+        return;
+    }
+    let prefix = folder();
+    std::os::unix::fs::chown(prefix.path(), Some(OTHER), Some(OTHER)).expect("we are root");
+    let said = ran(command(&["init", "server", "--prefix", text(prefix.path())]), "");
+    assert_eq!(said.code, 0, "{}", said.err);
+    for name in ["config.json", "scripts", "scripts/hello", "schema/config.json"] {
+        assert_eq!(fs::metadata(prefix.path().join(name)).expect("there").uid(), OTHER, "{name}");
+    }
+    // What that user has put there in place of a file leads to nothing that they could not write.
+    let (elsewhere, trap) = (folder(), folder());
+    std::os::unix::fs::chown(trap.path(), Some(OTHER), Some(OTHER)).expect("we are root");
+    std::os::unix::fs::symlink(elsewhere.path(), trap.path().join("scripts")).expect("ours");
+    assert_eq!(ran(command(&["init", "server", "--prefix", text(trap.path())]), "").code, 1);
+    assert!(!elsewhere.path().join("hello").exists());
+}
+
+#[test]
 fn init_writes_what_it_is_told_and_asks_for_what_it_needs() {
     let made = |words: &[&str]| {
         let prefix = folder();
@@ -322,6 +374,7 @@ fn init_writes_what_it_is_told_and_asks_for_what_it_needs() {
     };
     let table = [
         (&["server"][..], json!({ "mode": "server", "port": 3006 })),
+        (&["client", "--proxy", "a:1, b"], json!({ "mode": "client", "proxy": ["a:1", "b"], "port": 3006 })),
         (&["client", "--proxy", "h"], json!({ "mode": "client", "proxy": "h", "port": 3006 })),
         (&["client", "--proxy", "wss://n:t@h/x"], json!({ "mode": "client", "proxy": "wss://n:t@h/x" })),
         (
@@ -329,8 +382,9 @@ fn init_writes_what_it_is_told_and_asks_for_what_it_needs() {
             json!({ "mode": "server", "port": 3006, "open": ["10.0.0.0/8"], "listen": "::1" }),
         ),
     ];
-    for (words, expected) in table {
+    for (words, mut expected) in table {
         let (said, config) = made(words);
+        expected["$schema"] = "schema/config.json".into();
         assert_eq!((said.code, config), (0, Some(expected)), "{words:?}: {}", said.err);
         assert!(!said.out.contains("n:t@"), "a token is not printed");
     }
@@ -356,12 +410,80 @@ fn completions_know_every_command() {
             assert!(said.out.contains(word), "{shell} does not know {word}");
         }
     }
-    let said = ran(command(&["completions", "bash"]), "");
-    let mut bash = Command::new("bash");
-    bash.arg("-n");
-    let parsed = ran(bash, &said.out);
-    assert_eq!((parsed.code, &*parsed.err), (0, ""));
     assert_eq!(ran(command(&["completions", "sh"]), "").code, 64);
+}
+
+#[test]
+fn completions_are_what_each_shell_can_read() {
+    for shell in ["bash", "zsh", "fish"] {
+        if !need_tool(shell) {
+            return;
+        }
+        let said = ran(command(&["completions", shell]), "");
+        let folder = folder();
+        let file = folder.path().join("completions");
+        fs::write(&file, &said.out).expect("the folder is ours");
+        let mut parse = Command::new(shell);
+        parse.arg("-n").arg(&file);
+        let parsed = ran(parse, "");
+        assert_eq!((parsed.code, &*parsed.err), (0, ""), "{shell}");
+        fs::write(&file, said.out + "\n(").expect("the folder is ours");
+        let mut parse = Command::new(shell);
+        parse.arg("-n").arg(&file);
+        assert_ne!(ran(parse, "").code, 0, "{shell} looks at what it reads");
+    }
+}
+
+#[test]
+fn every_command_has_its_manual_page() {
+    if !need_tool("mandoc") {
+        return;
+    }
+    let folder = folder();
+    let pages = folder.path().join("share/man1");
+    let said = ran(command(&["man", text(&pages)]), "");
+    assert_eq!((said.code, &*said.err), (0, ""));
+    let parts = ["peers list", "peers revoke", "peers rotate", "invite", "join", "keys", "explain"];
+    let mut expected = vec!["ws-daemon.1".to_owned()];
+    for words in COMMANDS.iter().chain(&parts) {
+        let name = format!("ws-daemon-{}.1", words.replace(' ', "-"));
+        let page = pages.join(&name);
+        let mut lint = Command::new("mandoc");
+        lint.args(["-Tlint", "-Werror", text(&page)]);
+        let faults = ran(lint, "");
+        assert_eq!((faults.code, &*faults.out), (0, ""), "{name}");
+        let mut shown = Command::new("mandoc");
+        shown.args(["-Tascii", "-Owidth=200", text(&page)]);
+        // What is bold is struck over.
+        let shown = ran(shown, "").out;
+        let plain: String = shown.char_indices().filter_map(|(at, letter)| plain(&shown, at, letter)).collect();
+        let help = ran(command(&[&words.split(' ').collect::<Vec<_>>()[..], &["--help"]].concat()), "").out;
+        let flags = help.split([' ', '=', '[', ',', '\n']).filter(|word| word.starts_with("--") && word.len() > 2);
+        for flag in flags {
+            assert!(plain.contains(flag.trim_end_matches([']', '.', ':'])), "{name} has no {flag}");
+        }
+        assert!(plain.contains(&format!("WS-DAEMON-{}(1)", words.replace(' ', "-").to_uppercase())), "{plain}");
+        expected.push(name);
+    }
+    let mut found: Vec<String> =
+        fs::read_dir(&pages).expect("it is there").map(|entry| name_of(&entry.expect("readable"))).collect();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected, "a page for each command, and for nothing else");
+    let main = fs::read_to_string(pages.join("ws-daemon.1")).expect("it is there");
+    for part in ["FILES", "EXIT STATUS", "config.json", "\\fB127\\fR"] {
+        assert!(main.contains(part), "{part} is not in {main}");
+    }
+    assert_eq!(ran(command(&["man", "/proc/nowhere"]), "").code, 1);
+}
+
+fn name_of(entry: &fs::DirEntry) -> String {
+    entry.file_name().into_string().expect("a plain name")
+}
+
+/// The letter at a place of what mandoc prints, unless it is struck over by the one behind it.
+fn plain(text: &str, at: usize, letter: char) -> Option<char> {
+    (letter != '\u{8}' && !text[at + letter.len_utf8()..].starts_with('\u{8}')).then_some(letter)
 }
 
 #[test]
@@ -455,7 +577,8 @@ fn the_demo_shows_both_ways_and_leaves_nothing() {
         "| nc -UN ",
         "exec hello",
         "demo --stay",
-        "init client --proxy",
+        "invite NAME",
+        "join LINE",
         "both daemons have stopped and their files are gone",
     ] {
         assert!(said.out.contains(part), "{part} is not in {}", said.out);

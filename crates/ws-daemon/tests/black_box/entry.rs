@@ -101,6 +101,20 @@ fn a_line_that_was_used_here_may_be_used_here_again_and_nowhere_else() {
 }
 
 #[test]
+fn join_writes_a_config_that_is_a_link_where_the_link_leads() {
+    let server = Daemon::server().start();
+    let (client, etc) = (Daemon::client(&server), tempfile::tempdir().expect("a temporary folder can be made"));
+    let (link, file) = (client.prefix().join("config.json"), etc.path().join("config.json"));
+    fs::write(&file, r#"{"tags":["kept"]}"#).expect("ours");
+    std::os::unix::fs::symlink(&file, &link).expect("ours");
+    let joined = join(&client, &invite(&server, &["web"]));
+    assert_eq!(joined.code, 0, "{joined:?}");
+    let written: Value = serde_json::from_str(&fs::read_to_string(&file).expect("there")).expect("JSON");
+    assert_eq!((&written["mode"], &written["tags"]), (&json!("client"), &json!(["kept"])));
+    assert!(link.is_symlink());
+}
+
+#[test]
 fn what_join_cannot_do_it_says_with_what_to_do() {
     let server = Daemon::server().start();
     let line = invite(&server, &["web"]);
@@ -515,6 +529,8 @@ fn peers_are_made_and_unmade_at_the_servers_own_socket_only() {
         let said = server.connect().command("INVITE", &data);
         assert_eq!(said["error"], "bad_message", "{said}");
     }
+    let wrong = tool(server.prefix(), &["invite", "web", "--url", "http://x"]);
+    assert!(wrong.err.contains("url has the scheme \"http\"") && !wrong.err.contains("proxy"), "{wrong:?}");
     assert!(!server.prefix().join("keys").exists(), "nobody was invited");
 }
 

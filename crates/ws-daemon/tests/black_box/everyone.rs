@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use ws_daemon_protocol::codec::v2::{self, Frame, Roots};
 use ws_daemon_protocol::command::{Command, Place};
 
-use crate::support::{DEADLINE, Daemon, Fifo, Local, Peer, PeerListener, command, daemons_say, need_root, ran, wait_for};
+use crate::support::{DEADLINE, Daemon, Fifo, Local, Peer, PeerListener, Web, command, daemons_say, need_root, ran, wait_for};
 
 const NOBODY: u32 = 65_534;
 
@@ -48,11 +48,13 @@ fn data(code: &str, run: &str) -> Value {
     match code {
         "PAUSE" => json!(60_000),
         "STATUS" => json!({ "status": 0, "id": run }),
-        "PEERS" | "PING" | "RUNS" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "RESTART" => Value::Null,
+        "PEERS" | "PING" | "RUNS" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "RESTART" | "METRICS" => Value::Null,
         "RUN" => json!(run),
         "CANCEL" => json!({ "run": run }),
         "EXPLAIN" => json!({ "as": "anonymous", "name": "ran" }),
         "KEYS" => json!({ "do": "rotate" }),
+        "LOG" => json!({ "filter": "off" }),
+        "CALLERS" => json!({ "do": "add", "name": "intruder" }),
         "INVITE" => json!({ "name": "intruder" }),
         "REVOKE" => json!({ "name": "victim" }),
         "ROTATE" => json!({ "name": "victim", "at_once": true }),
@@ -167,17 +169,19 @@ fn harm(command: &Command) -> &'static str {
     match command {
         Command::Pause(_) => "a link is closed",
         Command::Status(_) => "a run is settled, or processes are told what is not so",
-        Command::Peers | Command::Ping(_) | Command::Scripts | Command::Stats | Command::Explain(_) => {
+        Command::Peers | Command::Ping(_) | Command::Scripts | Command::Stats | Command::Metrics | Command::Explain(_) => {
             "it is told who and what there is"
         }
         Command::Runs(_) | Command::Run(_) | Command::Subscribe(_) => "it is told what others run",
         Command::Cancel(_) => "the run of another one is stopped",
         Command::Reload => "the settings are read",
         Command::Restart => "the daemon restarts",
+        Command::Log(_) => "it is not logged what happens",
         Command::Invite(_) => "the intruder is invited",
         Command::Revoke(_) => "the victim is revoked",
         Command::Rotate(_) => "the victim has no token",
         Command::Keys(_) => "there is another root",
+        Command::Callers(_) => "the intruder is a caller",
     }
 }
 
@@ -351,6 +355,38 @@ fn by_version2(peer: &mut Peer, row: &Row) {
     }
 }
 
+/// What has no page cannot be asked at all.
+fn by_caller(web: &mut Web, run: &str, row: &Row) {
+    let run = format!("/api/v1/runs/{run}");
+    let (method, page, status) = match row.code {
+        Some("PEERS") => ("GET", "/api/v1/peers", 403),
+        Some("SCRIPTS") => ("GET", "/api/v1/scripts", 403),
+        Some("STATS") => ("GET", "/api/v1/stats", 403),
+        Some("SUBSCRIBE") => ("GET", "/api/v1/events", 403),
+        // What others have asked for is as if it were not there.
+        Some("RUNS") => ("GET", "/api/v1/runs", 200),
+        Some("RUN") => ("GET", &*run, 404),
+        Some("CANCEL") => ("DELETE", &*run, 404),
+        Some("OUTPUT") => ("GET", &*format!("{run}/output"), 404),
+        Some(_) => return,
+        None => ("POST", &*format!("/api/v1/run/ran?{}", query(&row.message)), 403),
+    };
+    let reply = web.ask(method, page, "");
+    assert_eq!(reply.status, status, "{page} {reply:?}");
+    assert!(status != 200 || reply.json() == json!([]), "{reply:?}");
+}
+
+/// The options of a request as a page has them.
+fn query(message: &Value) -> String {
+    let options = message.as_object().expect("an object").iter().filter(|(key, _)| !["name", "id"].contains(&key.as_str()));
+    let value = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Object(object) => object["max"].to_string(),
+        value => value.to_string(),
+    };
+    options.map(|(key, of)| format!("{key}={}&", value(of))).collect()
+}
+
 fn by_seed(peer: &mut Peer, row: &Row) {
     peer.send_text(&row.message.to_string());
     if row.code.is_none() {
@@ -448,7 +484,7 @@ fn by_tcp() -> Value {
 type Column = (&'static str, fn() -> Value, fn(&mut Stage));
 
 /// Who asks, and what the server is told in its settings. A column is added here.
-const COLUMNS: [Column; 12] = [
+const COLUMNS: [Column; 13] = [
     ("a peer without a token that claims the name and the tag of one with rights", for_others, |stage| {
         let mut claims = hello("trusted", "claims");
         claims["tags"] = json!(["trusted"]);
@@ -535,6 +571,12 @@ const COLUMNS: [Column; 12] = [
     ("a process by TCP", for_others, |stage| {
         // Each by a connection of its own: what is no message ends it.
         stage.every(|server, row| by_process(&mut Local::tcp_unseen(&server.local_address(), server.log()), row));
+    }),
+    ("a caller without a right", for_others, |stage| {
+        let token = stage.owner.result("CALLERS", &json!({ "do": "add", "name": "web", "allow": ["sms/*"] }))["token"].clone();
+        let token = token.as_str().expect("told once").to_owned();
+        let run = stage.run.clone();
+        stage.every(|server, row| by_caller(&mut Web::port(server).token(&token), &run, row));
     }),
     ("a process by TCP to which a rule would give all", by_tcp, |stage| {
         stage.every(|server, row| {

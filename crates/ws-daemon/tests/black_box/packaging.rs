@@ -113,9 +113,11 @@ fn the_unit_says_what_the_daemon_does() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let program = value("ExecStart").split(' ').next().expect("a program");
+    let command = value("ExecStart");
+    let here = command.replacen("ws-daemon", env!("CARGO_BIN_EXE_ws-daemon"), 1);
     let path = folder.path().join("ws-daemon.service");
-    fs::write(&path, unit.replace(program, env!("CARGO_BIN_EXE_ws-daemon"))).expect("the folder is ours to write");
+    fs::write(&path, unit.replace(&format!("ExecStart={command}"), &format!("ExecStart={here}")))
+        .expect("the folder is ours to write");
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no"]).arg(&path);
     let said = run(verify);

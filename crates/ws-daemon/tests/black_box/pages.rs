@@ -4,92 +4,17 @@
 //! its links by a scripted peer.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Ids, Peer, command, need_tool, ran};
-
-#[derive(Debug, Default)]
-struct Block {
-    mark: String,
-    language: String,
-    text: String,
-}
-
-fn root() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// The fenced blocks of a page that have a mark on the line before them.
-fn marked_blocks(page: &str) -> Vec<Block> {
-    let page = fs::read_to_string(root().join(page)).expect("it is there");
-    let (mut blocks, mut mark, mut open): (Vec<Block>, _, Option<Block>) = (Vec::new(), String::new(), None);
-    for line in page.lines() {
-        match (&mut open, line.strip_prefix("```")) {
-            (None, Some(language)) => open = Some(Block { mark: mark.clone(), language: language.into(), ..Block::default() }),
-            (Some(_), Some(_)) => blocks.extend(open.take().filter(|block| !block.mark.is_empty())),
-            (Some(block), None) => block.text.extend([line, "\n"]),
-            (None, None) => {}
-        }
-        mark = String::from(line.strip_prefix("<!-- ").and_then(|line| line.strip_suffix(" -->")).unwrap_or_default());
-    }
-    blocks
-}
-
-/// Ready is what a person sees in the log; a shell asks until it is so, and the deadline is the test's.
-const UNTIL_LINKED: &str = "until ws-daemon exec hello --prefix server; do :; done >/dev/null 2>&1\n";
+use crate::support::{Block, Daemon, Ids, Peer, command, marked_blocks, play, ran, root};
 
 #[test]
 fn the_first_quarter_of_an_hour_goes_as_it_says() {
-    if !(need_tool("python3") && need_tool("nc")) {
-        return;
+    if let Some((runs, printed)) = play("README.md") {
+        assert!(runs >= 6 && printed >= 3, "the README still shows it all: {runs} {printed}");
     }
-    let blocks = marked_blocks("README.md");
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let (mut script, mut printed) = (String::new(), Vec::new());
-    let mut runs = 0;
-    for block in &blocks {
-        let file = folder.path().join(format!("{runs}.out"));
-        match (&*block.mark, &*block.language) {
-            ("run", language) => {
-                runs += 1;
-                let body = match language {
-                    "sh" => block.text.clone(),
-                    "python" => format!("python3 - <<'END OF PYTHON'\n{}END OF PYTHON\n", block.text),
-                    other => panic!("nobody here runs {other}"),
-                };
-                let file = folder.path().join(format!("{runs}.out"));
-                script.push_str(&format!("{{\n{body}}} >{}\n", file.display()));
-                if block.text.contains("ws-daemon --prefix client &") {
-                    script.push_str(UNTIL_LINKED);
-                }
-            }
-            ("prints", _) => printed.push((file, block.text.clone())),
-            ("config" | "contract", "json") => {}
-            other => panic!("a mark that nobody knows: {other:?}"),
-        }
-    }
-    assert!(runs >= 6 && printed.len() >= 3, "the README still shows it all: {runs} {}", printed.len());
-    // Between here and the server's start another program may take the port; then the log says so.
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
-    let mut shell = Command::new("bash");
-    let program = Path::new(env!("CARGO_BIN_EXE_ws-daemon")).parent().expect("it stands in a folder");
-    let path = format!("{}:{}", program.display(), std::env::var("PATH").expect("there is one"));
-    shell.arg("-s").current_dir(folder.path()).env("PATH", path).env("TMPDIR", folder.path());
-    for name in ["WSDAEMON_PREFIX", "WSDAEMON_MODE", "WSDAEMON_PROXY", "WSDAEMON_SOCKET"] {
-        shell.env_remove(name);
-    }
-    shell.env("WSDAEMON_PORT", port.to_string()).env("WSDAEMON_LOCAL", "off");
-    let said = ran(shell, &script);
-    for (file, expected) in printed {
-        let found = fs::read_to_string(&file).expect("the block has run");
-        assert_eq!(found, expected, "{}\n{}", file.display(), said.err);
-    }
-    assert!(!said.err.contains("command not found"), "{}", said.err);
 }
 
 #[test]
@@ -115,9 +40,10 @@ fn the_contract_that_the_readme_shows_is_taken() {
 }
 
 #[test]
-fn the_configs_that_the_readme_shows_are_taken() {
-    let configs: Vec<Block> = marked_blocks("README.md").into_iter().filter(|block| block.mark == "config").collect();
-    assert!(!configs.is_empty());
+fn the_configs_that_the_pages_show_are_taken() {
+    let pages = ["README.md", "docs/proxies.md"].into_iter().flat_map(marked_blocks);
+    let configs: Vec<Block> = pages.filter(|block| block.mark == "config").collect();
+    assert!(configs.len() > 3);
     for config in configs {
         let prefix = tempfile::tempdir().expect("a temporary folder can be made");
         fs::write(prefix.path().join("config.json"), &config.text).expect("the folder is ours");

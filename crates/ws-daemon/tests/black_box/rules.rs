@@ -387,6 +387,7 @@ fn by_tcp_runs_and_two_commands_are_allowed_and_no_rule_gives_more() {
             let data = match code {
                 "EXPLAIN" => json!({ "as": "x", "name": "y" }),
                 "KEYS" => json!({ "do": "rotate" }),
+                "CALLERS" => json!({ "do": "list" }),
                 "INVITE" | "REVOKE" | "ROTATE" => json!({ "name": "x" }),
                 _ => Value::Null,
             };

@@ -205,7 +205,7 @@ fn without_a_config_it_says_how_to_make_one() {
         let said = run_in(empty.path(), words, &[]);
         assert_eq!((said.code, &*said.out), (78, ""), "{words:?}");
         let missing = format!("nothing says whether this is a server or a client: {} does not exist", path.display());
-        for part in [&*missing, "init server --prefix", "init client --proxy HOST --prefix", "ws-daemon demo"] {
+        for part in [&*missing, "init server --prefix", "invite NAME --prefix", "join LINE --prefix", "ws-daemon demo"] {
             assert!(said.err.contains(part), "{part} is not in {}", said.err);
         }
     }

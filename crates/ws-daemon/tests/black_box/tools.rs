@@ -723,6 +723,25 @@ odd       -                   -
 }
 
 #[test]
+fn what_is_logged_is_shown_and_changed() {
+    let usual = r#"{"filter":"info","usual":"info","left":null}"#;
+    let while_it_lasts = r#"{"filter":"trace","usual":"info","left":600000}"#;
+    let table: [(&[&str], &str, &str, &str); 4] = [
+        (&[], "", usual, "info\n"),
+        (&["trace", "--for", "10m"], r#"{"filter":"trace","for":600000}"#, while_it_lasts, "trace, for 600s; then info\n"),
+        (&["off"], r#"{"filter":"off"}"#, r#"{"filter":"off","usual":"info","left":null}"#, "off; usually info\n"),
+        (&["usual"], r#"{"filter":"usual"}"#, usual, "info\n"),
+    ];
+    for (words, data, answer, out) in table {
+        let ran = told(&[&["log-level"], words].concat(), &question("LOG", data), &[&result(answer)]);
+        assert_eq!(exit(&ran), (0, out, ""), "{words:?}");
+    }
+    let as_json = told(&["log-level", "--json"], &question("LOG", ""), &[&result(usual)]);
+    assert_eq!(exit(&as_json), (0, &*format!("{usual}\n"), ""));
+    assert_eq!(ran(command(&["log-level", "--for", "1m"]), "").code, 64, "for what?");
+}
+
+#[test]
 fn events_come_until_the_daemon_ends() {
     let subscribed = |words: &[&str], data: &str, lines: &[&str]| {
         let daemon = ScriptedDaemon::new();
@@ -745,7 +764,7 @@ fn events_come_until_the_daemon_ends() {
 }
 
 /// Every command that asks, with what it needs.
-const ASKING: [&[&str]; 13] = [
+const ASKING: [&[&str]; 15] = [
     &["peers"],
     &["ping"],
     &["runs"],
@@ -759,6 +778,8 @@ const ASKING: [&[&str]; 13] = [
     &["stats"],
     &["reload"],
     &["restart"],
+    &["log-level"],
+    &["metrics"],
 ];
 
 #[test]

@@ -10,10 +10,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use ws_daemon::audit::Audit;
-use ws_daemon::config::{InUse, Limits};
+use ws_daemon::callers::Callers;
+use ws_daemon::config::{InUse, Limits, LogFilter};
 use ws_daemon::control::{Control, Means, Orders};
 use ws_daemon::daemon::identity;
 use ws_daemon::exec::{Executor, Surroundings};
+use ws_daemon::levels::Levels;
 use ws_daemon::link::Terms;
 use ws_daemon::news::News;
 use ws_daemon::origin::{self, Origin};
@@ -151,11 +153,13 @@ impl Site {
             tls: None,
             client_tls: None,
             reached: None,
+            callers: Callers::default(),
             rules: Rules::default(),
             audit,
             peer_runs: InUse::new(LIMITS.peer_runs),
             reload: Orders::new().0,
             restart: Orders::new().0,
+            levels: Levels::new(&LogFilter::default()).0,
             rest: tasks.clone(),
             since: Instant::now(),
         });

@@ -18,6 +18,7 @@ use crate::message::{CommandMessage, Params};
 use crate::more::More;
 use crate::options::OutputMode;
 use crate::outcome::{ErrorCode, Report};
+use crate::trace::{self, Trace};
 
 /// How a STATUS begins that is written here.
 const STATUS_HEAD: &str = "{\"name\":\"&cmd\",\"params\":{\"code\":\"STATUS\",\"data\":";
@@ -49,6 +50,12 @@ struct Written<'a> {
     have: Option<Have>,
     #[serde(default)]
     hop: Option<Box<Hop>>,
+    #[serde(default, deserialize_with = "trace::traceparent")]
+    traceparent: Option<Box<str>>,
+    #[serde(default, deserialize_with = "trace::word")]
+    request_id: Option<Box<str>>,
+    #[serde(default, deserialize_with = "trace::mark")]
+    event: Option<Box<str>>,
     /// A local process of the peer said it: then it is no word of the peer's daemon.
     #[serde(default)]
     local: bool,
@@ -174,6 +181,7 @@ fn run_frame(written: Written<'_>, id: Option<&CallerId>) -> Result<Frame, Refus
         attempt: if written.queue { written.attempt.max(1) } else { 0 },
         have: written.have,
         hop: written.hop,
+        trace: Trace { traceparent: written.traceparent, request_id: written.request_id, event: written.event }.boxed(),
     };
     let params = Params::new(written.params);
     Ok(Frame::Run(Box::new(RunFrame { name: written.name.into_owned(), run, params, order })))

@@ -45,6 +45,9 @@ pub fn run(name: &str, run: &RunId, params: &Params, order: &Order) -> String {
     if let Some(hop) = &order.hop {
         frame.push_str(&format!(",\"hop\":{}", json(hop)));
     }
+    if let Some(trace) = &order.trace {
+        trace.write(&mut frame);
+    }
     frame.push('}');
     frame
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cli::exit::Exit;
-use crate::config::{Role, ServerUrl, Settings};
+use crate::config::{ServerUrl, Settings};
 use crate::daemon::{Encryption, identity};
 use crate::link::{CloseCode, DialFault, Dialect, GreetingFault, Wire, dial};
 use crate::spool::Spool;
@@ -21,7 +21,7 @@ pub struct Found {
     pub round_trip: Duration,
 }
 
-/// Dials by these settings, says who this is, hears who is there, and parts.
+/// Dials this server, with the credentials that it has here, as the settings say it; says who this is, hears who is there, and parts.
 ///
 /// # Errors
 /// What went wrong, with the exit code for it.
@@ -33,7 +33,6 @@ pub async fn link_once(settings: &Settings, server: &ServerUrl) -> Result<Found,
 }
 
 async fn link(settings: &Settings, server: &ServerUrl, spool: &Spool) -> Result<Found, (Exit, String)> {
-    let Role::Client { server: dialled } = &settings.role else { return Err((Exit::Config, "this is a server".into())) };
     let (within, terms) = (settings.times.handshake, &settings.limits);
     let encryption = Encryption::of(settings).map_err(|fault| (Exit::Config, fault.to_string()))?;
     let tls = encryption.client().ok_or((Exit::Config, String::new()))?;
@@ -42,7 +41,7 @@ async fn link(settings: &Settings, server: &ServerUrl, spool: &Spool) -> Result<
         let exit = if matches!(fault, DialFault::Refused(_)) { Exit::Denied } else { Exit::Unavailable };
         (exit, fault.to_string())
     };
-    let (mut wire, dialect) = dial(dialled, tls, deadline, within, terms.message).await.map_err(unreached)?;
+    let (mut wire, dialect) = dial(server, tls, deadline, within, terms.message).await.map_err(unreached)?;
     if dialect == Dialect::Seed {
         return Err((Exit::Unavailable, format!("{server} speaks the seed's version of the link")));
     }

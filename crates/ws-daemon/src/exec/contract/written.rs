@@ -3,54 +3,89 @@
 use std::fmt;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::Value;
+use ws_daemon_protocol::schema::{self, duration as described_duration};
 
 use super::schema::Strict;
-use crate::config::{deserialize_size, in_plain_words};
+use crate::config::{described_size, deserialize_size, in_plain_words};
 
 /// Characters of what is said of a fault.
 const FAULT_CHARS: usize = 300;
 
 /// The keys of a contract.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Written {
+    /// Where this schema stands, for editors; the daemon does not look there.
+    #[serde(rename = "$schema")]
+    pub _described_by: Option<String>,
+    /// For people: `ws-daemon scripts` shows it.
+    #[schemars(length(max = 1024))]
     pub description: Option<String>,
+    /// What params must be, as a JSON Schema; what it refuses is -1 `invalid_params`.
     pub schema: Option<Value>,
+    /// Who may have it run: proven peers by name, glob or `tag:…`, `anonymous`, `server`, `local`.
     #[serde(default, deserialize_with = "one_or_more")]
+    #[schemars(schema_with = "described_names")]
     pub callers: Option<Vec<String>>,
+    /// How long it may run; the shorter of this and the request's counts.
     #[serde(default, deserialize_with = "duration")]
+    #[schemars(schema_with = "described_duration")]
     pub timeout: Option<Duration>,
+    /// So many of it run at once; more wait.
+    #[schemars(range(min = 1))]
     pub at_once: Option<usize>,
+    /// Whom it runs as; only a daemon of root's can do that.
     pub user: Option<Who>,
+    /// Its first group, if not the user's.
     pub group: Option<Who>,
+    /// setrlimit(2), soft and hard.
     #[serde(default)]
     pub limits: WrittenLimits,
+    /// Which of the daemon's own variables it gets; all, if nothing is said.
     pub environment: Option<Vec<String>>,
+    /// Bytes of each of its streams that are kept or passed on; what is beyond is cut.
     #[serde(default, deserialize_with = "deserialize_size")]
+    #[schemars(schema_with = "described_size")]
     pub output: Option<usize>,
+    /// How it gets its params: as the first argument, or on stdin.
     pub params: Option<ParamsBy>,
 }
 
+/// The schema of a contract.
+#[must_use]
+pub fn described() -> Value {
+    schema::of::<Written>("a contract of ws-daemon: what is allowed of the script that it stands beside")
+}
+
 /// What a script may use of the machine; see setrlimit(2).
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenLimits {
+    /// Open files.
     nofile: Option<u64>,
+    /// Processes of its user.
     nproc: Option<u64>,
+    /// Its memory.
     #[serde(default, rename = "as", deserialize_with = "deserialize_size")]
+    #[schemars(schema_with = "described_size")]
     address_space: Option<usize>,
-    /// In seconds.
+    /// Time on the processor, in seconds.
     cpu: Option<u64>,
+    /// The longest file that it writes.
     #[serde(default, deserialize_with = "deserialize_size")]
+    #[schemars(schema_with = "described_size")]
     fsize: Option<usize>,
+    /// What is left of it when it crashes.
     #[serde(default, deserialize_with = "deserialize_size")]
+    #[schemars(schema_with = "described_size")]
     core: Option<usize>,
 }
 
 /// A user or group, by name or number.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a name or a number")]
 pub enum Who {
     Id(u32),
@@ -58,10 +93,12 @@ pub enum Who {
 }
 
 /// How the script gets its params.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ParamsBy {
+    /// As the first argument.
     Argument,
+    /// On stdin, and the first argument is `-`.
     Stdin,
 }
 
@@ -125,6 +162,10 @@ pub fn short(text: &str) -> String {
 
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     ws_daemon_protocol::time::deserialize(deserializer).map(Some)
+}
+
+fn described_names(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] })
 }
 
 fn one_or_more<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::PoisonError;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
@@ -26,7 +26,7 @@ pub struct Ran {
 /// The program with these arguments, and nothing in its environment that is meant for it.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ws-daemon"));
-    let foreign = |key: &str| key.starts_with("WSDAEMON_") || matches!(key, "NO_COLOR" | "CLICOLOR_FORCE" | "RUST_LOG");
+    let foreign = |key: &str| is_foreign(key) || matches!(key, "NO_COLOR" | "CLICOLOR_FORCE");
     for (key, _) in env::vars_os().filter(|(key, _)| key.to_str().is_some_and(foreign)) {
         command.env_remove(key);
     }
@@ -34,9 +34,20 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// Whether a variable of the tests' own environment would say something to the program.
+pub(super) fn is_foreign(key: &str) -> bool {
+    key.starts_with("WSDAEMON_") || key == "RUST_LOG" || key.to_ascii_lowercase().ends_with("_proxy")
+}
+
 /// Runs `command` to its end with `stdin` to read.
 #[track_caller]
-pub fn ran(mut command: Command, stdin: &str) -> Ran {
+pub fn ran(command: Command, stdin: &str) -> Ran {
+    ran_within(DEADLINE, command, stdin)
+}
+
+/// The same for what does many things, one after the other.
+#[track_caller]
+pub fn ran_within(deadline: Duration, mut command: Command, stdin: &str) -> Ran {
     use std::os::unix::process::ExitStatusExt;
 
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -50,7 +61,7 @@ pub fn ran(mut command: Command, stdin: &str) -> Ran {
     let out = follow(child.stdout.take().expect("it is piped above"));
     let err = follow(child.stderr.take().expect("it is piped above"));
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("the child is not reaped yet");
-    let ended = wait_readable(&pidfd, Instant::now() + DEADLINE);
+    let ended = wait_readable(&pidfd, Instant::now() + deadline);
     if !ended {
         let _ = kill_process_group(pid, Signal::KILL);
     }

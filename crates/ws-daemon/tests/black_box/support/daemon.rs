@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::DEADLINE;
-use super::command::{command, ran};
+use super::command::{command, is_foreign, ran};
 use super::config::merge;
 use super::local::Local;
 use super::log::Log;
@@ -318,7 +318,9 @@ impl DaemonPlan {
     fn bound(self, process: Process) -> Daemon {
         let socket = field(&process.log().wait("local socket ready"), "path").into();
         let port = (self.config["mode"] == "server").then(|| {
-            let address = field(&process.log().wait("listening address="), "address");
+            let says_where = |line: &&String| line.contains("listening") && line.contains("address");
+            let line = process.log().wait_until(DEADLINE, "where it listens", |lines| lines.iter().find(says_where).cloned());
+            let address = field(&line, "address");
             let (_, port) = address.rsplit_once(':').expect("an address ends in its port");
             port.parse().expect("a port is a number")
         });
@@ -327,6 +329,17 @@ impl DaemonPlan {
 
     /// Starts the program and waits for nothing: for daemons that are not expected to come up.
     pub fn spawn(&self) -> Process {
+        self.write_config();
+        Process::start(self.title, self.command())
+    }
+
+    /// The program with its config written: for those that say no.
+    pub fn written(&self) -> Command {
+        self.write_config();
+        self.command()
+    }
+
+    fn write_config(&self) {
         let mut config = self.config.clone();
         if self.is_searched() && !self.without_token {
             sentinel::equip(&mut config);
@@ -336,7 +349,6 @@ impl DaemonPlan {
         let draft = tempfile::NamedTempFile::new_in(&*self.prefix).expect("the prefix is ours to write");
         fs::write(&draft, config).expect("the draft is ours to write");
         draft.persist(self.prefix().join("config.json")).expect("both names are in one folder");
-        Process::start(self.title, self.command())
     }
 
     /// The program with its environment; for ours subcommands may be added.
@@ -352,7 +364,7 @@ impl DaemonPlan {
             (Program::SeedStandIn, _) => stand_in::node("seed_daemon.js"),
         };
         command.args(&self.arguments);
-        let foreign = |key: &str| key.starts_with("WSDAEMON_") || matches!(key, "RUST_LOG" | "NOTIFY_SOCKET" | "WATCHDOG_USEC");
+        let foreign = |key: &str| is_foreign(key) || matches!(key, "NOTIFY_SOCKET" | "WATCHDOG_USEC");
         for (key, _) in env::vars_os().filter(|(key, _)| key.to_str().is_some_and(foreign)) {
             command.env_remove(key);
         }
@@ -380,8 +392,11 @@ impl Drop for Daemon {
     }
 }
 
-/// The value of `key=value` in a log line.
+/// The value of `key=value` in a log line, or of `"key":"value"` in one that is JSON.
 fn field(line: &str, key: &str) -> String {
+    if let Ok(Value::Object(object)) = serde_json::from_str(line) {
+        return object[key].as_str().unwrap_or_else(|| panic!("no {key} in {line:?}")).to_owned();
+    }
     let (_, value) = line.split_once(&format!("{key}=")).unwrap_or_else(|| panic!("no {key}= in {line:?}"));
     let value = value.split_whitespace().next().unwrap_or_default();
     value.trim_matches('"').to_owned()

@@ -2,9 +2,9 @@
 //! machine does not. They belong to no file and no process, so they are gone when the test's last handle is, whatever
 //! way it ends.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::thread;
 
@@ -84,6 +84,60 @@ pub fn with_hosts<T: Send>(hosts: &Path, work: impl FnOnce() -> T + Send) -> T {
         succeed(bind);
         work()
     })
+}
+
+/// This machine's files, as they are, and what is done to them here alone.
+pub struct Copied {
+    /// What is / for whoever is started in it.
+    pub root: PathBuf,
+    /// What is other than on the machine.
+    pub changes: PathBuf,
+}
+
+impl Copied {
+    /// A program with its words, for which the copy is the machine. It has no environment but PATH.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("chroot");
+        command.arg(&self.root).args(words).current_dir("/").env_clear();
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command
+    }
+}
+
+/// Does `work` with a copy of the machine; processes that it starts may be started in it.
+#[track_caller]
+pub fn with_copy_of_machine<T: Send>(work: impl FnOnce(&Copied) -> T + Send) -> T {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    apart(|| work(&copy(folder.path()).expect("need_packager has seen that it can be")))
+}
+
+/// On this thread alone.
+fn copy(folder: &Path) -> Result<Copied, String> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| error.to_string())?;
+    let mount = |words: &[&str], at: &Path| {
+        let mut mount = Command::new("mount");
+        mount.args(words).arg(at);
+        let said = run(mount);
+        if said.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said.stderr).into_owned()) }
+    };
+    mount(&["--make-rprivate"], Path::new("/"))?;
+    mount(&["-t", "tmpfs", "none"], folder)?;
+    let [root, changes, work] = ["root", "changes", "work"].map(|name| folder.join(name));
+    for made in [&root, &changes, &work] {
+        fs::create_dir(made).map_err(|error| error.to_string())?;
+    }
+    let layers = format!("lowerdir=/,upperdir={},workdir={}", changes.display(), work.display());
+    mount(&["-t", "overlay", "none", "-o", &layers], &root)?;
+    mount(&["-t", "proc", "none"], &root.join("proc"))?;
+    mount(&["--rbind", "/dev"], &root.join("dev"))?;
+    mount(&["-t", "tmpfs", "none"], &root.join("run"))?;
+    Ok(Copied { root, changes })
+}
+
+/// Whether this user may lay changes over the machine's files.
+pub fn may_overlay() -> bool {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    apart(|| copy(folder.path()).is_ok())
 }
 
 /// Whether this user may make namespaces.

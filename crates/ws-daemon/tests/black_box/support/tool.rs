@@ -22,6 +22,12 @@ pub fn need_stand_ins() -> bool {
     need_tool("node") && need_tool("python3") && have(installed, "npm ci in tests/stand-ins")
 }
 
+/// A Python program that has an environment of its own in target/; a test that gets `None` returns at once.
+pub fn need_python(name: &str) -> Option<std::path::PathBuf> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target").join(name).join("bin").join(name);
+    have(is_executable(&program), name).then_some(program)
+}
+
 /// Whether namespaces can be made, as a container has them.
 pub fn need_namespaces() -> bool {
     let may = || {
@@ -45,6 +51,16 @@ pub fn need_other_users() -> bool {
         run(trial).status.success()
     };
     need_tool("setpriv") && need_tool("bash") && have(may(), "the right to start the daemon as another user (root)")
+}
+
+/// Whether the Debian package can be made, and installed where the machine does not notice.
+pub fn need_packager() -> bool {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/bin/cargo-deb");
+    let tools = ["dpkg-deb", "dpkg-shlibdeps", "adduser", "strip", "xz", "chroot", "setpriv"];
+    tools.into_iter().all(need_tool)
+        && (is_executable(&target) || need_tool("cargo-deb"))
+        && need_networks()
+        && have(namespace::may_overlay(), "overlayfs")
 }
 
 /// Whether files of other users, and devices, can be made.
