@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::command::fault;
 use crate::target::Target;
 use crate::time;
-use crate::trace::{MARK_BYTES, Trace};
+use crate::trace::{self, MARK_BYTES, Trace};
 
 /// How long a queued request may wait unless it says so: 24 hours.
 pub const QUEUE_TTL: Duration = Duration::from_hours(24);
@@ -150,11 +150,11 @@ impl Options {
 
     fn take_trace(&mut self, key: &str, raw: &str) -> Result<bool, String> {
         let mut trace = self.trace.take().unwrap_or_default();
-        let Some((part, is_one)) = trace.part(key) else {
+        let Some(part) = trace.part(key) else {
             self.trace = trace.boxed();
             return Ok(false);
         };
-        let text = serde_json::from_str::<Box<str>>(raw).ok().filter(|text| is_one(text));
+        let text = serde_json::from_str::<Box<str>>(raw).ok().filter(|text| trace::fits(key, text));
         *part = Some(text.ok_or_else(|| match key {
             "traceparent" => "\"traceparent\" is one of W3C Trace Context: 00-TRACE-SPAN-FLAGS, in hexadecimal".to_owned(),
             "request_id" => format!("\"request_id\" is a text of 1 to {MARK_BYTES} visible ASCII characters"),

@@ -56,6 +56,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
 #[derive(JsonSchema, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is there to be described")]
+#[expect(clippy::struct_field_names, reason = "it is the key's name")]
 struct Request {
     /// The script's name, as a path under scripts/ of whoever runs it.
     #[schemars(extend("not" = { "enum": ["+cmd", "&cmd"] }))]

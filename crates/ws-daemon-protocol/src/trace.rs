@@ -49,14 +49,23 @@ impl Trace {
         }
     }
 
-    /// The place of the part under this key, and whether a text can stand there; `None` if there is no such part.
-    pub(crate) fn part(&mut self, key: &str) -> Option<(&mut Option<Box<str>>, fn(&str) -> bool)> {
+    /// The place of the part under this key, if there is such a part.
+    pub(crate) fn part(&mut self, key: &str) -> Option<&mut Option<Box<str>>> {
         match key {
-            "traceparent" => Some((&mut self.traceparent, is_traceparent)),
-            "request_id" => Some((&mut self.request_id, is_word)),
-            "event" => Some((&mut self.event, is_mark)),
+            "traceparent" => Some(&mut self.traceparent),
+            "request_id" => Some(&mut self.request_id),
+            "event" => Some(&mut self.event),
             _ => None,
         }
+    }
+}
+
+/// Whether a text can stand under one of the keys.
+pub(crate) fn fits(key: &str, text: &str) -> bool {
+    match key {
+        "traceparent" => is_traceparent(text),
+        "request_id" => is_word(text),
+        _ => is_mark(text),
     }
 }
 

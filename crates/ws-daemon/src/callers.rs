@@ -205,12 +205,12 @@ impl Callers {
     /// All of them, by name.
     #[must_use]
     pub fn list(&self) -> Vec<Shown> {
-        let shown = |(name, entry): (&Box<str>, &Entry)| Shown {
-            name: name.clone(),
+        let shown = |entry: &Entry| Shown {
+            name: entry.program.name.clone(),
             header: entry.written.hmac.as_ref().map(|signing| signing.header.clone()),
             rule: entry.written.rule.clone(),
         };
-        self.0.table.load().0.iter().map(shown).collect()
+        self.0.table.load().0.values().map(shown).collect()
     }
 
     /// One more. What it is to show, or to sign with.
@@ -391,7 +391,8 @@ mod tests {
         callers.add(NewCaller { header: Some("X-Pay".into()), ..signs("pay") }).await.expect("added");
         let mut mac = Hmac::<Sha256>::new_from_slice(key.text().as_bytes()).expect("any length");
         mac.update(b"{}");
-        let code: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut code = String::new();
+        mac.finalize().into_bytes().iter().for_each(|byte| code.push_str(&format!("{byte:02x}")));
         let shown = |name: &str, body: &[u8], code: &str| {
             callers.by_signature(name, body, |header| (header == SIGNATURE).then_some(code)).is_some()
         };

@@ -236,9 +236,10 @@ impl Http {
                     self.door.audit.record(|| entry().with("why", why.to_string())).await;
                 }
             }
-            Ok(None) if visit.was_good() => {}
-            Ok(None) => self.failed(address),
             Err(Enough::Wanted) => {}
+            // Also who keeps the connection after an open page until its time is over has done nothing wrong.
+            Ok(None) | Err(Enough::TooSlow) if visit.was_good() => {}
+            Ok(None) => self.failed(address),
             Err(Enough::TooSlow) => {
                 self.counters().count(Count::TooSlow);
                 self.failed(address);

@@ -220,7 +220,7 @@ fn options(query: BTreeMap<String, Vec<String>>) -> Result<Vec<(String, Value)>,
         options.push((key, value));
     }
     match (queue, not_before) {
-        (Some(Value::Bool(true)), Some(not_before)) | (None, Some(not_before)) => {
+        (Some(Value::Bool(true)) | None, Some(not_before)) => {
             options.push(("queue".to_owned(), json!({ "not_before": not_before })));
         }
         (Some(mut queue @ Value::Object(_)), Some(not_before)) => {

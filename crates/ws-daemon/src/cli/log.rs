@@ -69,12 +69,16 @@ pub struct Writing {
 pub fn start(settings: &Settings) -> io::Result<(Levels, Writing)> {
     let (levels, gate) = Levels::new(&settings.log);
     let colours = super::colours(&io::stderr());
-    let (form, writer): (_, Box<dyn Write + Send>) = match settings.log_format {
-        LogFormat::Json => (Form::Json, Box::new(io::stderr())),
-        LogFormat::Journald => (Form::Journal, Box::new(Journal::open()?)),
-        // It is as good as said. Where it cannot be reached, what is written to stderr gets there.
-        LogFormat::Auto if journal::is_stderr() && Journal::open().is_ok() => (Form::Journal, Box::new(Journal::open()?)),
-        LogFormat::Auto | LogFormat::Text => (Form::Text { colours }, Box::new(io::stderr())),
+    let journal = match settings.log_format {
+        LogFormat::Journald => Some(Journal::open()?),
+        // Where it cannot be reached, what is written to stderr gets there.
+        LogFormat::Auto if journal::is_stderr() => Journal::open().ok(),
+        LogFormat::Auto | LogFormat::Text | LogFormat::Json => None,
+    };
+    let (form, writer): (_, Box<dyn Write + Send>) = match journal {
+        Some(journal) => (Form::Journal, Box::new(journal)),
+        None if settings.log_format == LogFormat::Json => (Form::Json, Box::new(io::stderr())),
+        None => (Form::Text { colours }, Box::new(io::stderr())),
     };
     let log = Log::new(form, levels.clone());
     let writing = log.write_to(writer)?;

@@ -45,7 +45,9 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let result = answer.value.get("result").unwrap_or(&Value::Null);
     let text = |key: &str| clean(result[key].as_str().unwrap_or_default());
     let (now, usual) = (text("filter"), text("usual"));
-    match result["left"].as_u64().map(Duration::from_millis) {
+    // To a person the next full second is near enough, unless there are few left.
+    let round = |ms: u64| if ms < 10_000 { Duration::from_millis(ms) } else { Duration::from_secs(ms.div_ceil(1000)) };
+    match result["left"].as_u64().map(round) {
         Some(left) => printer.line(format_args!("{now}, for {left:?}; then {usual}")),
         None if now == usual => printer.line(now),
         None => printer.line(format_args!("{now}; usually {usual}")),

@@ -170,7 +170,14 @@ fn answer(response: &Response<Option<Vec<u8>>>) -> String {
     let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
     let body: String = body.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN_CHARS).collect();
     let clean: String = body.chars().filter(|char| !v2::moves(*char)).collect();
-    format!("{} {clean}", response.status())
+    let words = match response.status().as_u16() {
+        _ if !clean.is_empty() => &clean,
+        // Its words come behind the head, and where a proxy has cut between them they are not here.
+        401 => "it knows no peer of this name and token; join it with a new invitation",
+        403 => "it lets in from here only who has a token; join it with an invitation",
+        _ => "",
+    };
+    format!("{} {words}", response.status())
 }
 
 #[cfg(test)]

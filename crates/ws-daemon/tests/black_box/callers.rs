@@ -4,11 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
-use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
-use sha2::Sha256;
 
-use crate::support::{Daemon, Fifo, Ran, Reply, Web, command, ran, wait_for};
+use crate::support::{Daemon, Fifo, Ran, Reply, Web, command, ran, signature, wait_for};
 
 const ECHO: &str = "#!/bin/sh\nprintf '%s' \"$1\"\n";
 
@@ -33,12 +31,6 @@ fn secret(daemon: &Daemon, words: &[&str]) -> String {
     let ran = tool(daemon, &[&["callers"], words].concat());
     assert_eq!(ran.code, 0, "{ran:?}");
     ran.out.trim().to_owned()
-}
-
-fn signature(key: &str, body: &str) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("a key has any length");
-    mac.update(body.as_bytes());
-    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The status, and the word of a problem.

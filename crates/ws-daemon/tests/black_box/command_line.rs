@@ -443,7 +443,8 @@ fn every_command_has_its_manual_page() {
     let pages = folder.path().join("share/man1");
     let said = ran(command(&["man", text(&pages)]), "");
     assert_eq!((said.code, &*said.err), (0, ""));
-    let parts = ["peers list", "peers revoke", "peers rotate", "invite", "join", "keys", "explain"];
+    let parts =
+        ["peers list", "peers revoke", "peers rotate", "callers list", "callers add", "callers revoke", "callers rotate"];
     let mut expected = vec!["ws-daemon.1".to_owned()];
     for words in COMMANDS.iter().chain(&parts) {
         let name = format!("ws-daemon-{}.1", words.replace(' ', "-"));

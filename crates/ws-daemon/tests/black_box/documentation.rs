@@ -21,10 +21,14 @@ const FOR_READING: [&str; 8] = [
 ];
 
 /// Those whose commands are typed here, each in a test of its own.
-const PLAYED: [&str; 10] = [
+const PLAYED: [&str; 14] = [
     "docs/first-quarter-of-an-hour.md",
+    "docs/http.md",
+    "docs/logs.md",
+    "docs/metrics.md",
     "docs/migration-from-the-seed.md",
     "docs/operations.md",
+    "docs/proxies.md",
     "docs/recipes/a-fleet-behind-nat.md",
     "docs/recipes/a-job-queue-over-machines.md",
     "docs/recipes/a-process-that-serves.md",
@@ -113,6 +117,16 @@ fn the_first_quarter_of_an_hour_goes_as_it_says() {
 }
 
 #[test]
+fn a_script_is_run_over_http_as_the_page_says() {
+    goes_as_it_says("docs/http.md", 7, 2);
+}
+
+#[test]
+fn a_server_has_several_ways_to_it_as_the_page_says() {
+    goes_as_it_says("docs/proxies.md", 3, 1);
+}
+
+#[test]
 fn a_fleet_behind_nat_is_asked_as_the_page_says() {
     goes_as_it_says("docs/recipes/a-fleet-behind-nat.md", 4, 3);
 }
@@ -155,4 +169,14 @@ fn the_daemon_is_operated_as_the_page_says() {
 #[test]
 fn the_seed_daemon_is_replaced_as_the_page_says() {
     goes_as_it_says("docs/migration-from-the-seed.md", 3, 2);
+}
+
+#[test]
+fn the_log_goes_as_its_page_says() {
+    goes_as_it_says("docs/logs.md", 3, 2);
+}
+
+#[test]
+fn health_and_metrics_go_as_their_page_says() {
+    goes_as_it_says("docs/metrics.md", 3, 2);
 }

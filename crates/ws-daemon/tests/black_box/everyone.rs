@@ -384,7 +384,7 @@ fn query(message: &Value) -> String {
         Value::Object(object) => object["max"].to_string(),
         value => value.to_string(),
     };
-    options.map(|(key, of)| format!("{key}={}&", value(of))).collect()
+    options.map(|(key, of)| format!("{key}={}", value(of))).collect::<Vec<_>>().join("&")
 }
 
 fn by_seed(peer: &mut Peer, row: &Row) {

@@ -4,19 +4,16 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, Daemon, Fifo, Peer, Web, command, need_other_users, need_tool, pair, ran, wait_for};
+use crate::support::{
+    DEADLINE, Daemon, Fifo, Peer, Web, command, marked_blocks, need_other_users, need_tool, pair, ran, root, wait_for,
+};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
 
 /// The figures of a daemon, each sample under its name and labels.
 fn figures(daemon: &Daemon) -> BTreeMap<String, f64> {
@@ -289,10 +286,15 @@ fn a_disk_that_takes_nothing_is_seen_and_that_it_takes_something_again() {
 #[test]
 fn a_client_is_ready_while_it_has_its_server() {
     let server = Daemon::server().start();
-    let client = Daemon::client(&server).start();
+    let client = Daemon::client(&server).config(json!({ "http": "127.0.0.1:0" })).start();
     client.wait_log("link up");
     let well = json!({ "status": "ready", "executor": "ok", "spool": "ok", "link": "up", "stopping": "no" });
-    assert_eq!(readiness(&client), (200, well));
+    assert_eq!(readiness(&client), (200, well.clone()));
+    let line = client.wait_log("HTTP ready");
+    let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("it says where");
+    let mut web = Web::tcp(address);
+    assert_eq!(web.get("/readyz").json(), well);
+    assert!(web.get("/metrics").body.contains("role=\"client\"} 1"));
     let health = |words: &[&str]| {
         let mut command = command(&[&["health"], words].concat());
         command.env("WSDAEMON_PREFIX", client.prefix());
@@ -357,7 +359,13 @@ fn the_alerts_are_about_figures_that_are_there_and_say_what_they_should() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     fs::copy(&alerts, folder.path().join("alerts-under-test.yml")).expect("it is there");
     fs::write(folder.path().join("test.yml"), include_str!("alerts.yml")).expect("it is ours");
-    for words in [&["check", "rules", "alerts-under-test.yml"][..], &["test", "rules", "test.yml"]] {
+    let configs = marked_blocks("docs/metrics.md").into_iter().find(|block| block.mark == "file prometheus.yml");
+    fs::write(folder.path().join("prometheus.yml"), configs.expect("the page shows one").text).expect("it is ours");
+    for words in [
+        &["check", "rules", "alerts-under-test.yml"][..],
+        &["test", "rules", "test.yml"],
+        &["check", "config", "--syntax-only", "prometheus.yml"],
+    ] {
         let mut check = Command::new(promtool);
         check.args(words).current_dir(folder.path());
         let said = ran(check, "");

@@ -40,10 +40,9 @@ fn the_contract_that_the_readme_shows_is_taken() {
 }
 
 #[test]
-fn the_configs_that_the_pages_show_are_taken() {
-    let pages = ["README.md", "docs/proxies.md"].into_iter().flat_map(marked_blocks);
-    let configs: Vec<Block> = pages.filter(|block| block.mark == "config").collect();
-    assert!(configs.len() > 3);
+fn the_configs_that_the_readme_shows_are_taken() {
+    let configs: Vec<Block> = marked_blocks("README.md").into_iter().filter(|block| block.mark == "config").collect();
+    assert!(!configs.is_empty());
     for config in configs {
         let prefix = tempfile::tempdir().expect("a temporary folder can be made");
         fs::write(prefix.path().join("config.json"), &config.text).expect("the folder is ours");

@@ -236,7 +236,7 @@ const SITE: &str = "jobs.example.org";
 
 #[test]
 fn a_server_behind_nginx_as_the_example_has_it_takes_links_with_tokens_that_outlive_its_timeouts_and_its_reload() {
-    if !(need_tool("nginx") && need_networks()) {
+    if !(need_tool("nginx") && need_tool("curl") && need_networks()) {
         return;
     }
     let site = Site::new();
@@ -274,11 +274,12 @@ fn a_server_behind_nginx_as_the_example_has_it_takes_links_with_tokens_that_outl
     assert_eq!(tool(&site.server, &["exec", "slow", "--to", "web"]).code, 0);
     assert_eq!(client.log().count("link down"), 0, "{}", client.log());
     site.refuses_whoever_has_no_token();
+    site.answers_http();
 }
 
 #[test]
 fn a_server_behind_caddy_as_the_example_has_it_takes_links_with_tokens() {
-    if !(need_tool("caddy") && need_networks()) {
+    if !(need_tool("caddy") && need_tool("curl") && need_networks()) {
         return;
     }
     let site = Site::new();
@@ -296,6 +297,7 @@ fn a_server_behind_caddy_as_the_example_has_it_takes_links_with_tokens() {
     assert_eq!(tool(&site.server, &["exec", "slow", "--to", "web"]).code, 0);
     assert_eq!(client.log().count("link down"), 0, "{}", client.log());
     site.refuses_whoever_has_no_token();
+    site.answers_http();
 }
 
 /// No package of Traefik is there to start: what the files say is held against what they must agree on.
@@ -326,8 +328,11 @@ fn the_example_for_traefik_is_whole_and_leads_to_the_server() {
     assert_eq!(fixed["providers"]["file"]["filename"], "/etc/traefik/dynamic.toml");
     for file in ["nginx/ws-daemon.conf", "caddy/Caddyfile", "traefik/dynamic.toml"] {
         let text = contrib(file);
-        for words in ["127.0.0.1:3006", "\"listen\": \"127.0.0.1\", \"tls\": false", "--url wss://jobs.example.org/ws-daemon/"]
-        {
+        for words in [
+            "127.0.0.1:3006",
+            "\"listen\": \"127.0.0.1\", \"tls\": false, \"hosts\": [\"jobs.example.org\"]",
+            "--url wss://jobs.example.org/ws-daemon/",
+        ] {
             assert!(text.contains(words), "{words} is not in {file}");
         }
     }
@@ -345,7 +350,8 @@ impl Site {
     fn new() -> Self {
         let (network, folder) = (Network::new(), tempfile::tempdir().expect("a temporary folder can be made"));
         fs::write(folder.path().join("hosts"), format!("127.0.0.1 localhost {SITE}\n")).expect("the folder is ours");
-        let plan = Daemon::server().config(json!({ "port": 3006, "tls": false, "times": { "ping": "200ms" } }));
+        let plan =
+            Daemon::server().config(json!({ "port": 3006, "tls": false, "hosts": [SITE], "times": { "ping": "200ms" } }));
         let server = network.inside(|| plan.start());
         Self { network, folder, authority: CertificateAuthority::new("the site's"), server }
     }
@@ -384,11 +390,24 @@ impl Site {
         client
     }
 
+    /// It is asked for a token, not for another path or name.
+    fn answers_http(&self) {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--cacert"]).arg(self.authority.certificate());
+        curl.args(["--output", "/dev/null", "--write-out", "%{http_code}", &format!("https://{SITE}/ws-daemon/api/v1/peers")]);
+        let said = self.inside(|| run(curl));
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "401", "{said:?}\n{}", self.server.log());
+    }
+
     /// Though it comes from this machine, by the address of the proxy.
     fn refuses_whoever_has_no_token(&self) {
         let stranger = self.inside(|| self.client().without_token().start());
         let line = stranger.wait_log("no link");
-        assert!(line.contains("403") && line.contains("protected mode"), "{line}");
+        // The server's own words, if the proxy sends them with the head.
+        assert!(
+            line.contains("403") && (line.contains("protected mode") || line.contains("join it with an invitation")),
+            "{line}"
+        );
     }
 }
 

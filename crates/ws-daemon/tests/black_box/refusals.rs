@@ -4,12 +4,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
-use sha2::Sha256;
 use ws_daemon::api::Api;
 
-use crate::support::{Daemon, Reply, Web};
+use crate::support::{Daemon, Reply, Web, signature};
 
 /// Leaves a trace.
 const RAN: &str = "#!/bin/sh\n: > \"$WSDAEMON_PREFIX/ran\"\n";
@@ -139,12 +137,6 @@ impl Stage {
             assert_eq!(self.seen(), before, "{asked}");
         }
     }
-}
-
-fn signature(key: &str, body: &str) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("a key has any length");
-    mac.update(body.as_bytes());
-    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The word of a problem.

@@ -51,7 +51,7 @@ pub use tool::{
     need_namespaces, need_networks, need_other_users, need_packager, need_python, need_root, need_stand_ins, need_tool,
 };
 pub use watched::{Watched, children};
-pub use web::{Reply, Web};
+pub use web::{Reply, Web, signature};
 pub use wording::{EXIT, assert_failed, daemons_say, exit, exited, status_there};
 
 /// How long anything may take that a test waits for; a healthy daemon needs a thousandth of it.

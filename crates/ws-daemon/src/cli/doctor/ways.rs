@@ -74,7 +74,7 @@ fn port(listen: SocketAddr, running: &Running<'_>, found: &mut Findings) {
             found.fail("port", said, format!("ss -ltnp 'sport = :{}', to see which; stop it, or set \"port\"", listen.port()));
         }
         Err(error) => {
-            found.fail("port", format!("{listen} cannot be had: {error}"), "set \"port\" or \"listen\" in config.json")
+            found.fail("port", format!("{listen} cannot be had: {error}"), "set \"port\" or \"listen\" in config.json");
         }
         Ok(_) => found.ok("port", format!("{listen} is free")),
     }

@@ -5,7 +5,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
+use sha2::Sha256;
 
 use super::{DEADLINE, Daemon};
 
@@ -151,6 +153,15 @@ impl Web {
         self.stream.read_line(&mut line).expect("a line in time");
         line.trim_end().to_owned()
     }
+}
+
+/// What whoever has this key signs a body with (HMAC-SHA256), in hexadecimal.
+pub fn signature(key: &str, body: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("a key has any length");
+    mac.update(body.as_bytes());
+    let mut hex = String::new();
+    mac.finalize().into_bytes().iter().for_each(|byte| hex.push_str(&format!("{byte:02x}")));
+    hex
 }
 
 impl Reply {
