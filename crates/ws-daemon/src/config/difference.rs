@@ -110,7 +110,7 @@ fn taken_up(in_use: &Settings, later: Settings) -> Settings {
     let Settings { prefix, any_writer, local, http, socket_group, log_format, token_file, .. } = in_use.clone();
     let token_file = if is_proxy_live { later.token_file } else { token_file };
     let tls = if is_asked_from_elsewhere(in_use) { Tls { on: in_use.tls.on, ..later.tls } } else { later.tls };
-    Settings { prefix, any_writer, role, local, http, socket_group, log_format, token_file, limits, tls, ..later }
+    Settings { prefix, any_writer, role, local, http, socket_group, token_file, tls, log_format, limits, ..later }
 }
 
 #[cfg(test)]

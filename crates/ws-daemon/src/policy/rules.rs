@@ -692,7 +692,7 @@ mod tests {
                 let allowed = |actor| rules.decide(actor, Action::Command(&command)).allowed;
                 assert_eq!(allowed(Actor::Peer(&anonymous)), expected.contains(&text), "{text} {relay}");
                 assert_eq!(allowed(Actor::Local(&tcp)), ["PAUSE", "STATUS"].contains(&text), "{text}");
-                assert!(allowed(Actor::Local(&user)), "{text}");
+                assert_eq!(allowed(Actor::Local(&user)), text != "RESTART", "{text}");
             }
         }
     }
@@ -702,6 +702,8 @@ mod tests {
         let web = peer("web-1", &[], None);
         let invited = peer("web-1", &[], Some(&["*"]));
         let (user, root, tcp) = (process(5, &[]), process(0, &[]), Caller::Tcp);
+        // The daemon's own life is for its owner alone.
+        let all_but_restart: Vec<&str> = Command::CODES.into_iter().filter(|code| *code != "RESTART").collect();
         let table: Vec<(&str, Actor<'_>, &[&str])> = vec![
             (r#"[{"who":"*","scripts":"*"}]"#, Actor::Peer(&web), &[]),
             ("[]", Actor::Peer(&invited), &[]),
@@ -714,7 +716,7 @@ mod tests {
             (r#"[{"who":"anonymous","commands":"*"}]"#, Actor::Peer(&Standing::Anonymous), &["PAUSE", "STATUS", "PEERS"]),
             (r#"[{"who":"tcp","commands":"*"}]"#, Actor::Local(&tcp), &["PAUSE", "STATUS"]),
             (r#"[{"who":["tcp","local"],"commands":"*"}]"#, Actor::Local(&tcp), &["PAUSE", "STATUS"]),
-            (r#"[{"who":["tcp","local"],"commands":"*"}]"#, Actor::Local(&user), &Command::CODES),
+            (r#"[{"who":["tcp","local"],"commands":"*"}]"#, Actor::Local(&user), &all_but_restart),
             (r#"[{"who":"*","commands":"*"}]"#, Actor::Peer(&Standing::Anonymous), &[]),
             (r#"[{"who":"local","scripts":"*"}]"#, Actor::Local(&user), &[]),
             (r#"[{"who":"local","scripts":"*"}]"#, Actor::Local(&tcp), &[]),
