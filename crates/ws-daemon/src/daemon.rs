@@ -402,7 +402,7 @@ impl Daemon {
         let kept = goes_on.then_some(kept);
         stop.refuse.cancel();
         if told == Told::Drain {
-            ending::drained(&counts, &mut signals).await;
+            ending::drained(&peers, &handed_up, &stop, &counts, &mut signals).await;
         }
         let begun = if told == Told::Drain { Instant::now() } else { begun };
         ending::shut_down(&stop, &counts, (begun, grace), &mut signals).await;

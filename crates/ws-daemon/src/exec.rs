@@ -251,7 +251,7 @@ impl Executor {
     fn place(&self, job: Job) -> Result<Admitted, Outcome> {
         let job = Arc::new(job);
         let closing = Closing::new(&job);
-        if self.0.stop.refuse.is_cancelled() {
+        if self.0.stop.turn_away.is_cancelled() {
             return Err(stopping());
         }
         let full = |what| Outcome::failed(ErrorCode::Busy, format!("too many {what} are waiting here; try again later"));

@@ -71,8 +71,10 @@ pub struct Stop {
     /// Before all others, and only if there is a next life of the daemon: local connections are not read any more, nobody is accepted;
     /// what was read goes on.
     pub park: CancellationToken,
-    /// No new requests, runs, links and connections; what runs and what is in line goes on.
+    /// No new requests of this machine, no new links and connections; what runs and what is in line goes on.
     pub refuse: CancellationToken,
+    /// No new runs of peers either: each has heard that it is to ask for none, or there is no time for that.
+    pub turn_away: CancellationToken,
     /// What is in line goes as well, and what is lost is not dialled again.
     pub drain: CancellationToken,
     /// The groups of unfinished runs get TERM.

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::signals::{Signals, Told};
@@ -69,11 +69,7 @@ pub async fn quiet(
     signals: &mut Signals,
 ) -> bool {
     let work = async {
-        let links = peers.links();
-        // The answer comes behind all that was sent before it. Whoever does not answer is waited for no longer than that.
-        join_all(links.iter().map(|link| timeout(ANSWERS, link.ping()))).await;
-        // There is room for as many as there may be: all that was handed up is sorted.
-        drop(handed_up.reserve_many(INBOUND).await);
+        heard(peers, handed_up).await;
         counts.requests.ended().await;
         counts.runs.ended().await;
         counts.requests.ended().await;
@@ -85,9 +81,22 @@ pub async fn quiet(
     }
 }
 
-/// Ends when all that runs and all that was asked for is over, however long that takes, or at a signal that says stop.
-pub async fn drained(counts: &Counts, signals: &mut Signals) {
+/// Ends when every peer has heard what was told to all of them before, and all is sorted that they had sent until then.
+async fn heard(peers: &Peers, handed_up: &mpsc::Sender<Inbound>) {
+    let links = peers.links();
+    // The answer comes behind all that was sent before it. Whoever does not answer is waited for no longer than that.
+    join_all(links.iter().map(|link| timeout(ANSWERS, link.ping()))).await;
+    // There is room for as many as there may be: all that was handed up is sorted.
+    drop(handed_up.reserve_many(INBOUND).await);
+}
+
+/// Ends when all that runs and all that was asked for is over, however long that takes, or at a signal that says stop. What peers had sent
+/// before they heard that this daemon drains is done as well.
+pub async fn drained(peers: &Peers, handed_up: &mpsc::Sender<Inbound>, stop: &Stop, counts: &Counts, signals: &mut Signals) {
     let work = async {
+        heard(peers, handed_up).await;
+        stop.turn_away.cancel();
+        debug!("nothing more is taken of peers");
         counts.runs.ended().await;
         counts.requests.ended().await;
         // What was asked for may have been asked of this daemon itself.
@@ -102,6 +111,7 @@ pub async fn drained(counts: &Counts, signals: &mut Signals) {
 /// Stops in order: no new work; what runs may finish for half the grace; then TERM, and at its end, or at a second signal, KILL.
 /// What was made of every run and request is on its way before the links and the local connections are closed.
 pub async fn shut_down(stop: &Stop, counts: &Counts, (begun, grace): (Instant, Duration), signals: &mut Signals) {
+    stop.turn_away.cancel();
     stop.drain.cancel();
     let work = async {
         counts.runs.ended().await;

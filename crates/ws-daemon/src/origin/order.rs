@@ -9,6 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 use ws_daemon_protocol::event::Event;
@@ -66,17 +67,28 @@ impl Origin {
     /// Puts a request of `user` with options on the way to somebody `within`. What is told of it ends with the channel.
     pub fn order(&self, request: Request, user: &str, within: Scope) -> mpsc::Receiver<Said> {
         let caller = request.id.clone();
-        self.order_for(request, user, caller, within)
+        self.order_until(&self.stop().refuse, request, user, caller, within)
     }
 
     /// The same for a `caller` elsewhere, whose own id is for the script to see.
     pub fn order_for(&self, request: Request, user: &str, id: Option<CallerId>, within: Scope) -> mpsc::Receiver<Said> {
+        self.order_until(&self.stop().turn_away, request, user, id, within)
+    }
+
+    fn order_until(
+        &self,
+        closed: &CancellationToken,
+        request: Request,
+        user: &str,
+        id: Option<CallerId>,
+        within: Scope,
+    ) -> mpsc::Receiver<Said> {
         let (say, said) = mpsc::channel(SAID);
-        let (origin, user) = (self.clone(), Box::from(user));
+        let (origin, user, closed) = (self.clone(), Box::from(user), closed.clone());
         let caller = Caller(say);
         // Boxed in parts: the many that are queued and wait must not hold the memory of all that may be done.
         let life = async move {
-            if origin.stop().refuse.is_cancelled() {
+            if closed.is_cancelled() {
                 let outcome = Outcome::failed(ErrorCode::Busy, "the daemon is stopping and takes nothing more");
                 return caller.tell(origin.refused(outcome)).await;
             }

@@ -53,6 +53,7 @@ mod targets;
 mod tls;
 mod tools;
 mod tools_local;
+mod under_load;
 mod version2;
 mod version2_peer;
 mod visitors;

@@ -194,6 +194,12 @@ fn sigusr2_takes_nothing_more_and_waits_for_all_that_runs_is_in_line_and_was_ask
     doer.signal(Signal::USR2);
     let drain = peer.text();
     assert!(drain.contains("DRAIN"), "{drain}");
+    let ping: Value = serde_json::from_str(&peer.text()).expect("JSON");
+    assert_eq!(ping["params"]["code"], "PING");
+    // What was on its way when the peer heard of it is done still.
+    peer.send_text(&run("third"));
+    peer.send_text(&daemons_say("STATUS", &json!({ "status": 0, "id": ping["id"] })));
+    doer.wait_log("nothing more is taken of peers");
     peer.send_text(&run("late"));
     let refused = peer.status();
     assert!(refused.contains("\"late\"") && refused.contains("busy"), "{refused}");
@@ -206,6 +212,9 @@ fn sigusr2_takes_nothing_more_and_waits_for_all_that_runs_is_in_line_and_was_ask
     pipes.said.line();
     pipes.go.release(1);
     assert!(peer.status().contains("\"second\""));
+    pipes.said.line();
+    pipes.go.release(1);
+    assert!(peer.status().contains("\"third\""));
     peer.send_text(&daemons_say("STATUS", &json!({ "status": 7, "id": asked["id"] })));
     assert_eq!(local.line(), r#"{"status":7,"id":"x"}"#);
     local.eof();
