@@ -59,6 +59,8 @@ pub enum Command {
     Subscribe(Vec<Topic>),
     /// Read the settings again.
     Reload,
+    /// Begin a new life, without refusing anybody.
+    Restart,
     /// Invite somebody to become a peer.
     Invite(Invite),
     /// Let a peer enter no more, from now on.
@@ -373,7 +375,7 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 19] = [
+    pub const CODES: [&'static str; 20] = [
         "PAUSE",
         "STATUS",
         "PEERS",
@@ -385,6 +387,7 @@ impl Command {
         "STATS",
         "SUBSCRIBE",
         "RELOAD",
+        "RESTART",
         "INVITE",
         "REVOKE",
         "ROTATE",
@@ -413,6 +416,7 @@ impl Command {
             Self::Stats => "STATS",
             Self::Subscribe(_) => "SUBSCRIBE",
             Self::Reload => "RELOAD",
+            Self::Restart => "RESTART",
             Self::Invite(_) => "INVITE",
             Self::Revoke(_) => "REVOKE",
             Self::Rotate(_) => "ROTATE",
@@ -438,8 +442,8 @@ impl Command {
             }
             (
                 Place::There,
-                code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "PEERS" | "INVITE" | "REVOKE"
-                | "ROTATE" | "KEYS" | "EXPLAIN" | "LOG" | "METRICS" | "CALLERS"),
+                code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "RESTART" | "PEERS" | "INVITE"
+                | "REVOKE" | "ROTATE" | "KEYS" | "EXPLAIN" | "LOG" | "METRICS" | "CALLERS"),
             ) => Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd"))),
             (_, code) => Self::of_code(code, written.data()),
         }
@@ -482,6 +486,7 @@ impl Command {
                 Ok(Self::Subscribe(topics.unwrap_or_else(|| Topic::ALL.into())))
             }
             "RELOAD" => Ok(Self::Reload),
+            "RESTART" => Ok(Self::Restart),
             "INVITE" => Ok(Self::Invite(serde_json::from_str(data).map_err(wrong)?)),
             "REVOKE" => Ok(Self::Revoke(serde_json::from_str(data).map_err(wrong)?)),
             "ROTATE" => Ok(Self::Rotate(serde_json::from_str(data).map_err(wrong)?)),
@@ -637,7 +642,9 @@ mod tests {
 
     #[test]
     fn what_daemons_say_among_themselves_is_refused_from_a_local_process() {
-        for code in Command::DAEMON_CODES.into_iter().chain(["RUNS", "RELOAD", "INVITE", "REVOKE", "ROTATE", "KEYS", "EXPLAIN"])
+        for code in Command::DAEMON_CODES
+            .into_iter()
+            .chain(["RUNS", "RELOAD", "RESTART", "INVITE", "REVOKE", "ROTATE", "KEYS", "EXPLAIN"])
         {
             let found = Command::parse(Place::There, &format!("{{\"code\":\"{code}\"}}"));
             assert!(matches!(found, Err(Outcome::Failed(ErrorCode::Denied, _))), "{code}: {found:?}");

@@ -35,7 +35,14 @@ pub fn all() -> Vec<(&'static str, Value)> {
             daemons::<CancelData>("CANCEL", "stops a run, or sees to it that an attempt never starts: from the asker"),
         ),
         ("frame-ack", daemons::<AckData>("ACK", "the outcome of an attempt is on the asker's disk: from the asker")),
-        ("frame-drain", daemons::<()>("DRAIN", "no more new work, please; the link lives on")),
+        (
+            "frame-drain",
+            daemons_said(
+                "DRAIN",
+                &json!({ "anyOf": [schema::<DrainData>(), { "type": "null" }] }),
+                "no more new work, please; the link lives on",
+            ),
+        ),
         (
             "frame-roots",
             daemons::<Roots>("ROOTS", "the server's roots, as PEM: from a server; those that a client has, by pin: from it"),
@@ -318,6 +325,14 @@ struct OutputData {
 
 #[derive(JsonSchema, Deserialize)]
 #[expect(dead_code, reason = "it is there to be described")]
+struct DrainData {
+    /// Whether the daemon restarts: it will be back in a moment.
+    #[serde(default)]
+    restart: bool,
+}
+
+#[derive(JsonSchema, Deserialize)]
+#[expect(dead_code, reason = "it is there to be described")]
 struct CreditData {
     id: Uuid,
     bytes: u64,
@@ -439,7 +454,12 @@ pub fn of<T: JsonSchema>(title: &str) -> Value {
 
 /// A command that only daemons say.
 fn daemons<D: JsonSchema>(code: &str, title: &str) -> Value {
-    let params = said(code, &schema::<D>(), true);
+    daemons_said(code, &schema::<D>(), title)
+}
+
+/// The same, where the data is this.
+fn daemons_said(code: &str, data: &Value, title: &str) -> Value {
+    let params = said(code, data, true);
     document(
         title,
         json!({
@@ -510,6 +530,7 @@ fn command() -> Value {
         said("STATS", &any(), false),
         said("SUBSCRIBE", &nullable(schema::<Vec<Topic>>()), false),
         said("RELOAD", &any(), false),
+        said("RESTART", &any(), false),
         said("INVITE", &schema::<Invite>(), true),
         said("REVOKE", &schema::<Revoke>(), true),
         said("ROTATE", &schema::<Rotate>(), true),

@@ -43,7 +43,7 @@ pub use who::{DELAY, Hosts};
 
 use crate::audit::{Audit, Entry};
 use crate::callers::Callers;
-use crate::config::{Limits, Times};
+use crate::config::{InUse, Limits, Settings, Times};
 use crate::control::{Answer, Asker, Control};
 use crate::counters::{Count, Counters};
 use crate::metrics::CONTENT_TYPE;
@@ -71,12 +71,25 @@ pub struct Api(Arc<Means>);
 #[derive(Debug)]
 struct Means {
     parts: Parts,
+    terms: InUse<Terms>,
+    stop: Stop,
+}
+
+/// Within what pages are asked and answered.
+#[derive(Debug)]
+struct Terms {
     bounds: Bounds,
     /// How long a body may take.
     body: Duration,
     /// How long a stream of lines may be silent.
     silence: Duration,
-    stop: Stop,
+}
+
+impl Terms {
+    fn new(limits: &Limits, times: &Times) -> Self {
+        let bounds = Bounds { message: limits.message, nesting: limits.nesting };
+        Self { bounds, body: times.handshake, silence: times.ping }
+    }
 }
 
 /// What pages are made of.
@@ -134,8 +147,21 @@ impl Api {
     /// The pages of a daemon.
     #[must_use]
     pub fn new(parts: Parts, limits: &Limits, times: &Times, stop: Stop) -> Self {
-        let bounds = Bounds { message: limits.message, nesting: limits.nesting };
-        Self(Arc::new(Means { parts, bounds, body: times.handshake, silence: times.ping, stop }))
+        Self(Arc::new(Means { parts, terms: InUse::new(Terms::new(limits, times)), stop }))
+    }
+
+    /// From here on these are the terms, and it is asked by these names; what was asked before goes on as it was begun.
+    pub fn take_up(&self, settings: &Settings) {
+        self.0.terms.replace(Terms::new(&settings.limits, &settings.times));
+        self.0.parts.hosts.take_up(settings);
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.0.terms.now().bounds
+    }
+
+    fn silence(&self) -> Duration {
+        self.0.terms.now().silence
     }
 
     /// Every page: its method, and its path, in which a word in braces stands for one part, or `{name}` for all that is left.
@@ -175,7 +201,7 @@ impl Api {
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = self.0.stop.drain.cancelled() => {
+            () = self.0.stop.no_more() => {
                 // What was asked is still answered.
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -240,7 +266,7 @@ impl Api {
             },
         };
         visit.proven.cancel();
-        let body = self.read(body, self.0.bounds.message).await?;
+        let body = self.read(body, self.bounds().message).await?;
         let asked = Asked { asker: &asker, headers: &head.headers, query: head.uri.query(), body };
         self.asked(page, &names, asked).await
     }
@@ -282,7 +308,7 @@ impl Api {
                 let wanted = request::output(query, wants_events)?;
                 let command = Command::Run(RunQuery { which: which()?, output: Some(wanted) });
                 return match self.give(command, asked.asker).await? {
-                    Answer::Lines(said) if wants_events => Ok(streams::of_lines(Lines::all(said), self.0.silence, asked.end())),
+                    Answer::Lines(said) if wants_events => Ok(streams::of_lines(Lines::all(said), self.silence(), asked.end())),
                     Answer::Lines(said) => {
                         Ok(streams::of_output(Lines::all(said), wanted.stream.unwrap_or(StreamName::Stdout), asked.end()))
                     }
@@ -293,7 +319,7 @@ impl Api {
                 let command = request::topics(query)?;
                 return match self.give(command, asked.asker).await? {
                     Answer::News(news) => {
-                        Ok(streams::of_news(news, self.0.silence, ended(asked.end(), self.0.stop.close_links.clone())))
+                        Ok(streams::of_news(news, self.silence(), ended(asked.end(), self.0.stop.close_links.clone())))
                     }
                     answer => Ok(of_answer(answer)),
                 };
@@ -338,7 +364,7 @@ impl Api {
         if body.size_hint().lower() > limit as u64 {
             return Err(Problem::too_large(limit));
         }
-        match timeout(self.0.body, Limited::new(body, limit).collect()).await {
+        match timeout(self.0.terms.now().body, Limited::new(body, limit).collect()).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Problem::too_large(limit)),
             Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "bad_message", "the body ended early")),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -28,9 +29,16 @@ const WAITING_BYTES: usize = 4 << 20;
 /// Characters of a text from afar that are written down; the rest is left out, which is marked.
 const TEXT_CHARS: usize = 1024;
 
+/// What is left of a log that another one replaces is written for so long before that is said to be trouble.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 /// The audit log, or none. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Audit(Option<Arc<Inner>>);
+pub struct Audit {
+    log: Arc<ArcSwapOption<Inner>>,
+    /// How many lines, over all logs that there have been.
+    recorded: Arc<AtomicU64>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -38,7 +46,6 @@ struct Inner {
     /// One permit for each byte that waits.
     room: Arc<Semaphore>,
     params: bool,
-    recorded: AtomicU64,
     ended: watch::Receiver<()>,
 }
 
@@ -128,7 +135,7 @@ impl Audit {
     /// Nothing is written down.
     #[must_use]
     pub fn off() -> Self {
-        Self(None)
+        Self::default()
     }
 
     /// The log in the file at `path`, which is made if it is not there; with `params`, also those as they are. A thread writes it.
@@ -145,20 +152,29 @@ impl Audit {
             drop(end);
         });
         started.map_err(|source| AuditFault::System { path: path.to_owned(), source })?;
-        Ok(Self(Some(Arc::new(Inner {
-            lines,
-            room: Arc::new(Semaphore::new(WAITING_BYTES)),
-            params,
-            recorded: AtomicU64::new(0),
-            ended,
-        }))))
+        let inner = Inner { lines, room: Arc::new(Semaphore::new(WAITING_BYTES)), params, ended };
+        Ok(Self { log: Arc::new(ArcSwapOption::from_pointee(inner)), recorded: Arc::default() })
+    }
+
+    /// From here on all clones of this one write where `other` does, or nowhere. What was recorded before is in the old file when this
+    /// returns, or the log says that it is not yet.
+    pub async fn replace(&self, other: &Self) {
+        let Some(old) = self.log.swap(other.log.load_full()) else { return };
+        let mut ended = old.ended.clone();
+        // Its thread ends when nobody can record there any more.
+        drop(old);
+        if timeout(LAST_LINES, ended.changed()).await.is_err() {
+            error!(
+                "the audit log that is no more in use cannot be written: its last lines are lost if the daemon ends before they are"
+            );
+        }
     }
 
     /// Writes down what happened. Ends when it has its place before the file; only if others fill all the places is that later than
     /// at once.
     pub async fn record(&self, entry: impl FnOnce() -> Entry) {
-        let Some(inner) = &self.0 else { return };
-        inner.recorded.fetch_add(1, Ordering::Relaxed);
+        let Some(inner) = self.log.load_full() else { return };
+        self.recorded.fetch_add(1, Ordering::Relaxed);
         let text = entry().line(SystemTime::now());
         let bytes = u32::try_from(text.len().min(WAITING_BYTES)).unwrap_or(u32::MAX);
         // Nobody closes it.
@@ -169,12 +185,12 @@ impl Audit {
     /// How many lines have been recorded since the start, written or not.
     #[must_use]
     pub fn recorded(&self) -> u64 {
-        self.0.as_ref().map_or(0, |inner| inner.recorded.load(Ordering::Relaxed))
+        self.recorded.load(Ordering::Relaxed)
     }
 
     /// Ends when all is written that was recorded before.
     pub async fn caught_up(&self) {
-        let Some(inner) = &self.0 else { return };
+        let Some(inner) = self.log.load_full() else { return };
         let (tell, told) = oneshot::channel();
         inner.put(Line { text: String::new(), _room: None, written: Some(tell), is_last: false }).await;
         // When the thread has ended, the daemon has.
@@ -187,7 +203,7 @@ impl Audit {
         let mut hash = String::with_capacity(64);
         Sha256::digest(params.as_bytes()).iter().for_each(|byte| hash.push_str(&format!("{byte:02x}")));
         let mut shown = serde_json::json!({ "bytes": params.len(), "sha256": hash });
-        if self.0.as_ref().is_some_and(|inner| inner.params) {
+        if self.log.load().as_ref().is_some_and(|inner| inner.params) {
             shown["text"] = params.into();
         }
         shown
@@ -195,7 +211,7 @@ impl Audit {
 
     /// Nothing more is recorded: waits for what is left to be written, but not longer than this.
     pub async fn close(&self, within: Duration) {
-        let Some(inner) = &self.0 else { return };
+        let Some(inner) = self.log.load_full() else { return };
         let left = async {
             inner.put(Line { text: String::new(), _room: None, written: None, is_last: true }).await;
             // It is never told anything but its end.
@@ -304,6 +320,26 @@ mod tests {
         audit.close(Duration::from_secs(10)).await;
         audit.record(|| Entry::new("late")).await;
         audit.caught_up().await;
+    }
+
+    #[tokio::test]
+    async fn one_that_is_replaced_has_all_that_was_recorded_before_and_the_next_what_comes_after() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
+        let audit = Audit::open(&old, true).expect("opened");
+        let elsewhere = audit.clone();
+        for number in 0..1000 {
+            elsewhere.record(|| Entry::new("ask").with("number", number)).await;
+        }
+        audit.replace(&Audit::open(&new, false).expect("opened")).await;
+        assert_eq!(fs::read_to_string(&old).expect("readable").lines().count(), 1000);
+        elsewhere.record(|| Entry::new("later")).await;
+        elsewhere.caught_up().await;
+        assert!(fs::read_to_string(&new).expect("readable").contains("later"));
+        assert!(elsewhere.params("{}")["text"].is_null());
+        audit.replace(&Audit::off()).await;
+        elsewhere.record(|| panic!("nobody asked for it")).await;
+        assert_eq!(fs::read_to_string(&new).expect("readable").lines().count(), 1);
     }
 
     #[tokio::test]

@@ -32,6 +32,7 @@ mod peers;
 mod ping;
 mod printer;
 mod reload;
+mod restart;
 mod run;
 mod runs;
 mod schema;
@@ -112,6 +113,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Have the daemon read its settings again.
     Reload(reload::Arguments),
+    /// Have the daemon begin a new life without refusing anybody, after an update.
+    Restart(restart::Arguments),
     /// Show what is logged, or change it while the daemon runs.
     LogLevel(log_level::Arguments),
     /// Tell who may ask for a script, which rule says so, and who would get it.
@@ -180,6 +183,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Trouble> {
         Command::Metrics(arguments) => metrics::run(&flags, &arguments),
         Command::Keys(arguments) => keys::run(&flags, &arguments),
         Command::Reload(arguments) => reload::run(&flags, &arguments),
+        Command::Restart(arguments) => restart::run(&flags, &arguments),
         Command::LogLevel(arguments) => log_level::run(&flags, &arguments),
         Command::Explain(arguments) => explain::run(&flags, &arguments),
         Command::Check(arguments) => check::run(&flags, &arguments),

@@ -2,8 +2,10 @@
 //! never acts on it.
 
 mod described;
+mod difference;
 mod file;
 mod http_proxy;
+mod in_use;
 mod log;
 mod rules;
 mod server_url;
@@ -11,8 +13,10 @@ mod settings;
 mod size;
 
 pub use described::described;
+pub use difference::Difference;
 pub use file::{Mode, Written, WrittenFault, WrittenServers, in_plain_words};
 pub use http_proxy::{HttpProxy, HttpProxyFault, ProxyVariables};
+pub use in_use::InUse;
 pub use log::{LogFilter, LogFilterFault, LogFormat};
 pub use rules::{Account, Accounts, BY_CALLERS, BY_PEERS, BY_TCP, Code, Glob, Rule, Who, Word, WrittenRule};
 pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault, Servers};

@@ -10,6 +10,7 @@ mod figures;
 mod gate;
 mod hooks;
 mod keys;
+mod orders;
 mod ping;
 mod readiness;
 mod relay;
@@ -17,6 +18,7 @@ mod shown;
 
 pub use asking::{Asker, Whose};
 pub use keys::ROOTS;
+pub use orders::{Order, Orders};
 pub use readiness::Readiness;
 
 use std::net::SocketAddr;
@@ -33,7 +35,7 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::audit::Audit;
 use crate::callers::Callers;
-use crate::config::LogFilter;
+use crate::config::{InUse, LogFilter};
 use crate::exec::Executor;
 use crate::levels::Levels;
 use crate::link::{Inbound, IncomingCommand, IncomingRun, Link, Replier};
@@ -43,7 +45,7 @@ use crate::peers::{DialerHandle, Peers};
 use crate::policy::Rules;
 use crate::spool::Spool;
 use crate::tasks::{Tasks, Turn};
-use crate::tls::{ClientTls, KeysFault, ServerTls};
+use crate::tls::{ClientTls, ServerTls};
 use crate::worker::Worker;
 use gate::{Gate, Shut};
 use hooks::Hooks;
@@ -83,24 +85,17 @@ pub struct Means {
     /// Where it is written down who asked for what.
     pub audit: Audit,
     /// Runs that a peer may ask for in a second.
-    pub peer_runs: usize,
-    /// Reads the settings again; what it says is the answer to RELOAD.
-    pub reload: Reload,
+    pub peer_runs: InUse<usize>,
+    /// Has the settings read again.
+    pub reload: Orders,
+    /// Has the daemon begin a new life.
+    pub restart: Orders,
     /// What is logged.
     pub levels: Levels,
     /// Counts what nobody waits for.
     pub rest: Tasks,
     /// When the daemon started.
     pub since: Instant,
-}
-
-/// How the settings are read again: what was found, or why nothing was changed.
-pub struct Reload(pub Box<dyn Fn() -> Result<Value, Outcome> + Send + Sync>);
-
-impl std::fmt::Debug for Reload {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Reload")
-    }
 }
 
 /// What a command of a local process comes to.
@@ -177,7 +172,8 @@ impl Control {
             Command::Scripts => Answer::Result(self.scripts().await),
             Command::Stats => Answer::Result(self.stats()),
             Command::Subscribe(topics) => Answer::News(self.0.news.subscribe(topics)),
-            Command::Reload => of(self.reload().await),
+            Command::Reload => of(self.0.reload.ask().await),
+            Command::Restart => of(self.0.restart.ask().await),
             Command::Keys(task) => of(self.keys(task).await),
             Command::Invite(invite) => self.invite(invite).await,
             Command::Revoke(revoke) => self.revoke(revoke).await,
@@ -187,19 +183,6 @@ impl Control {
             Command::Metrics => Answer::Result(self.metrics().await.into()),
             Command::Callers(task) => of(self.callers(task).await),
         }
-    }
-
-    /// Settings are looked at; the files of keys that they name are taken up at once.
-    async fn reload(&self) -> Result<Value, Outcome> {
-        let found = (self.0.reload.0)()?;
-        if let Some(tls) = &self.0.tls {
-            let nothing_new = |fault: KeysFault| {
-                let why = format!("the certificates in use were kept: {fault}");
-                Outcome::failed(ErrorCode::BadMessage, why)
-            };
-            tls.reload().await.map_err(nothing_new)?;
-        }
-        Ok(found)
     }
 
     /// What is logged from now on, if that is to be another; and what it then is.
@@ -231,7 +214,7 @@ impl Control {
     pub async fn sort(self, mut inbound: mpsc::Receiver<Inbound>, unclaimed: mpsc::Sender<Box<str>>, close: CancellationToken) {
         let hooks = Hooks::new(self.0.executor.clone(), self.0.rest.clone());
         let relays = Relays::default();
-        let mut gate = Gate::new(self.0.rules.clone(), self.0.audit.clone(), self.0.peer_runs);
+        let mut gate = Gate::new(self.0.rules.clone(), self.0.audit.clone(), self.0.peer_runs.clone());
         let mut turn = Turn::default();
         loop {
             turn.done(0).await;

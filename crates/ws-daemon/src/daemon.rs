@@ -2,31 +2,37 @@
 //! order. The only file that knows them all; it does none of their work.
 
 mod encryption;
+mod ending;
+mod handover;
 pub mod identity;
+mod inherited;
+mod listening;
+mod reload;
 mod service_manager;
+mod signals;
 pub mod trusted;
+mod watch;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use futures_util::FutureExt;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::api::{self, Api, Hosts};
 use crate::audit::{Audit, AuditFault};
 use crate::callers::{BrokenCallers, Callers};
-use crate::config::{LocalTcp, Open, Role, Settings};
-use crate::control::{Control, Means, Reload};
+use crate::config::{InUse, Open, Role, Row, Settings};
+use crate::control::{Control, Means, Orders};
 use crate::exec::{Executor, Surroundings, Writers};
 use crate::http::{Door, Http};
 use crate::levels::Levels;
 use crate::link::{Inbound, Terms};
-use crate::local::{Lobby, Local, SocketFault, SocketFile};
+use crate::local::{Lobby, Local, Parked, SocketFault, SocketFile};
 use crate::news::News;
 use crate::origin::{self, Origin};
 use crate::peers::{Dialer, DialerHandle, Known, Peers};
@@ -37,6 +43,13 @@ use crate::tasks::{Stop, Tasks};
 use crate::tls::KeysFault;
 use crate::worker::Worker;
 pub use encryption::Encryption;
+use handover::Note;
+pub use handover::{Handover, Program};
+use inherited::Inherited;
+use listening::{Bound, Kept, Port};
+pub use reload::Reading;
+use reload::{Parts, Reloader};
+use signals::{Signals, Told};
 
 /// Requests and commands from links, between being read and being sorted; when full, links are not read, and take turns. It is for
 /// what is read in one turn: whatever one link has here, the others' wait behind.
@@ -51,18 +64,12 @@ pub const REGISTER: &str = "keys/peers.json";
 /// Where it is kept who may ask over HTTP, in the prefix.
 const CALLERS: &str = "keys/callers.json";
 
-/// Connections that wait to be accepted on TCP.
-const BACKLOG: u32 = 1024;
-
-/// From KILL to the end: the time to reap, to settle and to part.
-const LAST_STEPS: Duration = Duration::from_secs(5);
-
 /// What is left of the audit log is written for so long; then the daemon ends, and says that it was not.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
-const OWN_VARIABLES: [&str; 17] = [
+const OWN_VARIABLES: [&str; 18] = [
     "WSDAEMON_PROXY",
     "WSDAEMON_TOKEN",
     "CREDENTIALS_DIRECTORY",
@@ -72,6 +79,7 @@ const OWN_VARIABLES: [&str; 17] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
+    "FDSTORE",
     "WSDAEMON_RUN",
     "WSDAEMON_ID",
     "WSDAEMON_NAME",
@@ -140,23 +148,17 @@ pub struct Daemon {
     audit: Audit,
     register: Register,
     callers: Callers,
-    reload: Reload,
+    rows: Vec<Row>,
+    reading: Reading,
+    program: Program,
+    note: Note,
+    connections: Vec<Parked>,
     levels: Levels,
     stop: Stop,
     counts: Counts,
-    local_tcp: Option<TcpListener>,
-    http: Option<TcpListener>,
-    port: Option<TcpListener>,
+    bound: Bound,
     encryption: Encryption,
     signals: Signals,
-}
-
-#[derive(Debug)]
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// None where it is ignored: then the daemon outlives its terminal.
-    hangup: Option<Signal>,
 }
 
 /// The task counts that a stop waits for, each in its turn.
@@ -172,11 +174,18 @@ struct Counts {
 }
 
 impl Daemon {
-    /// Binds everything, or nothing. `reload` is what RELOAD does, `levels` what is logged.
+    /// Binds everything, or nothing. `rows` show the settings; they are read again by `reading`. `program` is what a new life begins
+    /// with, `levels` what is logged.
     ///
     /// # Errors
     /// What could not be had, and what to do about it.
-    pub fn bind(settings: Settings, reload: Reload, levels: Levels) -> Result<Self, StartFault> {
+    pub fn bind(
+        settings: Settings,
+        rows: Vec<Row>,
+        reading: Reading,
+        program: Program,
+        levels: Levels,
+    ) -> Result<Self, StartFault> {
         let prefix = &settings.prefix;
         let source = match std::fs::metadata(prefix) {
             Ok(found) if found.is_dir() => None,
@@ -191,22 +200,19 @@ impl Daemon {
             warn!(%error, "descriptors that were left open to the daemon may reach scripts");
         }
         raise_open_files(&settings);
-        let signals = Signals {
-            terminate: signal(SignalKind::terminate()).map_err(StartFault::Signals)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(StartFault::Signals)?,
-            hangup: (!system::ignores_hangup())
-                .then(|| signal(SignalKind::hangup()).map_err(StartFault::Signals))
-                .transpose()?,
-        };
+        let signals = Signals::new().map_err(StartFault::Signals)?;
         let encryption = Encryption::of(&settings)?;
-        let (port, register) = match &settings.role {
-            Role::Server { listen, .. } => (Some(bind_port(*listen)?), Register::open(&prefix.join(REGISTER))?),
-            Role::Client { .. } => (None, Register::default()),
+        let Inherited { tcp: given, socket, note, connections } = Inherited::take(matches!(settings.role, Role::Server { .. }));
+        let register = match settings.role {
+            Role::Server { .. } => Register::open(&prefix.join(REGISTER))?,
+            Role::Client { .. } => Register::default(),
         };
         let callers = Callers::open(&prefix.join(CALLERS))?;
-        let local_tcp = bind_local_tcp(settings.local)?;
-        let http = settings.http.map(bind_http).transpose()?;
-        let socket = SocketFile::bind(prefix, settings.socket_group.as_deref())?;
+        let bound = Bound::bind(&settings, given, &note)?;
+        let socket = match socket {
+            Some(given) => SocketFile::given(given, note.own_socket, settings.socket_group.as_deref())?,
+            None => SocketFile::bind(prefix, settings.socket_group.as_deref())?,
+        };
         let audit = match &settings.audit {
             Some(file) => Audit::open(&file.path, file.params)?,
             None => Audit::off(),
@@ -224,20 +230,23 @@ impl Daemon {
             audit,
             register,
             callers,
-            reload,
+            rows,
+            reading,
+            program,
+            note,
+            connections,
             levels,
             stop,
             counts,
-            local_tcp,
-            http,
-            port,
+            bound,
             encryption,
             signals,
         })
     }
 
-    /// Runs until a signal says stop, and returns when everything has been settled.
-    pub async fn run(self) {
+    /// Runs until a signal says stop, and returns when everything has been settled; with what its next life is to have, if it is told to
+    /// begin one.
+    pub async fn run(self) -> Option<Handover> {
         let Self {
             settings,
             socket,
@@ -246,17 +255,23 @@ impl Daemon {
             register,
             callers,
             audit,
-            reload,
+            rows,
+            reading,
+            program,
+            note,
+            connections,
             levels,
             stop,
             counts,
-            local_tcp,
-            http,
-            port,
+            bound,
             encryption,
             mut signals,
         } = self;
+        let kept = Kept::of(&bound, &socket);
+        let Bound { port, http, local: local_tcp, .. } = bound;
+        let in_use = InUse::new(settings.clone());
         let (inbound, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND);
+        let handed_up = inbound.clone();
         let (unclaimed, unclaimed_receiver) = mpsc::channel(UNCLAIMED);
 
         let terms = Terms::new(&settings.limits, &settings.times);
@@ -270,8 +285,9 @@ impl Daemon {
         let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
         // A crash may have come between a revocation and this.
         peers.forget_gone();
+        peers.await_back(&note.peers);
         if let (Some(spool), Some(damaged)) = (spool.clone(), damaged) {
-            let (settings, close) = (settings.clone(), stop.close_links.clone());
+            let (settings, close) = (in_use.clone(), stop.close_links.clone());
             counts.rest.spawn(identity::keep_true(settings, spool, damaged, peers.clone(), close));
         }
         let (runs, rest) = (counts.runs.clone(), counts.rest.clone());
@@ -290,11 +306,13 @@ impl Daemon {
         // What was claimed is settled before its asker can ask again.
         worker.recover().await;
         origin.recover().await;
-        let reached = port.as_ref().and_then(|listener| listener.local_addr().ok());
+        let reached = port.as_ref().and_then(|port| port.listener.local_addr().ok());
         let (tls, client_tls) = (encryption.server().cloned(), encryption.client().cloned());
         let dialer = start_dialer(&settings, &encryption, &peers, spool.clone(), &counts, &stop);
+        let peer_runs = InUse::new(settings.limits.peer_runs);
+        let ((reload, orders), (restart, mut restarts)) = (Orders::new(), Orders::new());
         let control = Control::new(Means {
-            dialer,
+            dialer: dialer.clone(),
             peers: peers.clone(),
             origin: origin.clone(),
             worker,
@@ -307,8 +325,9 @@ impl Daemon {
             callers: callers.clone(),
             rules: rules.clone(),
             audit: audit.clone(),
-            peer_runs: settings.limits.peer_runs,
-            reload,
+            peer_runs: peer_runs.clone(),
+            reload: reload.clone(),
+            restart,
             levels: levels.clone(),
             rest: counts.rest.clone(),
             since: Instant::now(),
@@ -317,53 +336,88 @@ impl Daemon {
             control: control.clone(),
             origin: origin.clone(),
             callers,
-            hosts: Hosts::new(settings.hosts.iter().chain(&settings.tls.names).cloned().collect(), tls),
+            hosts: Hosts::new(&settings, tls),
             audit: audit.clone(),
             counters: peers.counters().clone(),
         };
         let api = Api::new(parts, &settings.limits, &settings.times, stop.clone());
-        open_ports(&settings, (port, http), &encryption, &peers, (&audit, &api), &counts, &stop);
+        let http = open_ports(&settings, (port, http), &encryption, &peers, (&audit, &api), &counts, &stop);
         let lobby = Lobby::default();
-        let local =
-            Local::new(origin, control.clone(), lobby.clone(), api, &settings.limits, counts.connections.clone(), stop.clone());
+        let local = Local::new(
+            origin,
+            control.clone(),
+            lobby.clone(),
+            api.clone(),
+            &settings.limits,
+            counts.connections.clone(),
+            stop.clone(),
+        );
 
+        let parts = Parts {
+            peers: peers.clone(),
+            executor: executor.clone(),
+            local: local.clone(),
+            http,
+            api,
+            dialer,
+            encryption,
+            peer_runs,
+            rules,
+            audit: audit.clone(),
+            levels: levels.clone(),
+        };
+        let reloader = Reloader::new(reading, in_use.clone(), rows, parts);
+        counts.rest.spawn(reloader.run(orders, stop.drain.clone()));
         counts.rest.spawn(control.sort(inbound_receiver, unclaimed, stop.close_local.clone()));
         counts.rest.spawn(lobby.pass_on(unclaimed_receiver));
         counts.rest.spawn(levels.keep(stop.close_local.clone()));
-        if let Some(listener) = local_tcp {
+        if let Some(Port { listener, .. }) = local_tcp {
             counts.connections.spawn(local.clone().accept_tcp(listener));
         }
+        for parked in connections {
+            if let Err(error) = local.go_on(parked) {
+                warn!(%error, "a connection of the last life of the daemon could not be gone on with");
+            }
+        }
         info!(path = %socket.path().display(), "local socket ready");
-        counts.connections.spawn(local.accept_socket(socket));
+        counts.connections.spawn(local.clone().accept_socket(socket));
         counts.rest.spawn(service_manager::feed_watchdog(executor, stop.close_local.clone()));
         service_manager::ready();
-        signals.next().await;
-        service_manager::stopping();
-        peers.drain();
-        shut_down(&stop, &counts, settings.times.grace, &mut signals).await;
+        let told = ending::told(&mut signals, &reload, &mut restarts, &program).await;
+        let (begun, grace) = (Instant::now(), in_use.now().times.grace);
+        let store = service_manager::room_to_store();
+        let mut goes_on = told == Told::Restart || (told == Told::Stop && store > 0);
+        if told == Told::Restart {
+            service_manager::reloading();
+        } else {
+            service_manager::stopping();
+        }
+        peers.drain(goes_on);
+        let linked = peers.links().iter().filter_map(|link| link.instance().map(str::to_owned)).collect();
+        let note = Note::new(&kept, told == Told::Stop, linked);
+        if goes_on {
+            stop.park.cancel();
+            goes_on = ending::quiet(&peers, &handed_up, &counts, begun + grace / 2, &mut signals).await;
+        }
+        let kept = goes_on.then_some(kept);
+        stop.refuse.cancel();
+        if told == Told::Drain {
+            ending::drained(&peers, &handed_up, &stop, &counts, &mut signals).await;
+        }
+        let begun = if told == Told::Drain { Instant::now() } else { begun };
+        ending::shut_down(&stop, &counts, (begun, grace), &mut signals).await;
         if let Some(spool) = spool {
             spool.close().await;
         }
         audit.close(LAST_LINES).await;
-    }
-}
-
-impl Signals {
-    /// Ends when the daemon is told to stop, by the signal of service managers or those of a terminal.
-    async fn next(&mut self) {
-        let name = tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = hung_up(&mut self.hangup) => "SIGHUP",
-        };
-        info!(signal = name, "told to stop");
-    }
-}
-
-async fn hung_up(signal: &mut Option<Signal>) -> Option<()> {
-    match signal {
-        Some(signal) => signal.recv().await,
-        None => std::future::pending().await,
+        let kept = kept.filter(|_| signals.stop().now_or_never().is_none())?;
+        let most = if told == Told::Restart { usize::MAX } else { store };
+        match Handover::new(kept.listening, local.parked(), note, most) {
+            Ok(handover) if told == Told::Restart => return Some(handover),
+            Ok(handover) => handover.store(),
+            Err(error) => warn!(%error, "what is open could not be passed on"),
+        }
+        None
     }
 }
 
@@ -398,133 +452,43 @@ fn start_dialer(
 /// Takes in on a server's port who comes for a link or asks over HTTP, and on the address for that who asks.
 fn open_ports(
     settings: &Settings,
-    (port, http): (Option<TcpListener>, Option<TcpListener>),
+    (port, http): (Option<Port>, Option<Port>),
     encryption: &Encryption,
     peers: &Peers,
     (audit, api): (&Audit, &Api),
     counts: &Counts,
     stop: &Stop,
-) {
+) -> Http {
     let tls = encryption.server().cloned();
-    let open = match &settings.role {
-        Role::Server { open, .. } => open.clone(),
-        Role::Client { .. } => Open::Nobody,
-    };
     if let Some(tls) = tls.clone() {
         counts.rest.spawn(tls.keep_fresh(stop.close_local.clone()));
     }
-    let door = Door { open, tls, audit: audit.clone(), api: Some(api.clone()) };
+    let door = Door { open: InUse::new(open(settings)), tls, audit: audit.clone(), api: Some(api.clone()) };
     let (limits, links) = (&settings.limits, counts.links.clone());
     let edge = Http::new(peers.clone(), door, settings.times.handshake, limits, links, stop.clone());
-    if let Some(listener) = port {
-        counts.links.spawn(edge.clone().accept(listener));
+    if let Some(port) = port {
+        let is_kept = port.is_kept();
+        counts.links.spawn(edge.clone().accept(port.listener, is_kept));
     }
-    if let Some(listener) = http {
-        counts.links.spawn(edge.without_links().accept(listener));
+    if let Some(http) = http {
+        let is_kept = http.is_kept();
+        counts.links.spawn(edge.clone().without_links().accept(http.listener, is_kept));
     }
+    edge
 }
 
-/// Stops in order: no new work; what runs may finish for half the grace; then TERM, and at its end, or at a second signal, KILL.
-/// What was made of every run and request is on its way before the links and the local connections are closed.
-async fn shut_down(stop: &Stop, counts: &Counts, grace: Duration, signals: &mut Signals) {
-    let begun = Instant::now();
-    stop.drain.cancel();
-    let work = async {
-        counts.runs.ended().await;
-        counts.requests.ended().await;
-    };
-    let patient = tokio::select! {
-        () = work => true,
-        () = sleep_until(begun + grace / 2) => true,
-        () = signals.next() => false,
-    };
-    if patient {
-        stop.terminate.cancel();
-        tokio::select! {
-            () = counts.runs.ended() => {}
-            () = sleep_until(begun + grace) => {}
-            () = signals.next() => {}
-        }
+/// Who may come without proof.
+fn open(settings: &Settings) -> Open {
+    match &settings.role {
+        Role::Server { open, .. } => open.clone(),
+        Role::Client { .. } => Open::Nobody,
     }
-    stop.kill.cancel();
-    let end = Instant::now() + LAST_STEPS;
-    let steps = async {
-        counts.runs.ended().await;
-        stop.close_links.cancel();
-        counts.requests.ended().await;
-        counts.links.ended().await;
-    };
-    if timeout_at(end - LAST_STEPS / 4, steps).await.is_err() {
-        warn!("not everything was settled in time");
-        stop.close_links.cancel();
-    }
-    stop.close_local.cancel();
-    let rest = async {
-        counts.connections.ended().await;
-        counts.lives.ended().await;
-        counts.rest.ended().await;
-    };
-    if timeout_at(end, rest).await.is_err() {
-        warn!("some local connections did not take their last answers in time");
-    }
-    info!(took = ?begun.elapsed(), "stopped");
 }
 
 fn surroundings(settings: &Settings, socket: &SocketFile) -> io::Result<Surroundings> {
     let own = |name: &std::ffi::OsString| OWN_VARIABLES.iter().any(|own| name == own);
     let around = Surroundings::new(&settings.prefix, socket.path(), std::env::vars_os().filter(|(name, _)| !own(name)))?;
     Ok(around.with_writers(if settings.any_writer.0 { Writers::Anyone } else { Writers::Trusted }))
-}
-
-/// A port for peers. On a machine without IPv6 the unspecified address means that of IPv4.
-fn bind_port(address: SocketAddr) -> Result<TcpListener, StartFault> {
-    let bound = match listen_on(address) {
-        Err(error) if address.ip().is_unspecified() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            listen_on((std::net::Ipv4Addr::UNSPECIFIED, address.port()).into())
-        }
-        bound => bound,
-    };
-    let listener = bound.map_err(|source| StartFault::Listen { address, source })?;
-    let address = listener.local_addr().unwrap_or(address);
-    info!(%address, "listening");
-    Ok(listener)
-}
-
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart finds the port free although connections of the last life are still being taken apart.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// The address that answers HTTP.
-fn bind_http(address: SocketAddr) -> Result<TcpListener, StartFault> {
-    let listener = listen_on(address).map_err(|source| StartFault::Listen { address, source })?;
-    let address = listener.local_addr().unwrap_or(address);
-    info!(%address, "HTTP ready");
-    Ok(listener)
-}
-
-/// The local conversation by TCP: an error where it was asked for and cannot be had, a warning where it was only guessed.
-fn bind_local_tcp(local: LocalTcp) -> Result<Option<TcpListener>, StartFault> {
-    let (address, asked) = match local {
-        LocalTcp::Off => return Ok(None),
-        LocalTcp::Asked(address) => (address, true),
-        LocalTcp::Guessed(address) => (address, false),
-    };
-    match listen_on(address) {
-        Ok(listener) => {
-            let address = listener.local_addr().unwrap_or(address);
-            info!(%address, "local TCP ready");
-            Ok(Some(listener))
-        }
-        Err(source) if asked => Err(StartFault::Listen { address, source }),
-        Err(error) => {
-            warn!(%address, %error, "this looks like a container, but the local conversation by TCP is not served");
-            Ok(None)
-        }
-    }
 }
 
 /// As many descriptors as the limits may need: a run has three, a connection one.

@@ -43,7 +43,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
@@ -165,7 +165,7 @@ struct Inner {
     room: Arc<Room>,
     /// One for each run that is running; none left: the run waits its turn.
     slots: Arc<Line>,
-    runs: usize,
+    runs: AtomicUsize,
     grace: Grace,
     /// One permit for each byte that is kept to become a result; none left: there is no result.
     results: Arc<Semaphore>,
@@ -198,7 +198,7 @@ impl Executor {
     /// # Errors
     /// When the system has no threads.
     pub fn new(surroundings: Surroundings, limits: &Limits, background: Tasks, stop: Stop) -> io::Result<Self> {
-        let (places, bytes) = (limits.runs + limits.waiting, limits.waiting_bytes.max(limits.message));
+        let (places, bytes) = room(limits);
         Ok(Self(Arc::new(Inner {
             scripts: Scripts::new(surroundings.prefix.join("scripts"), surroundings.writers),
             hooks: Scripts::new(surroundings.prefix.join("hooks"), surroundings.writers),
@@ -206,11 +206,10 @@ impl Executor {
             surroundings,
             room: Arc::new(Room::new(places, bytes)),
             slots: Arc::new(Line::new(limits.runs)),
-            runs: limits.runs,
+            runs: limits.runs.into(),
             results: Arc::new(Semaphore::new(RESULT_BYTES_AT_ONCE)),
             listing: Mutex::new(()),
-            // Each run that is to be started or checked has a slot, and lists are made one by one: there is always room.
-            starters: Starters::new(limits.runs + 1)?,
+            starters: Starters::new(starts(limits))?,
             shim: Shim::open(),
             later: Notify::new(),
             ticking: AtomicBool::new(false),
@@ -220,6 +219,16 @@ impl Executor {
             seconds: Seconds::of_runs(),
             stop,
         })))
+    }
+
+    /// From here on there is room for so much. What runs and what is in line stays.
+    pub fn take_up(&self, limits: &Limits) {
+        let (places, bytes) = room(limits);
+        // What was let in by the old limits has its slot still.
+        let most = starts(limits).max(self.0.runs.swap(limits.runs, Ordering::Relaxed) + 1);
+        self.0.starters.set(most);
+        self.0.room.set(places, bytes);
+        self.0.slots.set(limits.runs);
     }
 
     /// Stops what runs of this daemon's last life left running; returns how many of these processes do not end.
@@ -242,7 +251,7 @@ impl Executor {
     fn place(&self, job: Job) -> Result<Admitted, Outcome> {
         let job = Arc::new(job);
         let closing = Closing::new(&job);
-        if self.0.stop.drain.is_cancelled() {
+        if self.0.stop.turn_away.is_cancelled() {
             return Err(stopping());
         }
         let full = |what| Outcome::failed(ErrorCode::Busy, format!("too many {what} are waiting here; try again later"));
@@ -259,7 +268,7 @@ impl Executor {
 
     /// How many runs there may be at once.
     pub fn capacity(&self) -> usize {
-        self.0.runs
+        self.0.runs.load(Ordering::Relaxed)
     }
 
     /// How runs have ended since the start, those that found no place and hooks among them; and how long those ran that were started.
@@ -347,6 +356,16 @@ impl Inner {
     fn is_busy(&self) -> bool {
         self.slots.taken() > 1
     }
+}
+
+/// Places for runs, and bytes for their params.
+fn room(limits: &Limits) -> (usize, usize) {
+    (limits.runs + limits.waiting, limits.waiting_bytes.max(limits.message))
+}
+
+/// Pieces of work for the starters: each run that is to be started or checked has a slot, and lists are made one by one.
+fn starts(limits: &Limits) -> usize {
+    limits.runs + 1
 }
 
 fn stopping() -> Outcome {

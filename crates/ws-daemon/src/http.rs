@@ -11,6 +11,7 @@ mod credential;
 mod handshake;
 mod join;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::api::{Api, Visit};
 use crate::audit::{Audit, Entry};
-use crate::config::{Limits, Open};
+use crate::config::{InUse, Limits, Open};
 use crate::counters::{Count, Counters};
 use crate::link::{Dialect, Stream, Wire};
 use crate::peers::{Life, Newcomer, Peers};
@@ -37,11 +38,15 @@ use handshake::{Entrance, Upgraded, handshake};
 /// The wait after a failed accept: descriptors come back when some connection ends, and nothing tells when.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// Connections that wait to be accepted when the daemon stops and are taken in; more than a listener's queue holds. What comes beyond
+/// them is reset.
+const LAST_CONNECTIONS: usize = 4096;
+
 /// What decides who enters, and where that is written down.
 #[derive(Debug)]
 pub struct Door {
     /// Who may come in without proof, beyond this machine.
-    pub open: Open,
+    pub open: InUse<Open>,
     /// A server's encryption, and whom a client's certificate names.
     pub tls: Option<ServerTls>,
     /// Who was refused.
@@ -62,7 +67,7 @@ impl Door {
 pub struct Http {
     peers: Peers,
     door: Arc<Door>,
-    handshake: Duration,
+    handshake: InUse<Duration>,
     /// Whether there are links, beside what is asked over HTTP.
     links: bool,
     connections: Connections,
@@ -96,6 +101,7 @@ impl Http {
     pub fn new(peers: Peers, door: Door, handshake: Duration, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
         let connections = Connections::new(limits.connections, limits.half_open, peers.counters().clone());
         let addresses = Addresses::new(limits);
+        let handshake = InUse::new(handshake);
         Self { peers, door: Arc::new(door), handshake, links: true, connections, addresses, tasks, stop }
     }
 
@@ -105,13 +111,24 @@ impl Http {
         Self { links: false, ..self }
     }
 
-    /// Accepts until the daemon stops.
-    pub async fn accept(self, listener: TcpListener) {
+    /// From here on whoever comes is taken in by these; links and handshakes that there are stay.
+    pub fn take_up(&self, open: Open, handshake: Duration, limits: &Limits) {
+        self.door.open.replace(open);
+        self.handshake.replace(handshake);
+        self.connections.set(limits.connections, limits.half_open);
+        self.addresses.set(limits);
+    }
+
+    /// Accepts until the daemon takes nobody in. Who has connected by then is taken in still, unless the listener is `kept` for the
+    /// next life of this daemon.
+    pub async fn accept(self, listener: TcpListener, is_kept: bool) {
         let (mut floods, mut turn) = (Floods::default(), Turn::default());
         loop {
             let accepted = tokio::select! {
+                biased;
+                () = self.stop.park.cancelled() => return,
+                () = self.stop.refuse.cancelled() => break,
                 accepted = listener.accept() => accepted,
-                () = self.stop.drain.cancelled() => return,
             };
             match accepted {
                 // A listener for both protocols shows IPv4 addresses as mapped ones.
@@ -126,6 +143,25 @@ impl Http {
                 }
             }
         }
+        if !is_kept && let Err(error) = self.accept_rest(listener, &mut floods) {
+            warn!(%error, "who had connected last may not have been taken in");
+        }
+    }
+
+    /// Takes in all that have connected, so that none of them is reset when the listener is closed.
+    fn accept_rest(&self, listener: TcpListener, floods: &mut Floods) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        for _ in 0..LAST_CONNECTIONS {
+            match listener.accept() {
+                Ok((stream, address)) => {
+                    stream.set_nonblocking(true)?;
+                    self.take(TcpStream::from_std(stream)?, canonical(address), floods);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Gives a new connection its place and its task, or closes it.
@@ -184,9 +220,10 @@ impl Http {
         // Frames are small and waited for; a socket that does not know the option still works.
         drop(stream.set_nodelay(true));
         let visit = Visit::default();
+        let within = *self.handshake.now();
         let greeted = tokio::select! {
             greeted = self.greet(stream, address, &visit) => Ok(greeted),
-            why = self.had_enough(&visit, &seat, &dropped) => Err(why),
+            why = self.had_enough(&visit, &seat, &dropped, within) => Err(why),
         };
         match greeted {
             Ok(Some(newcomer)) => {
@@ -206,19 +243,19 @@ impl Http {
             Err(Enough::TooSlow) => {
                 self.counters().count(Count::TooSlow);
                 self.failed(address);
-                info!(%address, within = ?self.handshake, "a connection was closed: no handshake in time");
+                info!(%address, ?within, "a connection was closed: no handshake in time");
             }
         }
     }
 
     /// Ends when a connection may not stay for longer. Once somebody has shown on it who it is, it may, and drops for nobody.
-    async fn had_enough(&self, visit: &Visit, seat: &Seat, dropped: &CancellationToken) -> Enough {
+    async fn had_enough(&self, visit: &Visit, seat: &Seat, dropped: &CancellationToken, within: Duration) -> Enough {
         tokio::select! {
             () = visit.proven.cancelled() => {
                 seat.became_link();
                 std::future::pending().await
             }
-            () = sleep(self.handshake) => Enough::TooSlow,
+            () = sleep(within) => Enough::TooSlow,
             () = dropped.cancelled() => Enough::Wanted,
             () = self.stop.drain.cancelled() => Enough::Wanted,
         }
@@ -237,7 +274,7 @@ impl Http {
             return Some((stream.into(), Standing::Anonymous));
         }
         let Some(tls) = self.door.tls.as_ref().filter(|tls| tls.is_on()) else {
-            let mend = "the first ws-daemon invite switches it on, or \"tls\": true in config.json and a restart";
+            let mend = "the first ws-daemon invite switches it on, or \"tls\": true in config.json";
             warn!(%address, "a TLS connection was closed: this server has no TLS; {mend}");
             return None;
         };
@@ -259,7 +296,7 @@ impl Http {
     pub async fn upgrade(&self, stream: TcpStream, address: SocketAddr, visit: &Visit) -> Option<(Wire, Dialect, Standing)> {
         let entrance = Entrance { own: canonical(stream.local_addr().ok()?), address, links: self.links };
         let (stream, standing) = self.encrypt(stream, address).await?;
-        let upgraded = handshake(stream, entrance, &standing, &self.door, &self.peers, visit, &self.stop.drain).await?;
+        let upgraded = handshake(stream, entrance, &standing, &self.door, &self.peers, visit, &self.stop).await?;
         let Upgraded { stream, behind, dialect, standing } = upgraded;
         Some((Wire::accepted(stream, behind, self.peers.terms().message).await, dialect, standing))
     }

@@ -71,6 +71,10 @@ struct Inner {
     farewell: OnceLock<(u16, &'static str)>,
     /// The peer wants no more new work.
     draining: AtomicBool,
+    /// Until it is back: since when.
+    restarts: OnceLock<Instant>,
+    /// This daemon closes the link since it restarts.
+    closed_for_restart: AtomicBool,
     /// It runs over TLS.
     encrypted: AtomicBool,
 }
@@ -302,8 +306,23 @@ impl Link {
     ) -> Self {
         let (replaced, farewell) = (AtomicBool::new(false), OnceLock::new());
         let (draining, encrypted) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (restarts, closed_for_restart) = (OnceLock::new(), AtomicBool::new(false));
         let mux = Arc::new(mux);
-        Self(Arc::new(Inner { peer, address, hello, standing, me, mux, closing, replaced, farewell, draining, encrypted }))
+        Self(Arc::new(Inner {
+            peer,
+            address,
+            hello,
+            standing,
+            me,
+            mux,
+            closing,
+            replaced,
+            farewell,
+            draining,
+            restarts,
+            closed_for_restart,
+            encrypted,
+        }))
     }
 
     fn mux(&self) -> &Arc<Mux> {
@@ -380,6 +399,20 @@ impl Link {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Since when the peer is restarting, if it is: it will come by another link.
+    #[must_use]
+    pub fn restarts(&self) -> Option<Instant> {
+        self.0.restarts.get().copied()
+    }
+
+    fn hear_drain(&self, restarts: bool) {
+        self.0.draining.store(true, Ordering::Release);
+        if restarts {
+            // The first time is the one that counts.
+            let _ = self.0.restarts.set(Instant::now());
+        }
     }
 
     /// Whether it runs over TLS.
@@ -506,9 +539,9 @@ impl Link {
         self.say(|| v2::ack(run, attempt));
     }
 
-    /// Asks a version 2 peer for no more new work.
-    pub fn send_drain(&self) {
-        self.say(v2::drain);
+    /// Asks a version 2 peer for no more new work, if this daemon `restarts` until it is back.
+    pub fn send_drain(&self, restarts: bool) {
+        self.say(|| v2::drain(restarts));
     }
 
     /// Says something of a server's roots to a version 2 peer.
@@ -526,6 +559,12 @@ impl Link {
     /// Closes the link once what waits to leave has left.
     pub fn close(&self) {
         self.0.closing.cancel();
+    }
+
+    /// The same since this daemon restarts: the peer is to come back at once.
+    pub fn close_for_restart(&self) {
+        self.0.closed_for_restart.store(true, Ordering::Release);
+        self.close();
     }
 
     /// Closes the link at once, with a code and words of the close frame: the peer may be here no more. What is in flight is settled

@@ -10,20 +10,23 @@ pub use lobby::Lobby;
 pub use socket_file::{SocketFault, SocketFile, names as socket_names};
 
 use std::io;
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::socket_domain;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::sleep;
 use tracing::{debug, warn};
+use ws_daemon_protocol::id::CallerId;
 
 use crate::api::Api;
-use crate::config::Limits;
+use crate::config::{InUse, Limits};
 use crate::control::Control;
-use crate::origin::Origin;
+use crate::origin::{Awaited, Origin};
 use crate::policy::Caller;
 use crate::system;
 use crate::tasks::{Stop, Tasks};
@@ -43,29 +46,72 @@ pub struct Local {
     pub lobby: Lobby,
     /// Where what speaks HTTP goes.
     pub api: Api,
-    /// Bytes of one message.
-    pub message: usize,
-    /// Levels of nesting of one message.
-    pub nesting: usize,
-    connections: Arc<Semaphore>,
+    /// How long and how deep a message may be, and how many connections there may be.
+    pub limits: InUse<Limits>,
+    /// How many there are.
+    connections: Arc<AtomicUsize>,
+    /// Those that go on in the next life of the daemon.
+    parked: Arc<Mutex<Vec<Parked>>>,
     tasks: Tasks,
     stop: Stop,
+}
+
+/// A connection that goes on in the next life of the daemon.
+#[derive(Debug)]
+pub struct Parked {
+    /// Its socket.
+    pub socket: OwnedFd,
+    /// What was left of it.
+    pub before: Before,
+}
+
+/// What one life of the daemon leaves of a connection to the next.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// What was read of a message whose end has not come.
+    pub unread: Vec<u8>,
+    /// The requests that are still to be answered, with their ids.
+    pub later: Vec<(Option<CallerId>, Awaited)>,
+}
+
+/// A connection's place, given up when dropped.
+#[derive(Debug)]
+struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn new(connections: &Arc<AtomicUsize>) -> Self {
+        connections.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(connections))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Local {
     /// The local edge, whose connections are counted by `tasks`.
     #[must_use]
     pub fn new(origin: Origin, control: Control, lobby: Lobby, api: Api, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
-        let connections = Arc::new(Semaphore::new(limits.local_connections));
-        Self { origin, control, lobby, api, message: limits.message, nesting: limits.nesting, connections, tasks, stop }
+        let (limits, connections, parked) = (InUse::new(*limits), Arc::default(), Arc::default());
+        Self { origin, control, lobby, api, limits, connections, parked, tasks, stop }
     }
 
-    /// Accepts on the socket file until the daemon stops.
+    /// From here on new connections go by these limits.
+    pub fn take_up(&self, limits: &Limits) {
+        self.limits.replace(*limits);
+    }
+
+    /// Accepts on the socket file until the daemon stops. If it begins a new life, the file stays.
     pub async fn accept_socket(self, socket: SocketFile) {
         loop {
             let accepted = tokio::select! {
+                biased;
+                () = self.stop.park.cancelled() => return socket.leave(),
+                () = self.stop.refuse.cancelled() => return,
                 accepted = socket.accept() => accepted,
-                () = self.stop.drain.cancelled() => return,
             };
             self.take_in(accepted, |stream| Caller::Socket(system::peer_process(stream.as_fd()))).await;
         }
@@ -75,8 +121,10 @@ impl Local {
     pub async fn accept_tcp(self, listener: TcpListener) {
         loop {
             let accepted = tokio::select! {
+                biased;
+                () = self.stop.park.cancelled() => return,
+                () = self.stop.refuse.cancelled() => return,
                 accepted = listener.accept() => accepted,
-                () = self.stop.drain.cancelled() => return,
             };
             let accepted = accepted.map(|(stream, _)| {
                 // An answer is one small write that somebody waits for.
@@ -87,18 +135,46 @@ impl Local {
         }
     }
 
+    /// Goes on with a connection of the last life of the daemon.
+    ///
+    /// # Errors
+    /// It is no connection.
+    pub fn go_on(&self, parked: Parked) -> io::Result<()> {
+        let Parked { socket, before } = parked;
+        let seat = Seat::new(&self.connections);
+        if socket_domain(&socket)? == AddressFamily::UNIX {
+            let caller = Caller::Socket(system::peer_process(socket.as_fd()));
+            let stream = UnixStream::from_std(socket.into())?;
+            self.tasks.spawn(self.clone().attend(stream, before, caller, seat));
+        } else {
+            let stream = TcpStream::from_std(socket.into())?;
+            self.tasks.spawn(self.clone().attend(stream, before, Caller::Tcp, seat));
+        }
+        Ok(())
+    }
+
+    /// Those connections that go on in the next life of the daemon; once all have ended in this one.
+    #[must_use]
+    pub fn parked(&self) -> Vec<Parked> {
+        std::mem::take(&mut self.parked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn park(&self, parked: Parked) {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner).push(parked);
+    }
+
     async fn take_in<S>(&self, accepted: io::Result<S>, caller: fn(&S) -> Caller)
     where
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
         match accepted {
-            Ok(stream) => match Arc::clone(&self.connections).try_acquire_owned() {
-                Ok(permit) => {
+            Ok(stream) => match self.seat() {
+                Some(seat) => {
                     // Whoever it was that connected; the system's own word.
                     let caller = caller(&stream);
-                    self.tasks.spawn(self.clone().attend(stream, caller, permit));
+                    self.tasks.spawn(self.clone().attend(stream, Before::default(), caller, seat));
                 }
-                Err(_) => warn!("a local connection was closed: there are as many as limits.local_connections allows"),
+                None => warn!("a local connection was closed: there are as many as limits.local_connections allows"),
             },
             Err(error) => {
                 warn!(%error, "a local connection could not be accepted");
@@ -107,13 +183,19 @@ impl Local {
         }
     }
 
-    async fn attend<S>(self, stream: S, caller: Caller, permit: OwnedSemaphorePermit)
+    /// A place for one more connection; `None` if there are as many as may be.
+    fn seat(&self) -> Option<Seat> {
+        let seat = Seat::new(&self.connections);
+        (self.connections.load(Ordering::Relaxed) <= self.limits.now().local_connections).then_some(seat)
+    }
+
+    async fn attend<S>(self, stream: S, before: Before, caller: Caller, seat: Seat)
     where
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
         let close = self.stop.close_local.clone();
-        let end = Session::new(self, caller).run(stream, close).await;
+        let end = Session::new(self, caller).run(stream, before, close).await;
         debug!(?end, "local connection closed");
-        drop(permit);
+        drop(seat);
     }
 }

@@ -4,6 +4,7 @@
 mod aftermath;
 mod direct;
 mod follow;
+mod handover;
 mod held;
 mod ledger;
 mod order;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 use uuid::Uuid;
 use ws_daemon_protocol::codec::v2::Order;
@@ -27,6 +28,7 @@ use ws_daemon_protocol::event::Event;
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{CommandMessage, Request};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
+use ws_daemon_protocol::target::Target;
 
 use crate::exec::Executor;
 use crate::link::{Ask, AskBody, Closed, Departure, Link, Sink};
@@ -37,6 +39,7 @@ use crate::tasks::{Stop, Tasks};
 use held::Held;
 use ledger::{Ledger, Live, Seat};
 
+pub use handover::Awaited;
 pub use whom::RELAYED;
 
 /// The asking side of one daemon. Clones are the same.
@@ -83,6 +86,8 @@ pub enum Said {
     Event(Event),
     /// How a run ended.
     Final(Report),
+    /// The next life of this daemon has the rest to tell.
+    Later(Awaited),
 }
 
 /// Queued runs whose params are read from the spool at once; the next one waits.
@@ -222,7 +227,7 @@ impl Origin {
         let leave =
             seat.as_ref().map(|seat| Leave { live: Arc::clone(seat.live()), link: Arc::clone(&link), news: news.clone() });
         let submitted = Submitted { settled, deadline, departure, seat, link, news };
-        if self.stop().drain.is_cancelled() {
+        if self.stop().refuse.is_cancelled() {
             refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
             return submitted;
         }
@@ -250,13 +255,35 @@ impl Origin {
             if self.0.held.as_ref().is_some_and(|held| !held.is_empty()) {
                 return Err(ask);
             }
-            let Pick::Link(link) = self.peers().pick(&Choice::ANYONE) else { return Err(ask) };
+            let Pick::Link(link) = self.peers().pick(&Choice::ANYONE) else {
+                // On a client it is held.
+                if self.is_client() || !self.somebody_returns(None, None).await {
+                    return Err(ask);
+                }
+                continue;
+            };
             link.has_room().await;
+            if link.is_draining() {
+                continue;
+            }
             match link.ask(ask) {
                 Ok(()) => return Ok(link),
                 // It died between the choice and now: the next one, since this request has not left.
                 Err(Closed(back)) => ask = *back,
             }
+        }
+    }
+
+    /// Waits for a peer to come back, who restarts or was here before this daemon did, if there is one that matches, or is this
+    /// instance; `false` if there is none. To be called as soon as nobody was found: between the two nobody may come.
+    async fn somebody_returns(&self, target: Option<&Target>, instance: Option<&str>) -> bool {
+        let Some(until) = self.peers().returning(target, instance) else { return false };
+        let mut arrivals = self.peers().arrivals(None);
+        tokio::select! {
+            // The table itself holds the other end.
+            _ = arrivals.changed() => true,
+            () = sleep_until(until) => true,
+            () = self.stop().drain.cancelled() => false,
         }
     }
 

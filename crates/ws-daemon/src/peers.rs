@@ -6,6 +6,7 @@ mod arrivals;
 mod dialer;
 mod newcomer;
 mod registry;
+mod returning;
 mod table;
 
 pub use arrivals::Awaited;
@@ -15,6 +16,7 @@ pub use registry::{PeerChange, PeerRecord, REGISTERED, Unwelcome};
 pub use table::{Choice, Match, Pick, Registered};
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,6 +26,7 @@ use tracing::{Instrument, info, info_span, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::target::Target;
 
+use crate::config::InUse;
 use crate::counters::{Count, Counters};
 use crate::link::{self, CLOSE_REVOKED, Ended, Gone, Inbound, Link, Terms, Wire};
 use crate::policy::Rules;
@@ -42,10 +45,12 @@ struct Inner {
     register: Register,
     arrivals: Arrivals,
     inbound: mpsc::Sender<Inbound>,
-    terms: Terms,
+    terms: InUse<Terms>,
     rules: Rules,
     /// Cancelled when all links are to be closed.
     closing: CancellationToken,
+    draining: AtomicBool,
+    restarting: AtomicBool,
     counters: Counters,
     changes: Box<dyn Fn(PeerChange) + Send + Sync>,
 }
@@ -98,7 +103,20 @@ impl Peers {
         let Known { records, register, rules } = known;
         let table = Mutex::new(Table::new(Registry::new(records), me.into()));
         let (arrivals, counters, changes) = (Arrivals::default(), Counters::default(), Box::new(changes));
-        Self(Arc::new(Inner { table, register, arrivals, inbound, terms, rules, closing, counters, changes }))
+        let (terms, draining, restarting) = (InUse::new(terms), AtomicBool::new(false), AtomicBool::new(false));
+        Self(Arc::new(Inner {
+            table,
+            register,
+            arrivals,
+            inbound,
+            terms,
+            rules,
+            closing,
+            draining,
+            restarting,
+            counters,
+            changes,
+        }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -147,10 +165,23 @@ impl Peers {
         table.links.iter().filter(|link| link.is_v2()).for_each(Link::close);
     }
 
-    /// What the links of this table go by.
+    /// From here on this daemon is called otherwise: links that are made from now on hear it.
+    pub fn be_called(&self, call: impl FnOnce(&mut Hello)) {
+        let mut table = self.table();
+        let mut me = Hello::clone(&table.me);
+        call(&mut me);
+        table.me = me.into();
+    }
+
+    /// What links that are made now go by.
     #[must_use]
     pub fn terms(&self) -> Terms {
-        self.0.terms
+        *self.0.terms.now()
+    }
+
+    /// Links that are made from here on go by `terms`.
+    pub fn take_up(&self, terms: Terms) {
+        self.0.terms.replace(terms);
     }
 
     /// What became of connections and links, in numbers.
@@ -235,11 +266,17 @@ impl Peers {
         }
     }
 
-    /// Asks all version 2 peers for no more new work.
-    pub fn drain(&self) {
+    /// Asks all version 2 peers for no more new work, and those that come later; if this daemon `restarts`, until it is back.
+    pub fn drain(&self, restarts: bool) {
+        self.0.restarting.store(restarts, Ordering::Release);
+        self.0.draining.store(true, Ordering::Release);
         for link in self.links() {
-            link.send_drain();
+            link.send_drain(restarts);
         }
+    }
+
+    fn is_restarting(&self) -> bool {
+        self.0.restarting.load(Ordering::Acquire)
     }
 
     /// Has a link's life from here on: in the table until its session ends, unless it is not taken in. `closing` closes this one
@@ -279,15 +316,18 @@ impl Peers {
             );
             self.hand_up(Inbound::Down, before).await;
         }
+        if self.0.draining.load(Ordering::Acquire) {
+            link.send_drain(self.is_restarting());
+        }
         self.hand_up(Inbound::Up, link.clone()).await;
         self.counters().count(Count::Linked);
         info!(address = link.address(), version = link.version(), "link up");
-        let session = link::serve(wire, link.clone(), self.0.inbound.clone(), self.0.terms);
+        let session = link::serve(wire, link.clone(), self.0.inbound.clone(), self.terms());
         let mut session = std::pin::pin!(session);
         let ended = tokio::select! {
             ended = &mut session => ended,
             () = self.0.closing.cancelled() => {
-                link.close();
+                if self.is_restarting() { link.close_for_restart() } else { link.close() }
                 session.await
             }
         };
@@ -337,7 +377,7 @@ impl Drop for Place<'_> {
 /// Under which count a link's end goes.
 fn cause(ended: &Ended) -> Count {
     match ended {
-        Ended::Gone(Gone::Closed) | Ended::Told(_) => Count::ByPeer,
+        Ended::Gone(Gone::Closed) | Ended::Told(_) | Ended::Restarts => Count::ByPeer,
         Ended::Gone(Gone::Lost) => Count::Lost,
         Ended::Gone(Gone::TooLarge(_)) => Count::TooLarge,
         Ended::Gone(Gone::NotUtf8) => Count::NotUtf8,
@@ -346,7 +386,7 @@ fn cause(ended: &Ended) -> Count {
         Ended::Dead(_) => Count::Silent,
         Ended::DoesNotRead => Count::DoesNotRead,
         Ended::Replaced => Count::Replaced,
-        Ended::ClosedHere | Ended::Expelled(..) => Count::Here,
+        Ended::ClosedHere | Ended::RestartsHere | Ended::Expelled(..) => Count::Here,
     }
 }
 

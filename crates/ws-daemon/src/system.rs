@@ -1,5 +1,5 @@
 //! What differs between systems, behind one face: walking down a path, starting a program, seeing that it has ended without
-//! reaping it, seeing that the other end of a socket is gone, whose it is, and keeping descriptors from children.
+//! reaping it, seeing that a folder has changed, seeing that the other end of a socket is gone, whose it is, and keeping descriptors from children.
 //!
 //! Linux has a way of its own for each; [`portable`] does the same with what POSIX has, is what other systems get, and is tried by the
 //! same tests on Linux. Nothing here knows what it is used for.
@@ -20,9 +20,11 @@ pub mod walk;
 pub use figures::{Figures, figures};
 pub use launch::{Launch, c_text};
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::process::Pid;
 use tokio::io::Interest;
@@ -77,6 +79,36 @@ impl ExitWatch {
     }
 }
 
+/// Sees that something has changed in some folders: a file was closed after writing, or has another name, or other rights.
+#[derive(Debug)]
+pub struct FolderWatch(#[cfg(target_os = "linux")] linux::FolderWatch);
+
+impl FolderWatch {
+    /// Watches these folders; one that is not there is passed over. `None` where the system has no such watch.
+    ///
+    /// # Errors
+    /// When the system is out of watches.
+    pub fn new(folders: &BTreeSet<PathBuf>) -> io::Result<Option<Self>> {
+        #[cfg(target_os = "linux")]
+        let watch = linux::FolderWatch::new(folders).map(|watch| Some(Self(watch)));
+        #[cfg(not(target_os = "linux"))]
+        let watch = Ok(folders.first().and(None));
+        watch
+    }
+
+    /// Ends when something has changed, if only the time that a file was last touched. Cancel safe.
+    ///
+    /// # Errors
+    /// When the watch itself fails.
+    pub async fn changed(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        let changed = self.0.changed().await;
+        #[cfg(not(target_os = "linux"))]
+        let changed = std::future::pending().await;
+        changed
+    }
+}
+
 /// Ends when nobody can read what is written to `socket` any more. A peer that has only shut down its writing side is still
 /// there. On TCP this is seen only once a write has failed.
 ///
@@ -127,6 +159,21 @@ pub fn ignores_hangup() -> bool {
         libc::sigaction(libc::SIGHUP, std::ptr::null(), now.as_mut_ptr()) == 0
             && now.assume_init().sa_sigaction == libc::SIG_IGN
     }
+}
+
+/// Keeps the signals that tell a daemon something from this thread, or lets them come: those that were kept come then.
+pub fn hold_signals(hold: bool) {
+    use nix::sys::signal::{SigSet, Signal};
+    let told = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2]);
+    // It fails for no set of signals.
+    let _ = if hold { told.thread_block() } else { told.thread_unblock() };
+}
+
+/// Whether this process has a terminal that can hang up on it.
+#[must_use]
+pub fn has_terminal() -> bool {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open("/dev/tty", OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).is_ok()
 }
 
 /// Raises the soft limit of open files to what is `wanted`, or as far as the hard limit lets it; returns the limit in force.

@@ -68,7 +68,14 @@ impl Turn {
 /// The stages of a stop, each a token that is cancelled once, in this order; in haste `terminate` is left out.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
-    /// No new runs and no new links; what runs goes on.
+    /// Before all others, and only if there is a next life of the daemon: local connections are not read any more, nobody is accepted;
+    /// what was read goes on.
+    pub park: CancellationToken,
+    /// No new requests of this machine, no new links and connections; what runs and what is in line goes on.
+    pub refuse: CancellationToken,
+    /// No new runs of peers either: each has heard that it is to ask for none, or there is no time for that.
+    pub turn_away: CancellationToken,
+    /// What is in line goes as well, and what is lost is not dialled again.
     pub drain: CancellationToken,
     /// The groups of unfinished runs get TERM.
     pub terminate: CancellationToken,
@@ -78,4 +85,14 @@ pub struct Stop {
     pub close_links: CancellationToken,
     /// Local connections are closed once their answers are written.
     pub close_local: CancellationToken,
+}
+
+impl Stop {
+    /// Ends when nobody is to ask for more on a connection that is asked on one after the other.
+    pub async fn no_more(&self) {
+        tokio::select! {
+            () = self.park.cancelled() => {}
+            () = self.refuse.cancelled() => {}
+        }
+    }
 }

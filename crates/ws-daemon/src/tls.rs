@@ -39,7 +39,7 @@ pub enum KeysFault {
     #[error("\"tls\" is false in config.json: remove it, or set it to true")]
     Off,
     /// There is no TLS yet.
-    #[error("this server has no TLS: the first ws-daemon invite switches it on, or \"tls\": true in config.json and a restart")]
+    #[error("this server has no TLS: the first ws-daemon invite switches it on, or \"tls\": true in config.json")]
     NotYet,
     /// The certificate is the operator's: nothing is signed here.
     #[error("the certificate is that of \"tls\" in config.json: it is renewed by whoever has signed it")]

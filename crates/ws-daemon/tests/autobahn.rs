@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use ws_daemon::api::Visit;
 use ws_daemon::audit::Audit;
-use ws_daemon::config::{Limits, Open, ServerUrl, Settings, Source, Sources, Times, Written};
+use ws_daemon::config::{InUse, Limits, Open, ServerUrl, Settings, Source, Sources, Times, Written};
 use ws_daemon::http::{Door, Http};
 use ws_daemon::link::{CloseCode, Event, Terms, Wire, dial};
 use ws_daemon::peers::{Known, Peers};
@@ -100,7 +100,7 @@ async fn serve(listener: TcpListener, tasks: Tasks) {
         plain: true,
     };
     let tls = ServerTls::open(plan).expect("nothing is opened");
-    let door = Door { open: Open::All, tls: Some(tls), audit: Audit::off(), api: None };
+    let door = Door { open: InUse::new(Open::All), tls: Some(tls), audit: Audit::off(), api: None };
     let http = Http::new(peers, door, times.handshake, &limits, tasks.clone(), Stop::default());
     while let Ok((stream, address)) = listener.accept().await {
         let http = http.clone();

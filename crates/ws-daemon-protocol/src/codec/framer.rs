@@ -110,6 +110,12 @@ impl Framer {
         (self.scanner.is_inside() && !self.discarding).then_some(BadMessage::CutShort { length })
     }
 
+    /// What of a message has come whose end has not, to be pushed into another framer; `None` if it is dropped as too long.
+    #[must_use]
+    pub fn rest(&self) -> Option<&[u8]> {
+        (!self.discarding).then(|| &self.buffer[self.start..])
+    }
+
     fn skip_blank(&mut self) {
         if self.scanner.is_inside() {
             return;

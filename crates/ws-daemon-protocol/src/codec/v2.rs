@@ -84,7 +84,10 @@ pub enum Frame {
     /// The outcome of an attempt is on the asker's disk.
     Ack(RunId, u32),
     /// The peer wants no more new work.
-    Drain,
+    Drain {
+        /// It restarts, and will be back in a moment.
+        restarts: bool,
+    },
     /// What is said of a server's roots.
     Roots(Roots),
     /// The peer wants to know that this daemon lives.
@@ -388,7 +391,8 @@ mod tests {
             (cancel(&run, None), Frame::Cancel(run.clone(), None)),
             (cancel(&run, Some(3)), Frame::Cancel(run.clone(), Some(3))),
             (ack(&run, 3), Frame::Ack(run.clone(), 3)),
-            (drain(), Frame::Drain),
+            (drain(false), Frame::Drain { restarts: false }),
+            (drain(true), Frame::Drain { restarts: true }),
             (roots(&Roots::Roots(vec!["PEM\n".into()])), Frame::Roots(Roots::Roots(vec!["PEM\n".into()]))),
             (roots(&Roots::Have(vec!["0f".into()])), Frame::Roots(Roots::Have(vec!["0f".into()]))),
             (ping(&run), Frame::Ping((&run).into())),

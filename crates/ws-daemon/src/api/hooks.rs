@@ -43,7 +43,7 @@ impl Api {
         B: HttpBody<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        self.read(body, self.0.bounds.message.min(HOOK_BYTES)).await
+        self.read(body, self.bounds().message.min(HOOK_BYTES)).await
     }
 
     /// Has a script run for what somebody has sent.
@@ -51,7 +51,7 @@ impl Api {
         let body = payload(asked.headers, &asked.body);
         let params = request::json(&body)?.to_owned();
         let query = request::query(asked.query)?;
-        let request = request::run(name, query, asked.headers, &params, self.0.bounds)?;
+        let request = request::run(name, query, asked.headers, &params, self.bounds())?;
         self.order(request, &asked, false).await
     }
 }

@@ -34,7 +34,7 @@ impl Api {
         let is_later = wants_events || ["queue", "not_before"].iter().any(|key| query.contains_key(*key));
         or(&mut query, "output", if is_later { "stream" } else { "tail" });
         let params = request::params(asked.headers, &asked.body)?;
-        let request = request::run(name, query, asked.headers, params, self.0.bounds)?;
+        let request = request::run(name, query, asked.headers, params, self.bounds())?;
         self.order(request, &asked, wants_events).await
     }
 
@@ -50,7 +50,7 @@ impl Api {
         let (each, queued) = (request.options.each, request.options.queue.is_some());
         let mut said = self.0.parts.origin.order(request, &asked.asker.user, within);
         if wants_events {
-            return Ok(streams::of_lines(Lines::begun(said).await?, self.0.silence, asked.end()));
+            return Ok(streams::of_lines(Lines::begun(said).await?, self.silence(), asked.end()));
         }
         if queued {
             return Ok(accepted(said, asked.prefers_not_to_wait()).await);
@@ -62,7 +62,7 @@ impl Api {
             match said.recv().await {
                 Some(Said::Final(report)) => return Ok(raw(&report)),
                 Some(Said::Event(_)) => {}
-                None => return Err(Problem::gone()),
+                Some(Said::Later(_)) | None => return Err(Problem::gone()),
             }
         }
     }
@@ -88,7 +88,7 @@ async fn accepted(mut said: mpsc::Receiver<Said>, at_once: bool) -> Response<Bod
                 }
             }
             Said::Final(report) if runs.is_empty() => return of_report(&report).response(),
-            Said::Event(_) | Said::Final(_) => {}
+            Said::Event(_) | Said::Final(_) | Said::Later(_) => {}
         }
     }
     let Some(first) = runs.first() else { return Problem::gone().response() };

@@ -62,7 +62,8 @@ pub fn of_lines(lines: Lines, silence: Duration, end: impl Future<Output = ()> +
     let events = stream::unfold(lines, move |mut lines| async move {
         let event = match timeout(silence, lines.next()).await {
             Err(_) => quiet(),
-            Ok(None) => return None,
+            // What the next life of the daemon has to tell is to be asked of that.
+            Ok(None | Some(Said::Later(_))) => return None,
             Ok(Some(Said::Event(event))) => told(word(&event), &event.to_json(None)),
             Ok(Some(Said::Final(report))) => told("final", &report.to_json(None)),
         };
@@ -93,7 +94,7 @@ pub fn of_output(lines: Lines, stream: StreamName, end: impl Future<Output = ()>
             match lines.next().await? {
                 Said::Event(Event::Output(chunk)) => return Some((printed(chunk), (lines, true))),
                 Said::Final(report) if !was_kept => return Some((came_home(&report, stream), (lines, true))),
-                Said::Event(_) | Said::Final(_) => {}
+                Said::Event(_) | Said::Final(_) | Said::Later(_) => {}
             }
         }
     });
@@ -126,7 +127,7 @@ pub fn of_each(lines: Lines) -> Response<Body> {
                     return Some((format!("{before}],\"failed\":{failed}}}\n").into(), (lines, runs, failed)));
                 }
                 Some(Said::Event(_)) => {}
-                None => return None,
+                Some(Said::Later(_)) | None => return None,
             }
         }
     });

@@ -12,6 +12,7 @@ use hyper::http::uri::Authority;
 
 use super::answers::Problem;
 use crate::callers::Callers;
+use crate::config::{InUse, Settings};
 use crate::policy::Program;
 use crate::tls::ServerTls;
 
@@ -22,24 +23,27 @@ pub const DELAY: Duration = Duration::from_millis(250);
 /// The names that this daemon goes by over HTTP. A page that has a name of its own pointed here calls it by that one.
 #[derive(Debug)]
 pub struct Hosts {
-    names: Vec<String>,
+    names: InUse<Vec<String>>,
     tls: Option<ServerTls>,
 }
 
 impl Hosts {
-    /// These, `localhost`, this machine's own, and those of the certificate; addresses are nobody's names.
+    /// Those of the settings, `localhost`, this machine's own, and those of the certificate; addresses are nobody's names.
     #[must_use]
-    pub fn new(mut names: Vec<String>, tls: Option<ServerTls>) -> Self {
-        let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        names.extend(["localhost".to_owned(), own]);
-        Self { names, tls }
+    pub fn new(settings: &Settings, tls: Option<ServerTls>) -> Self {
+        Self { names: InUse::new(names(&settings.hosts, &settings.tls.names)), tls }
+    }
+
+    /// From here on those of these settings.
+    pub fn take_up(&self, settings: &Settings) {
+        self.names.replace(names(&settings.hosts, &settings.tls.names));
     }
 
     fn has(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host);
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         address.parse::<IpAddr>().is_ok()
-            || self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+            || self.names.now().iter().any(|name| name.eq_ignore_ascii_case(host))
             || self.tls.as_ref().is_some_and(|tls| tls.is_named(host))
     }
 
@@ -59,6 +63,11 @@ impl Hosts {
         }
         no_foreign_page(&head.headers, authority.as_str())
     }
+}
+
+fn names(hosts: &[String], of_tls: &[String]) -> Vec<String> {
+    let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    hosts.iter().chain(of_tls).cloned().chain(["localhost".to_owned(), own]).collect()
 }
 
 /// That it is no page of another host that asks.
@@ -98,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_daemon_answers_to_its_own_names_and_to_pages_of_its_own() {
-        let hosts = Hosts::new(vec!["api.example.org".into()], None);
+        let hosts = Hosts { names: InUse::new(names(&["api.example.org".into()], &[])), tls: None };
         for host in
             ["localhost", "LocalHost:9100", "127.0.0.1", "[::1]:5", "192.0.2.7:80", "API.example.org.", "api.example.org:1"]
         {

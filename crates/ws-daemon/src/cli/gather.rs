@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use super::exit::{Exit, Trouble};
 use super::token;
 use crate::config::{
-    Accounts, LogFormat, Mode, ProxyVariables, Row, Settings, SettingsFault, Source, Sources, Written, in_plain_words,
+    Accounts, LogFormat, Mode, ProxyVariables, Row, Settings, SettingsFault, Source, Sources, Written, WrittenFault,
+    in_plain_words,
 };
 use crate::system;
 
@@ -114,10 +115,31 @@ impl Flags {
         named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
+    /// The same flags as words of a command line.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let prefix = self.prefix.as_ref().map(|prefix| ("prefix", prefix.clone().into_os_string()));
+        let words = self.words().into_iter().map(|(name, word)| (name, word.into()));
+        let flag = |(name, word): (&str, OsString)| {
+            let mut flag = OsString::from(format!("--{}=", name.replace('_', "-")));
+            flag.push(word);
+            flag
+        };
+        prefix.into_iter().chain(words).map(flag).collect()
+    }
+
     /// Everything that was written, and what it means.
     pub fn settings(&self) -> Result<(Settings, Vec<Row>), Trouble> {
+        self.settings_or(drawn)
+    }
+
+    /// The same for a log: what is wrong with the file is said in one line.
+    pub fn settings_for_log(&self) -> Result<(Settings, Vec<Row>), Trouble> {
+        self.settings_or(WrittenFault::in_one_line)
+    }
+
+    fn settings_or(&self, say: fn(&WrittenFault) -> String) -> Result<(Settings, Vec<Row>), Trouble> {
         let (prefix, _) = self.prefix();
-        let file = file(&prefix.join("config.json"))?;
+        let file = file(&prefix.join("config.json"), say)?;
         let (mut settings, mut rows) = self.settings_by(file)?;
         token::find(&mut settings, &mut rows)?;
         Ok((settings, rows))
@@ -211,7 +233,7 @@ fn written(place: &str, words: Vec<(&'static str, String)>) -> Result<Written, T
     })
 }
 
-fn file(path: &Path) -> Result<Option<Written>, Trouble> {
+fn file(path: &Path, say: fn(&WrittenFault) -> String) -> Result<Option<Written>, Trouble> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
@@ -220,22 +242,25 @@ fn file(path: &Path) -> Result<Option<Written>, Trouble> {
             return Err(Trouble::new(Exit::Config, said));
         }
     };
-    parse(path, &text).map(Some)
+    Written::parse(path, &text).map(Some).map_err(|fault| Trouble::new(Exit::Config, say(&fault)))
 }
 
 /// Reads what stands, or is to stand, in config.json.
 pub fn parse(path: &Path, text: &str) -> Result<Written, Trouble> {
-    Written::parse(path, text).map_err(|fault| {
-        let theme = if super::colours(&std::io::stderr()) {
-            miette::GraphicalTheme::unicode()
-        } else {
-            miette::GraphicalTheme::unicode_nocolor()
-        };
-        let mut said = String::new();
-        // Writing to a String cannot fail.
-        let _ = miette::GraphicalReportHandler::new_themed(theme).render_report(&mut said, fault.as_ref());
-        Trouble::new(Exit::Config, format_args!("the config file is not understood\n{said}"))
-    })
+    Written::parse(path, text).map_err(|fault| Trouble::new(Exit::Config, drawn(&fault)))
+}
+
+/// What is wrong with the file, with the place drawn.
+fn drawn(fault: &WrittenFault) -> String {
+    let theme = if super::colours(&std::io::stderr()) {
+        miette::GraphicalTheme::unicode()
+    } else {
+        miette::GraphicalTheme::unicode_nocolor()
+    };
+    let mut said = String::new();
+    // Writing to a String cannot fail.
+    let _ = miette::GraphicalReportHandler::new_themed(theme).render_report(&mut said, fault);
+    format!("the config file is not understood\n{said}")
 }
 
 #[cfg(test)]

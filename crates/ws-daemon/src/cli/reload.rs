@@ -1,4 +1,4 @@
-//! `ws-daemon reload`: has the daemon read its settings again.
+//! `ws-daemon reload`: has the daemon read its settings again, and tells what came of it.
 
 use serde_json::Value;
 
@@ -23,8 +23,18 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
     let mut printer = Printer::new(Some(Exit::Ok));
     if arguments.asking.json {
         printer.json(&answer.text)?;
-    } else {
-        printer.line("the settings were read again")?;
+        return Ok(Exit::Ok);
+    }
+    let found: Value = serde_json::from_str(&answer.text).unwrap_or_default();
+    let names = |key: &str| {
+        let names = found["result"][key].as_array().into_iter().flatten().filter_map(Value::as_str);
+        names.collect::<Vec<_>>().join(", ")
+    };
+    printer.line("the settings were read again")?;
+    for (names, what) in [(names("changed"), "changed"), (names("restart"), "changed at the next start alone")] {
+        if !names.is_empty() {
+            printer.line(format!("{what}: {names}"))?;
+        }
     }
     Ok(Exit::Ok)
 }

@@ -55,6 +55,8 @@ pub struct Written {
     #[serde(default)]
     #[schemars(schema_with = "described_address")]
     pub listen: Option<IpAddr>,
+    /// Whether other programs of this user may listen on the port too.
+    pub reuse_port: Option<bool>,
     /// Who may connect without a token, beyond this machine.
     pub open: Option<WrittenOpen>,
     /// Where TCP speaks the local conversation: an address with its port, or `off`.
@@ -310,6 +312,16 @@ pub struct WrittenFault {
     what: String,
     #[help]
     help: Option<String>,
+}
+
+impl WrittenFault {
+    /// The same in one line, for a log.
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
+        let line = self.text.inner()[..self.at.offset().min(self.text.inner().len())].matches('\n').count() + 1;
+        let help = self.help.as_ref().map_or(String::new(), |help| format!("; {help}"));
+        format!("{}:{line}: {}{help}", self.path.display(), self.what)
+    }
 }
 
 impl Written {

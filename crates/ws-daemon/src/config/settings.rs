@@ -128,6 +128,8 @@ pub enum Role {
     Server {
         /// Where.
         listen: SocketAddr,
+        /// Whether the port may be shared with other programs of this user.
+        reuse: bool,
         /// Who may come from elsewhere.
         open: Open,
     },
@@ -577,6 +579,8 @@ fn server(resolver: &mut Resolver) -> Role {
     resolver.row("port", port, source);
     let (address, source) = resolver.or_default(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |written| written.listen);
     resolver.row("listen", address.to_string(), source);
+    let (reuse, source) = resolver.or_default(false, |written| written.reuse_port);
+    resolver.row("reuse_port", reuse, source);
     let (open, source) = resolver.or_default(WrittenOpen::All(false), |written| written.open.clone());
     let (open, value, note) = match open {
         WrittenOpen::All(true) => (Open::All, true.into(), Some("anyone who can reach the port")),
@@ -587,7 +591,7 @@ fn server(resolver: &mut Resolver) -> Role {
         }
     };
     resolver.noted("open", value, note, source);
-    Role::Server { listen: SocketAddr::new(address, port), open }
+    Role::Server { listen: SocketAddr::new(address, port), reuse, open }
 }
 
 fn client(resolver: &mut Resolver) -> Result<Role, SettingsFault> {

@@ -157,7 +157,7 @@ impl Control {
         match (verdict.by, verdict.allowed) {
             (By::Owner, _) => "root and the daemon's own user may do everything".to_owned(),
             (By::Rule(index), _) => {
-                let who = self.0.rules.get(index).map(|rule| rule.who.words.to_string()).unwrap_or_default();
+                let who = self.0.rules.whom(index).unwrap_or_default();
                 format!("rules[{index}], about {who}, allows it")
             }
             (By::Invitation, _) => "its invitation allows it".to_owned(),

@@ -8,6 +8,7 @@ use ws_daemon_protocol::command::Command;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use crate::audit::{Audit, Entry};
+use crate::config::InUse;
 use crate::link::{IncomingRun, Link};
 use crate::origin::Origin;
 use crate::policy::{Action, Actor, At, By, Rules, Scope, Verdict};
@@ -26,7 +27,7 @@ const RATES: usize = 65_536;
 pub struct Gate {
     rules: Rules,
     audit: Audit,
-    rate: Gcra,
+    peer_runs: InUse<usize>,
     /// By the name of the peer: a new link is no new start.
     rates: HashMap<Box<str>, GcraState>,
 }
@@ -42,9 +43,8 @@ pub enum Shut {
 
 impl Gate {
     /// The gate of a daemon with these rules, where a peer may ask for so many runs in a second.
-    pub fn new(rules: Rules, audit: Audit, peer_runs: usize) -> Self {
-        let runs = u32::try_from(peer_runs).unwrap_or(u32::MAX);
-        Self { rules, audit, rate: Gcra::new(runs, runs.saturating_mul(BURST)), rates: HashMap::new() }
+    pub fn new(rules: Rules, audit: Audit, peer_runs: InUse<usize>) -> Self {
+        Self { rules, audit, peer_runs, rates: HashMap::new() }
     }
 
     /// Whether a peer may ask for this run; of one that is to be passed on, whom it may be passed on to.
@@ -124,12 +124,13 @@ impl Gate {
     }
 
     fn is_in_time(&mut self, peer: &str) -> bool {
-        let now = Instant::now();
+        let (now, runs) = (Instant::now(), u32::try_from(*self.peer_runs.now()).unwrap_or(u32::MAX));
+        let rate = Gcra::new(runs, runs.saturating_mul(BURST));
         if let Some(state) = self.rates.get_mut(peer) {
-            return self.rate.allow(state, now).is_ok();
+            return rate.allow(state, now).is_ok();
         }
         let mut state = GcraState::default();
-        let is_in_time = self.rate.allow(&mut state, now).is_ok();
+        let is_in_time = rate.allow(&mut state, now).is_ok();
         self.rates.insert(peer.into(), state);
         is_in_time
     }

@@ -167,7 +167,7 @@ async fn go_back(mut said: mpsc::Receiver<Said>, home: &Replier, verdict: Verdic
                     home.output(&chunk);
                 }
             }
-            Said::Event(_) => {}
+            Said::Event(_) | Said::Later(_) => {}
             Said::Final(report) => home.report(&of_this_run(report), verdict),
         }
     }

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 use ws_daemon_protocol::codec::v2::Hello;
 
-use crate::config::{Role, Settings};
+use crate::config::{InUse, Role, Settings};
 use crate::control::ROOTS;
 use crate::peers::{EpochSource, PeerChange, PeerRecord, Peers};
 use crate::policy::Rules;
@@ -23,6 +23,9 @@ use crate::spool::{self, Bounds, Durability, Spool, SpoolFault};
 
 /// The wait before a spool that failed to raise the epoch is asked again: without a new epoch there is no link.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// The feature of a daemon that passes runs on.
+const RELAY: &str = "relay";
 
 /// What is to be remembered of peers, before it is on disk; when full, whoever tells drops it, and the peer is told of again the
 /// next time that it comes or goes.
@@ -77,7 +80,6 @@ pub fn rules(settings: &Settings) -> Rules {
 
 /// What this daemon says of itself.
 pub async fn who_i_am(settings: &Settings, spool: Option<&Spool>) -> Hello {
-    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let (instance, epoch, former) = match spool {
         None => (Uuid::new_v4().to_string(), 1, Vec::new()),
         Some(spool) => {
@@ -97,26 +99,30 @@ pub async fn who_i_am(settings: &Settings, spool: Option<&Spool>) -> Hello {
     if matches!(settings.role, Role::Client { .. }) {
         features.push(ROOTS.into());
     }
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let (name, tags) = (String::new(), Vec::new());
+    let mut me = Hello { name, configured: false, instance, epoch, version, tags, capacity: 0, features, former };
+    be_called(&mut me, settings);
+    me
+}
+
+/// What the settings alone have this daemon say of itself.
+pub fn be_called(me: &mut Hello, settings: &Settings) {
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    me.name = settings.name.clone().unwrap_or_else(host);
+    me.configured = settings.name.is_some();
+    me.tags.clone_from(&settings.tags);
+    me.capacity = settings.limits.runs as u64;
+    me.features.retain(|feature| feature != RELAY);
     if rules(settings).relays_for_anyone() {
-        features.push("relay".into());
-    }
-    Hello {
-        name: settings.name.clone().unwrap_or_else(host),
-        configured: settings.name.is_some(),
-        instance,
-        epoch,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        tags: settings.tags.clone(),
-        capacity: settings.limits.runs as u64,
-        features,
-        former,
+        me.features.push(RELAY.into());
     }
 }
 
 /// After each damage to the running spool this daemon is another, and everyone it is linked with is to hear so. `damaged` is from
 /// before it was first asked who this is.
 pub async fn keep_true(
-    settings: Settings,
+    settings: InUse<Settings>,
     spool: Spool,
     mut damaged: watch::Receiver<Option<PathBuf>>,
     peers: Peers,
@@ -129,7 +135,7 @@ pub async fn keep_true(
             changed = damaged.changed() => if changed.is_err() { return },
         }
         let me = tokio::select! {
-            me = who_i_am(&settings, Some(&spool)) => me,
+            me = async { who_i_am(&settings.now(), Some(&spool)).await } => me,
             () = close.cancelled() => return,
         };
         info!(instance = me.instance, "the spool is a new one, and so is this daemon's instance: links are made anew");

@@ -16,12 +16,11 @@ pub struct Room(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Runs that are here.
+    /// Runs that are here, and the bytes of their params; more than the most for a while, when that was made less.
     runs: usize,
-    /// Runs that there is room for.
-    free_runs: usize,
-    /// Bytes of params that there is room for.
-    free_bytes: usize,
+    bytes: usize,
+    most_runs: usize,
+    most_bytes: usize,
     askers: HashMap<Asker, Share>,
 }
 
@@ -46,7 +45,13 @@ pub struct Place {
 impl Room {
     /// Room for so many runs and bytes of their params.
     pub fn new(runs: usize, bytes: usize) -> Self {
-        Self(Mutex::new(State { runs: 0, free_runs: runs, free_bytes: bytes, askers: HashMap::new() }))
+        Self(Mutex::new(State { runs: 0, bytes: 0, most_runs: runs, most_bytes: bytes, askers: HashMap::new() }))
+    }
+
+    /// From here on there is room for so much; whoever is here stays.
+    pub fn set(&self, runs: usize, bytes: usize) {
+        let mut state = self.state();
+        (state.most_runs, state.most_bytes) = (runs, bytes);
     }
 
     /// A place for a run with so many bytes of params.
@@ -55,23 +60,23 @@ impl Room {
     /// Of what there is too much.
     pub fn take(self: &Arc<Self>, asker: Asker, bytes: usize) -> Result<Place, &'static str> {
         let mut state = self.state();
-        if state.free_runs == 0 {
+        let (free_runs, free_bytes) = state.free();
+        if free_runs == 0 {
             return Err("runs");
         }
-        if bytes > state.free_bytes {
+        if bytes > free_bytes {
             return Err("bytes of params");
         }
         if let Some(share) = state.askers.get(&asker) {
-            if share.in_line >= state.free_runs.saturating_mul(SHARE) {
+            if share.in_line >= free_runs.saturating_mul(SHARE) {
                 return Err("runs of this asker");
             }
-            if bytes > 0 && share.bytes >= state.free_bytes.saturating_mul(SHARE) {
+            if bytes > 0 && share.bytes >= free_bytes.saturating_mul(SHARE) {
                 return Err("bytes of params of this asker");
             }
         }
         state.runs += 1;
-        state.free_runs -= 1;
-        state.free_bytes -= bytes;
+        state.bytes += bytes;
         let share = state.askers.entry(asker.clone()).or_default();
         share.runs += 1;
         share.bytes += bytes;
@@ -86,6 +91,13 @@ impl Room {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every section leaves the state whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Runs and bytes of their params that there is room for.
+    fn free(&self) -> (usize, usize) {
+        (self.most_runs.saturating_sub(self.runs), self.most_bytes.saturating_sub(self.bytes))
     }
 }
 
@@ -110,8 +122,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.room.state();
         state.runs -= 1;
-        state.free_runs += 1;
-        state.free_bytes += self.bytes;
+        state.bytes -= self.bytes;
         if let Some(share) = state.askers.get_mut(&self.asker) {
             share.runs -= 1;
             share.bytes -= self.bytes;
@@ -164,8 +175,21 @@ mod tests {
         assert_eq!((places.len(), room.take(asker("b"), 0).err()), (SHARE, Some("runs")));
         assert!(room.take(asker("b"), 201).is_err());
         drop(places);
-        let state = room.state();
-        assert_eq!((state.free_runs, state.free_bytes), (SHARE, 1000));
+        assert_eq!(room.state().free(), (SHARE, 1000));
+    }
+
+    #[test]
+    fn room_that_was_made_less_takes_nobody_in_until_enough_have_gone() {
+        let room = Arc::new(Room::new(3, 30));
+        let mut places = fill(&room, "a", 10);
+        assert_eq!(places.len(), 3);
+        room.set(2, 30);
+        places.pop();
+        assert_eq!(room.take(asker("b"), 0).err(), Some("runs"));
+        places.pop();
+        room.take(asker("b"), 0).expect("there is room again");
+        room.set(4, 10);
+        assert_eq!((room.take(asker("b"), 1).err(), fill(&room, "b", 0).len()), (Some("bytes of params"), 3));
     }
 
     #[test]

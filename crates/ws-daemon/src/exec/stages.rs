@@ -546,7 +546,7 @@ mod tests {
         let buffer = Arc::new(StreamBuffer::new());
         let mut job = stage.job("s", "exit 0");
         job.capture = Capture::Stream(Arc::clone(&buffer));
-        stage.stop.drain.cancel();
+        stage.stop.turn_away.cancel();
         stage.executor.admit(job).expect_err("it stops");
         assert_eq!(timeout(LONG, buffer.next(1000)).await.expect("closed"), None);
     }

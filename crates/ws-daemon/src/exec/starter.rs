@@ -3,6 +3,7 @@
 //! its links and connections do not wait for it. Askers take turns at them. They know nothing of what they start.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -22,7 +23,7 @@ pub struct Starters(Arc<Desk>);
 /// Where work is laid down and taken up.
 #[derive(Debug)]
 struct Desk {
-    most: usize,
+    most: AtomicUsize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -46,13 +47,18 @@ impl Starters {
     /// # Errors
     /// When the system has no threads.
     pub fn new(most: usize) -> io::Result<Self> {
-        let starters = Self(Arc::new(Desk { most, state: Mutex::default(), changed: Condvar::new() }));
+        let starters = Self(Arc::new(Desk { most: most.into(), state: Mutex::default(), changed: Condvar::new() }));
         for _ in 0..THREADS_PER_CORE * thread::available_parallelism().map_or(1, std::num::NonZero::get) {
             let desk = Arc::clone(&starters.0);
             // Whoever holds the handle could only wait for the thread: it ends with the queue.
             drop(thread::Builder::new().name("starter".into()).spawn(move || desk.work_until_closed())?);
         }
         Ok(starters)
+    }
+
+    /// From here on the queue is for so many.
+    pub fn set(&self, most: usize) {
+        self.0.most.store(most, Ordering::Relaxed);
     }
 
     /// Does `work` on one of the threads. `None` if the queue is full, or the work panicked.
@@ -74,7 +80,7 @@ impl Drop for Starters {
 impl Desk {
     fn lay_down(&self, asker: &Asker, piece: Work) -> Option<()> {
         let mut state = self.state();
-        if state.waiting >= self.most {
+        if state.waiting >= self.most.load(Ordering::Relaxed) {
             return None;
         }
         state.waiting += 1;

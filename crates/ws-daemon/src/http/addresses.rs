@@ -22,17 +22,23 @@ const NETWORK: u128 = !0 << 64;
 #[derive(Debug, Clone)]
 pub struct Addresses {
     table: Arc<Mutex<Table>>,
-    connections: Gcra,
-    failures: Gcra,
     most: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
+    rates: Rates,
     known: HashMap<IpAddr, Known>,
     /// The known ones by when they were last heard of.
     by_turn: BTreeMap<u64, IpAddr>,
     turn: u64,
+}
+
+/// How often an address may connect, and fail.
+#[derive(Debug, Clone, Copy)]
+struct Rates {
+    connections: Gcra,
+    failures: Gcra,
 }
 
 #[derive(Debug, Default)]
@@ -54,12 +60,13 @@ pub enum TurnedAway {
 impl Addresses {
     /// An empty table with the rates of `limits`.
     pub fn new(limits: &Limits) -> Self {
-        let rate = |per_second: usize| {
-            let per_second = u32::try_from(per_second).unwrap_or(u32::MAX);
-            Gcra::new(per_second, per_second.saturating_mul(BURST_SECONDS))
-        };
-        let (connections, failures) = (rate(limits.address_connections), rate(limits.address_failures));
-        Self { table: Arc::default(), connections, failures, most: ADDRESSES }
+        let table = Table { rates: Rates::of(limits), known: HashMap::new(), by_turn: BTreeMap::new(), turn: 0 };
+        Self { table: Arc::new(Mutex::new(table)), most: ADDRESSES }
+    }
+
+    /// From here on these are the rates; what is known of addresses stays.
+    pub fn set(&self, limits: &Limits) {
+        self.table().rates = Rates::of(limits);
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -73,16 +80,28 @@ impl Addresses {
     /// Why it is one too many.
     pub fn arrive(&self, address: IpAddr, now: Instant) -> Result<(), TurnedAway> {
         let mut table = self.table();
+        let Rates { connections, failures } = table.rates;
         let known = table.of(address, self.most);
-        self.failures.check(&known.failures, now).map_err(|_| TurnedAway::TooManyFailures)?;
-        self.connections.allow(&mut known.connections, now).map_err(|_| TurnedAway::TooFast)
+        failures.check(&known.failures, now).map_err(|_| TurnedAway::TooManyFailures)?;
+        connections.allow(&mut known.connections, now).map_err(|_| TurnedAway::TooFast)
     }
 
     /// No link came of a connection of `address`.
     pub fn fail(&self, address: IpAddr, now: Instant) {
         let mut table = self.table();
+        let failures = table.rates.failures;
         // Beyond the rate nothing comes in any more, except for what was in already.
-        let _ = self.failures.allow(&mut table.of(address, self.most).failures, now);
+        let _ = failures.allow(&mut table.of(address, self.most).failures, now);
+    }
+}
+
+impl Rates {
+    fn of(limits: &Limits) -> Self {
+        let rate = |per_second: usize| {
+            let per_second = u32::try_from(per_second).unwrap_or(u32::MAX);
+            Gcra::new(per_second, per_second.saturating_mul(BURST_SECONDS))
+        };
+        Self { connections: rate(limits.address_connections), failures: rate(limits.address_failures) }
     }
 }
 
@@ -93,7 +112,7 @@ impl Table {
             IpAddr::V4(_) => address,
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
         };
-        let Self { known, by_turn, turn } = self;
+        let Self { known, by_turn, turn, .. } = self;
         *turn += 1;
         if known.len() >= most
             && !known.contains_key(&address)
@@ -118,7 +137,9 @@ mod tests {
     /// At one a second each.
     fn addresses(most: usize) -> Addresses {
         let rate = Gcra::new(1, BURST_SECONDS);
-        Addresses { table: Arc::default(), connections: rate, failures: rate, most }
+        let rates = Rates { connections: rate, failures: rate };
+        let table = Table { rates, known: HashMap::new(), by_turn: BTreeMap::new(), turn: 0 };
+        Addresses { table: Arc::new(Mutex::new(table)), most }
     }
 
     fn ip(text: &str) -> IpAddr {

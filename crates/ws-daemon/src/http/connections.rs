@@ -12,13 +12,13 @@ use crate::counters::Counters;
 #[derive(Debug, Clone)]
 pub struct Connections {
     table: Arc<Mutex<Table>>,
-    limit: usize,
-    half_open: usize,
     counters: Counters,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
+    most: usize,
+    most_half_open: usize,
     /// Half-open ones and links.
     count: usize,
     /// Half-open ones by arrival, each with the token that drops it.
@@ -47,7 +47,14 @@ pub struct Entered {
 impl Connections {
     /// Room for `limit` connections, of which `half_open` may be half open; how many are is told to `counters`.
     pub fn new(limit: usize, half_open: usize, counters: Counters) -> Self {
-        Self { table: Arc::default(), limit, half_open, counters }
+        let table = Table { most: limit, most_half_open: half_open, count: 0, half_open: BTreeMap::new(), next: 0 };
+        Self { table: Arc::new(Mutex::new(table)), counters }
+    }
+
+    /// From here on there is room for so many; whoever is here stays.
+    pub fn set(&self, limit: usize, half_open: usize) {
+        let mut table = self.table();
+        (table.most, table.most_half_open) = (limit, half_open);
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -58,7 +65,7 @@ impl Connections {
     /// A place for a new connection, half open; `None` if all places are taken by links.
     pub fn enter(&self) -> Option<Entered> {
         let mut table = self.table();
-        let made_room = table.count >= self.limit || table.half_open.len() >= self.half_open;
+        let made_room = table.count >= table.most || table.half_open.len() >= table.most_half_open;
         if made_room {
             // Its place is given up when its task sees the token: until then there is one connection too many.
             let (_, oldest) = table.half_open.pop_first()?;

@@ -16,7 +16,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::geteuid;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use ws_daemon_protocol::codec::v2;
 
@@ -32,6 +31,7 @@ use crate::peers::Peers;
 use crate::policy::{self, Credential, FORWARDED_HEADERS, FORWARDED_PREFIX, Refusal};
 use crate::standing::Standing;
 use crate::system;
+use crate::tasks::Stop;
 use crate::tls::ServerTls;
 
 /// A connection that became a link.
@@ -67,7 +67,7 @@ pub async fn handshake(
     door: &Door,
     peers: &Peers,
     visit: &Visit,
-    drain: &CancellationToken,
+    stop: &Stop,
 ) -> Option<Upgraded> {
     let (address, counters) = (entrance.address, peers.counters());
     let is_encrypted = stream.is_encrypted();
@@ -82,7 +82,7 @@ pub async fn handshake(
                 return Ok(wants_tls().map(boxed));
             }
             if Api::is_open(request.uri().path())
-                && let Err(refusal) = admit(request.headers(), entrance, Credential::None, &door.open).await
+                && let Err(refusal) = admit(request.headers(), entrance, Credential::None, &door.open.now()).await
             {
                 counters.count(Count::Forbidden);
                 return Ok(words(StatusCode::FORBIDDEN, &refusal.to_string()).map(boxed));
@@ -105,7 +105,7 @@ pub async fn handshake(
             return Ok(join::answer(request, address, peers, &door.audit, &roots, since).await.map(boxed));
         }
         let shown = Shown::of(request.headers(), standing, peers.register());
-        let verdict = admit(request.headers(), entrance, shown.credential, &door.open).await;
+        let verdict = admit(request.headers(), entrance, shown.credential, &door.open.now()).await;
         if let Err(refusal) = &verdict {
             let entry = || Entry::new("link").with("address", address.to_string()).with("allowed", false);
             door.audit.record(|| shown.claim(entry()).with("why", refusal.to_string())).await;
@@ -151,7 +151,7 @@ pub async fn handshake(
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = drain.cancelled() => {
+        () = no_more(visit, stop) => {
             // What was asked is still answered.
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -165,6 +165,18 @@ pub async fn handshake(
     let (upgrade, dialect, standing) = slot.lock().ok()?.take()?;
     let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
     Some(Upgraded { stream: parts.io.into_inner(), behind: parts.read_buf.to_vec(), dialect, standing })
+}
+
+/// Ends when pages are asked for no more; who wants a link may still get one until all is drained.
+async fn no_more(visit: &Visit, stop: &Stop) {
+    let pages = async {
+        visit.proven.cancelled().await;
+        stop.no_more().await;
+    };
+    tokio::select! {
+        () = pages => {}
+        () = stop.drain.cancelled() => {}
+    }
 }
 
 fn boxed(body: Full<Bytes>) -> api::Body {

@@ -51,9 +51,15 @@ pub enum Ended {
     /// The peer may be here no more.
     #[error("{1}")]
     Expelled(u16, &'static str),
+    /// The peer restarts, and is there again in a moment.
+    #[error("the peer restarts")]
+    Restarts,
     /// This daemon closed it.
     #[error("closed here")]
     ClosedHere,
+    /// This daemon restarts.
+    #[error("closed here for a restart")]
+    RestartsHere,
 }
 
 /// Runs a link until it ends. What comes in goes to `inbound`; while that is full, nothing more is read.
@@ -62,6 +68,8 @@ pub async fn serve(mut wire: Wire, link: Link, inbound: mpsc::Sender<Inbound>, t
     let mut session = Session { link: link.clone(), inbound, terms, stalled: None, bad_frames: 0 };
     let ended = match (session.run(&mut wire).await, wire.last_words()) {
         (Ended::Gone(_), Some((CLOSE_CLONE.., words))) => Ended::Told(words),
+        (Ended::Gone(_), Some((code, _))) if code == u16::from(CloseCode::Restart) => Ended::Restarts,
+        (Ended::ClosedHere, _) if link.0.closed_for_restart.load(Ordering::Acquire) => Ended::RestartsHere,
         (ended, _) => ended,
     };
     // Settled before the closing handshake: callers do not wait for a peer's manners.
@@ -243,7 +251,7 @@ impl Session {
             Ok(v2::Frame::Cancel(run, attempt)) => self.hand_up(Inbound::Cancel { link, run, attempt }),
             Ok(v2::Frame::Ack(run, attempt)) => self.hand_up(Inbound::Ack { link, run, attempt }),
             Ok(v2::Frame::Roots(roots)) => self.hand_up(Inbound::Roots { link, roots }),
-            Ok(v2::Frame::Drain) => link.0.draining.store(true, Ordering::Release),
+            Ok(v2::Frame::Drain { restarts }) => link.hear_drain(restarts),
             Ok(v2::Frame::Ping(id)) => link.mux().say(v2::status(&id, Verdict::default(), &Outcome::Exited(0).into())),
             Ok(v2::Frame::Command(message)) => self.command(message),
             Ok(v2::Frame::LocalStatus(id, data)) => {
@@ -316,13 +324,14 @@ impl Session {
 async fn part(wire: &mut Wire, ended: &Ended) {
     let closing = match ended {
         Ended::Gone(gone) => gone.close_code(),
-        Ended::Told(_) | Ended::Dead(_) => None,
+        Ended::Told(_) | Ended::Dead(_) | Ended::Restarts => None,
         Ended::DoesNotRead => Some((CloseCode::Policy, "outcomes are not read")),
         Ended::Replaced => {
             Some((CloseCode::Away, "replaced by a newer link of the same instance, or of who has proved its name"))
         }
         Ended::Expelled(code, words) => Some((CloseCode::Library(*code), *words)),
         Ended::ClosedHere => Some((CloseCode::Away, "going away")),
+        Ended::RestartsHere => Some((CloseCode::Restart, "restarting")),
     };
     if let Some((code, reason)) = closing {
         wire.part(code, reason).await;

@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use ws_daemon_protocol::id::CallerId;
+
+use crate::origin::Awaited;
 
 /// Answers waiting to be written, in bytes; when full, the connection is closed: its process does not read.
 pub const ANSWER_QUEUE_BYTES: usize = 16 << 20;
@@ -42,6 +45,10 @@ struct State {
     answer_waits: bool,
     /// No more requests will be read.
     asked_all: bool,
+    /// A request was given up without its answer.
+    given_up: bool,
+    /// What the next life of the daemon answers.
+    later: Vec<(Option<CallerId>, Awaited)>,
 }
 
 /// What a writer gets.
@@ -116,6 +123,12 @@ impl Answers {
         self.0.changed.notify_one();
     }
 
+    /// What is left to be answered by the next life of the daemon; `None` if a request was given up, whose answer will never come.
+    pub fn take_later(&self) -> Option<Vec<(Option<CallerId>, Awaited)>> {
+        let mut state = self.state();
+        (!state.given_up).then(|| std::mem::take(&mut state.later))
+    }
+
     /// The connection is gone: whoever waits to answer need not.
     pub fn hang_up(&self) {
         self.0.gone.cancel();
@@ -179,6 +192,14 @@ impl Pending {
         self.end(&mut state);
     }
 
+    /// The next life of the daemon answers.
+    pub fn later(mut self, id: Option<CallerId>, awaited: Awaited) {
+        let answers = self.answers.clone();
+        let mut state = answers.state();
+        state.later.push((id, awaited));
+        self.end(&mut state);
+    }
+
     /// Ends when the connection is gone.
     pub async fn gone(&self) {
         self.answers.0.gone.cancelled().await;
@@ -197,7 +218,9 @@ impl Drop for Pending {
     fn drop(&mut self) {
         if !self.over {
             let answers = self.answers.clone();
-            self.end(&mut answers.state());
+            let mut state = answers.state();
+            state.given_up |= self.awaited;
+            self.end(&mut state);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::Cursor;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -12,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use ws_daemon_protocol::codec::framer::{BadMessage, Frame, Framer};
 use ws_daemon_protocol::command::{Command, Place};
+use ws_daemon_protocol::event::Event;
 use ws_daemon_protocol::id::CallerId;
 use ws_daemon_protocol::message::{CommandMessage, Message, Rejection, Request};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
-use super::Local;
 use super::answers::{Answers, IN_FLIGHT, Next, Pending};
+use super::{Before, Local, Parked};
 use crate::api::Visitor;
 use crate::control::{Answer, Asker, Control, Whose};
 use crate::origin::Said;
@@ -45,6 +47,18 @@ pub enum End {
     DoesNotRead,
     /// The daemon stops.
     Stopping,
+    /// It goes on in the next life of the daemon; what was read of the next message.
+    Parked(Vec<u8>),
+}
+
+/// How the reading of a connection ended.
+enum Read {
+    /// The process asks no more, or may not.
+    All,
+    /// It is not read any more in this life of the daemon; what was read of the next message.
+    Parked(Vec<u8>),
+    /// The process speaks HTTP; what was read.
+    Http(Vec<u8>),
 }
 
 /// One connection.
@@ -52,44 +66,55 @@ pub struct Session {
     local: Local,
     asker: Asker,
     answers: Answers,
+    /// It goes on in the next life of the daemon, and so is not shut down.
+    goes_on: AtomicBool,
 }
 
 impl Session {
     /// A connection of `caller`.
     pub fn new(local: Local, caller: Caller) -> Self {
-        Self { local, asker: Asker::new(caller), answers: Answers::default() }
+        Self { local, asker: Asker::new(caller), answers: Answers::default(), goes_on: AtomicBool::new(false) }
     }
 
-    /// Attends to the connection until it ends, or `close` says so.
-    pub async fn run<S>(self, stream: S, close: CancellationToken) -> End
+    /// Attends to the connection until it ends, or `close` says so. `before` is what the last life of the daemon has left of it.
+    pub async fn run<S>(self, stream: S, before: Before, close: CancellationToken) -> End
     where
         S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     {
         let seat = self.local.lobby.enter(self.answers.clone());
         // The borrow of the descriptor must not outlive the stream, so the watch works on a copy of its own.
         let copy = stream.as_fd().try_clone_to_owned();
+        let Before { unread, later } = before;
+        for (id, awaited) in later {
+            if let Some(pending) = self.answers.begin(true) {
+                self.local.origin.deliver(lines(pending, self.local.origin.resume(awaited), id, false));
+            }
+        }
         let (mut reader, mut writer) = tokio::io::split(stream);
         let mut is_http = None;
         let end = {
-            let mut reading = std::pin::pin!(self.read(&mut reader));
+            let mut reading = std::pin::pin!(self.read(&mut reader, &unread));
             let mut writing = std::pin::pin!(self.write(&mut writer));
             let mut leaving = std::pin::pin!(async {
-                match copy {
-                    Ok(copy) if hung_up(&copy).await.is_ok() => {}
+                match &copy {
+                    Ok(copy) if hung_up(copy).await.is_ok() => {}
                     // Unwatched, its leaving is seen by the next write.
                     _ => std::future::pending().await,
                 }
             });
-            let mut asking = true;
+            let (mut asking, mut parked) = (true, None);
             loop {
                 tokio::select! {
-                    begun = &mut reading, if asking => {
-                        if begun.is_some() {
-                            is_http = begun;
-                            break End::Done;
-                        }
+                    read = &mut reading, if asking => {
                         asking = false;
-                        self.answers.asked_all();
+                        match read {
+                            Read::All => self.answers.asked_all(),
+                            Read::Parked(rest) => parked = Some(rest),
+                            Read::Http(begun) => {
+                                is_http = Some(begun);
+                                break End::Done;
+                            }
+                        }
                     }
                     end = &mut writing => {
                         // What is being read and thrown away is given time: closed over it, the last answer could be lost.
@@ -101,7 +126,12 @@ impl Session {
                     () = &mut leaving, if !asking => break End::Gone,
                     () = close.cancelled() => {
                         self.answers.asked_all();
-                        break timeout(LAST_ANSWERS, writing).await.map_or(End::DoesNotRead, |_| End::Stopping);
+                        self.goes_on.store(parked.is_some(), Ordering::Relaxed);
+                        break match (timeout(LAST_ANSWERS, writing).await, parked) {
+                            (Ok(End::Done), Some(rest)) => End::Parked(rest),
+                            (Ok(_), _) => End::Stopping,
+                            (Err(_), _) => End::DoesNotRead,
+                        };
                     }
                 }
             }
@@ -113,36 +143,26 @@ impl Session {
             self.local.api.serve(stream, Visitor::Process(self.asker)).await;
             return End::Done;
         }
+        if let (End::Parked(unread), Ok(socket), Some(later)) = (&end, copy, self.answers.take_later()) {
+            self.local.park(Parked { socket, before: Before { unread: unread.clone(), later } });
+        }
         if matches!(end, End::DoesNotRead) {
             warn!("a local connection was closed: the process does not read its answers");
         }
         end
     }
 
-    /// Reads and asks until the process has asked all it wants to, or may not ask more. What was read, if it speaks HTTP: its first
-    /// byte, which begins no message, is that of a method.
-    async fn read<S: AsyncRead>(&self, reader: &mut ReadHalf<S>) -> Option<Vec<u8>> {
-        let mut framer = Framer::new(self.local.message, self.local.nesting);
+    /// Reads and asks until the process has asked all it wants to, or may not ask more. What speaks HTTP is not read on: its first byte,
+    /// which begins no message, is that of a method.
+    async fn read<S: AsyncRead>(&self, reader: &mut ReadHalf<S>, unread: &[u8]) -> Read {
+        let limits = self.local.limits.now();
+        let mut framer = Framer::new(limits.message, limits.nesting);
         let mut buffer = vec![0; READ_BYTES];
         // What was read at once may hold hundreds of messages.
         let mut turn = Turn::default();
-        let mut is_first = self.asker.caller != Caller::Tcp;
+        let mut is_first = self.asker.caller != Caller::Tcp && unread.is_empty();
+        framer.push(unread);
         loop {
-            match reader.read(&mut buffer).await {
-                Ok(0) => break,
-                Ok(length) if std::mem::take(&mut is_first) && buffer[0].is_ascii_uppercase() => {
-                    buffer.truncate(length);
-                    return Some(buffer);
-                }
-                Ok(length) => {
-                    turn.done(length).await;
-                    framer.push(&buffer[..length]);
-                }
-                Err(error) => {
-                    debug!(%error, "reading from a local connection failed");
-                    return None;
-                }
-            }
             while let Some(frame) = framer.next() {
                 let taken = match frame {
                     Frame::Message(text) => self.message(&text).await,
@@ -152,15 +172,41 @@ impl Session {
                 if !taken && self.asker.caller == Caller::Tcp {
                     self.answers.asked_all();
                     throw_away(reader).await;
-                    return None;
+                    return Read::All;
                 }
                 turn.done(0).await;
+            }
+            let read = tokio::select! {
+                biased;
+                // The rest is for the next life, in the system's hands until then.
+                () = self.local.stop.park.cancelled() => {
+                    if let Some(rest) = framer.rest() {
+                        return Read::Parked(rest.to_vec());
+                    }
+                    reader.read(&mut buffer).await
+                }
+                read = reader.read(&mut buffer) => read,
+            };
+            match read {
+                Ok(0) => break,
+                Ok(length) if std::mem::take(&mut is_first) && buffer[0].is_ascii_uppercase() => {
+                    buffer.truncate(length);
+                    return Read::Http(buffer);
+                }
+                Ok(length) => {
+                    turn.done(length).await;
+                    framer.push(&buffer[..length]);
+                }
+                Err(error) => {
+                    debug!(%error, "reading from a local connection failed");
+                    return Read::All;
+                }
             }
         }
         if let Some(bad) = framer.finish() {
             self.bad_message(&bad);
         }
-        None
+        Read::All
     }
 
     async fn write<S: AsyncWrite>(&self, writer: &mut WriteHalf<S>) -> End {
@@ -170,8 +216,10 @@ impl Session {
                     return End::Gone;
                 }
             }
-            // The other side sees the end of the stream either way.
-            drop(writer.shutdown().await);
+            if !self.goes_on.load(Ordering::Relaxed) {
+                // The other side sees the end of the stream either way.
+                drop(writer.shutdown().await);
+            }
             End::Done
         };
         tokio::select! {
@@ -305,6 +353,7 @@ async fn deliver(pending: Pending, outcome: impl Future<Output = Report>, id: Op
 /// The rest of a request's life that has more than one line: each is told as it comes, as fast as its caller reads. Behind the last
 /// one the request is over.
 async fn lines(pending: Pending, mut said: mpsc::Receiver<Said>, id: Option<CallerId>, is_plain: bool) {
+    let mut is_over = false;
     loop {
         let said = tokio::select! {
             said = said.recv() => said,
@@ -312,15 +361,20 @@ async fn lines(pending: Pending, mut said: mpsc::Receiver<Said>, id: Option<Call
             () = pending.gone() => return,
         };
         let Some(said) = said else { break };
+        is_over = matches!(said, Said::Final(_) | Said::Event(Event::Done { .. }));
         let line = match said {
             Said::Event(event) => event.to_json(id.as_ref()),
             // Whoever asked in the seed's own grammar gets the seed's own keys.
             Said::Final(report) if is_plain => Report { more: None, ..report }.to_json(id.as_ref()),
             Said::Final(report) => report.to_json(id.as_ref()),
+            Said::Later(awaited) => return pending.later(id, awaited),
         };
         pending.line(&line).await;
     }
-    pending.over();
+    // Else the last line will not come in this life of the daemon: the request is given up.
+    if is_over {
+        pending.over();
+    }
 }
 
 /// The answer to a command.

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -45,13 +46,19 @@ pub enum SocketFault {
     },
 }
 
-/// A bound socket file. Dropped, it is removed.
+/// A bound socket file. Dropped, it is removed, unless it was given by somebody who keeps it.
 #[derive(Debug)]
 pub struct SocketFile {
     listener: UnixListener,
     path: PathBuf,
+    own: Option<Own>,
+}
+
+/// What makes the file this daemon's own.
+#[derive(Debug)]
+struct Own {
     /// Device and inode: what was bound, whatever stands at the path later.
-    own: (u64, u64),
+    file: (u64, u64),
     lock: Lock,
 }
 
@@ -78,10 +85,53 @@ impl SocketFile {
             if !is_free(&path).map_err(fault)? {
                 continue;
             }
-            let (listener, own) = bind_at(&path, group).map_err(fault)?;
-            return Ok(Self { listener, path, own, lock });
+            let (listener, file) = bind_at(&path, group).map_err(fault)?;
+            return Ok(Self { listener, path, own: Some(Own { file, lock }) });
         }
         Err(SocketFault::AllTaken { prefix: prefix.to_owned() })
+    }
+
+    /// A socket that was bound before: by a service manager, who keeps it for the next life of this daemon, or by the last life, whose
+    /// `own` it was; then it is for its owner and, if given, a group.
+    ///
+    /// # Errors
+    /// It is no file, or the system is out of watches.
+    pub fn given(listener: std::os::unix::net::UnixListener, own: bool, group: Option<&str>) -> Result<Self, SocketFault> {
+        let address = listener.local_addr().ok();
+        let path = address.as_ref().and_then(|address| address.as_pathname()).map(Path::to_owned).unwrap_or_default();
+        let fault = |source| SocketFault::Io { path: path.clone(), source };
+        if path.as_os_str().is_empty() {
+            return Err(fault(io::Error::other("the socket that the service manager has given is no file")));
+        }
+        let listener = UnixListener::from_std(listener).map_err(fault)?;
+        // Whoever has its lock now takes the name when it is free.
+        let lock = if own { Lock::take(&path).map_err(fault)? } else { None };
+        if lock.is_some() {
+            let group = group.map(group_id).transpose()?;
+            give_rights(&path, group).map_err(fault)?;
+        }
+        let own = lock.zip(fs::symlink_metadata(&path).ok());
+        let own = own.map(|(lock, found)| Own { file: (found.dev(), found.ino()), lock });
+        Ok(Self { listener, path, own })
+    }
+
+    /// Lets the file stand for the next life of this daemon.
+    pub fn leave(mut self) {
+        self.own = None;
+    }
+
+    /// Whether it is removed in the end.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Another descriptor of the same socket.
+    ///
+    /// # Errors
+    /// The system is out of descriptors.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     /// Where it is.
@@ -101,10 +151,11 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.own) {
+        let Some(Own { file, lock }) = &self.own else { return };
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == *file) {
             drop(fs::remove_file(&self.path));
         }
-        self.lock.remove();
+        lock.remove();
     }
 }
 
@@ -145,10 +196,7 @@ fn bind_at(path: &Path, group: Option<Gid>) -> io::Result<(UnixListener, (u64, u
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     let bound = fs::symlink_metadata(path)?;
-    if let Some(group) = group {
-        chown(path, None, Some(group))?;
-    }
-    chmod(path, Mode::from_raw_mode(if group.is_some() { 0o660 } else { 0o600 }))?;
+    give_rights(path, group)?;
     listen(&socket, BACKLOG)?;
     let listener = UnixListener::from_std(socket.into())?;
     Ok((listener, (bound.dev(), bound.ino())))
@@ -180,6 +228,14 @@ impl Lock {
         // Given back with the descriptor, here or a moment later: nobody takes the lock of a file that is gone.
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
+}
+
+/// It is for its owner, and for the group if there is one.
+fn give_rights(path: &Path, group: Option<Gid>) -> io::Result<()> {
+    if let Some(group) = group {
+        chown(path, None, Some(group))?;
+    }
+    Ok(chmod(path, Mode::from_raw_mode(if group.is_some() { 0o660 } else { 0o600 }))?)
 }
 
 fn group_id(name: &str) -> Result<Gid, SocketFault> {

@@ -37,7 +37,7 @@ impl Origin {
         let Some(spool) = self.spool().cloned() else { return };
         let origin = self.clone();
         self.lives().spawn(async move {
-            let stopping = origin.stop().drain.clone();
+            let stopping = origin.stop().refuse.clone();
             let ThenDue { spool: instance, request, script, caller_id, reports } = due;
             let params = match &reports[..] {
                 [one] => with_id(one, caller_id.as_deref()),

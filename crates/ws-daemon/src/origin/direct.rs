@@ -93,6 +93,9 @@ impl Direct<'_> {
             };
             link.supports(&order)?;
             link.has_room().await;
+            if link.is_draining() && self.whom.instance.is_none() {
+                continue;
+            }
             let (sink, stream) = run_stream(order.credit);
             let departure = Departure::default();
             let body = AskBody::Run(self.request.name.clone(), self.request.params.clone(), order);

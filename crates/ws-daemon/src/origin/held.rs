@@ -105,6 +105,9 @@ impl Held {
                 peers.somebody().await;
                 let Pick::Link(link) = peers.pick(&Choice::ANYONE) else { continue };
                 link.has_room().await;
+                if link.is_draining() {
+                    continue;
+                }
                 let Some(Waiting { ask, leave }) = leaving.waiting.take() else { break };
                 match link.ask(ask) {
                     Ok(()) => {

@@ -9,6 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 use ws_daemon_protocol::event::Event;
@@ -66,17 +67,28 @@ impl Origin {
     /// Puts a request of `user` with options on the way to somebody `within`. What is told of it ends with the channel.
     pub fn order(&self, request: Request, user: &str, within: Scope) -> mpsc::Receiver<Said> {
         let caller = request.id.clone();
-        self.order_for(request, user, caller, within)
+        self.order_until(&self.stop().refuse, request, user, caller, within)
     }
 
     /// The same for a `caller` elsewhere, whose own id is for the script to see.
     pub fn order_for(&self, request: Request, user: &str, id: Option<CallerId>, within: Scope) -> mpsc::Receiver<Said> {
+        self.order_until(&self.stop().turn_away, request, user, id, within)
+    }
+
+    fn order_until(
+        &self,
+        closed: &CancellationToken,
+        request: Request,
+        user: &str,
+        id: Option<CallerId>,
+        within: Scope,
+    ) -> mpsc::Receiver<Said> {
         let (say, said) = mpsc::channel(SAID);
-        let (origin, user) = (self.clone(), Box::from(user));
+        let (origin, user, closed) = (self.clone(), Box::from(user), closed.clone());
         let caller = Caller(say);
         // Boxed in parts: the many that are queued and wait must not hold the memory of all that may be done.
         let life = async move {
-            if origin.stop().drain.is_cancelled() {
+            if closed.is_cancelled() {
                 let outcome = Outcome::failed(ErrorCode::Busy, "the daemon is stopping and takes nothing more");
                 return caller.tell(origin.refused(outcome)).await;
             }
@@ -106,6 +118,8 @@ impl Origin {
         }
         let queued = request.options.queue.is_some();
         let to = request.options.to.as_ref();
+        // Everyone is also who is away for a moment.
+        while !queued && self.somebody_returns(to, None).await {}
         let beyond = self.beyond(to, queued, within).await?;
         let found = self.peers().all_matching(to).into_iter();
         let parts: Vec<Part> = found
@@ -307,31 +321,7 @@ impl Origin {
             caller.tell(Said::Event(Event::Accepted { run: follow.run().clone(), nearest: nearest.clone(), runs })).await;
         }
         let (events, streams) = (options.events, options.output == OutputMode::Stream);
-        let mut going: FuturesUnordered<_> =
-            follows.into_iter().map(|follow| follow.follow(caller.0.clone(), events, streams)).collect();
-        let (mut runs, mut failed) = (0, 0);
-        let stopping = self.stop().close_links.clone();
-        loop {
-            let ended = tokio::select! {
-                ended = going.next() => ended,
-                // It stays on disk; there is nothing to say of it yet.
-                () = stopping.cancelled() => return,
-                // Nobody listens any more: the runs go on without this.
-                () = caller.0.closed() => return,
-            };
-            match ended {
-                Some(Some(report)) => {
-                    runs += 1;
-                    failed += usize::from(report.status != Some(0));
-                    caller.tell(Said::Final(report)).await;
-                }
-                Some(None) => return,
-                None => break,
-            }
-        }
-        if options.each {
-            caller.tell(Said::Event(Event::Done { runs, failed })).await;
-        }
+        self.tell_of(follows, events, streams, options.each.then_some((0, 0)), &caller.0).await;
     }
 
     /// Takes up what was found on disk: the same lives as of fresh requests.

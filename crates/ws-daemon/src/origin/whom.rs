@@ -100,7 +100,9 @@ impl Origin {
     pub fn look(&self, whom: &Whom) -> Result<Way, NoWay> {
         let absent = |message: &str| NoWay::Yet(Outcome::failed(ErrorCode::NoPeer, message));
         if let Some(instance) = &whom.instance {
-            let link = self.peers().link_of(instance).ok_or_else(|| absent("the peer is not connected"))?;
+            // One that restarts is waited for.
+            let link = self.peers().link_of(instance).filter(|link| link.restarts().is_none());
+            let link = link.ok_or_else(|| absent("the peer is not connected"))?;
             return Ok(Way { link, hop: None });
         }
         if let Some(name) = &whom.beyond {
@@ -220,6 +222,7 @@ impl Origin {
                 Ok(way) => return Ok(way),
                 Err(NoWay::Unknown(nearest)) => return Err(unknown(whom, nearest.as_deref())),
                 Err(NoWay::Denied(outcome)) => return Err(outcome),
+                Err(NoWay::Yet(_)) if self.somebody_returns(whom.to.as_ref(), whom.instance.as_deref()).await => {}
                 Err(NoWay::Yet(outcome)) if !self.is_client() || self.peers().is_somebody_there() => return Err(outcome),
                 Err(NoWay::Yet(_)) => {
                     if waits.is_none() {

@@ -12,23 +12,41 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 
-use super::{Newcomer, Peers};
-use crate::config::{ServerUrl, Servers, Times};
-use crate::link::{Backoff, DialFault, Dialect, GreetingFault, Wire, dial};
+use super::{Life, Newcomer, Peers};
+use crate::config::{InUse, ServerUrl, Servers, Times};
+use crate::link::{Backoff, DialFault, Dialect, Ended, GreetingFault, Wire, dial};
 use crate::tls::ClientTls;
 
 /// A link that lasted this long ends a series of failures: the next wait is short again, and the first server the next one to be
 /// tried. One that ended sooner is as good as none.
 const LASTING: Duration = Duration::from_secs(10);
 
+/// The wait before the server is dialled that has said that it restarts, at most: its clients do not come all at once.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
 /// Gives orders to a [`Dialer`].
 #[derive(Debug, Clone)]
-pub struct DialerHandle(watch::Sender<Option<Instant>>);
+pub struct DialerHandle {
+    pause: watch::Sender<Option<Instant>>,
+    plan: InUse<Plan>,
+}
+
+/// Which servers are dialled, and how often.
+#[derive(Debug)]
+struct Plan {
+    servers: Servers,
+    times: Times,
+}
 
 impl DialerHandle {
     /// Closes the link for so long; a later pause replaces an earlier one.
     pub fn pause(&self, pause: Duration) {
-        self.0.send_replace(Some(Instant::now() + pause));
+        self.pause.send_replace(Some(Instant::now() + pause));
+    }
+
+    /// The next dial is to the first of these, and comes at once if none is under way. A link that is up stays.
+    pub fn take_up(&self, servers: Servers, times: Times) {
+        self.plan.replace(Plan { servers, times });
     }
 }
 
@@ -58,9 +76,8 @@ impl fmt::Debug for EpochSource {
 #[derive(Debug)]
 pub struct Dialer {
     peers: Peers,
-    servers: Servers,
+    plan: InUse<Plan>,
     tls: ClientTls,
-    times: Times,
     epochs: EpochSource,
     /// The epoch that was refused as a clone's: it is said again until it is accepted, since one that was raised until it is
     /// would drive the other one out. It is that of this one.
@@ -81,39 +98,58 @@ impl Dialer {
         stop: CancellationToken,
     ) -> (DialerHandle, Self) {
         let (orders, pause) = watch::channel(None);
-        (DialerHandle(orders), Self { peers, servers, tls, times, epochs, refused: None, pause, stop })
+        let plan = InUse::new(Plan { servers, times });
+        let handle = DialerHandle { pause: orders, plan: plan.clone() };
+        (handle, Self { peers, plan, tls, epochs, refused: None, pause, stop })
     }
 
     /// Dials until told to stop.
     pub async fn run(mut self) {
-        let (stop, servers) = (self.stop.clone(), self.servers.clone());
-        let mut backoff = Backoff::new(self.times.backoff_min, self.times.backoff_max);
+        let stop = self.stop.clone();
+        let mut changes = self.plan.changes();
+        let backoff_of = |plan: &Plan| Backoff::new(plan.times.backoff_min, plan.times.backoff_max);
+        let mut backoff = backoff_of(&changes.borrow_and_update());
         'rounds: loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.pause_over() => {}
             }
-            for server in servers.iter() {
-                let tried = self.try_once(server).await;
+            let plan = self.plan.now();
+            for server in plan.servers.iter() {
+                let tried = self.try_once(server, plan.times.handshake).await;
                 if stop.is_cancelled() {
                     return;
                 }
                 match tried {
                     Tried::Paused => continue 'rounds,
+                    Tried::ToRestart => {
+                        backoff.reset();
+                        sleep(AT_ONCE.mul_f64(fastrand::f64())).await;
+                        continue 'rounds;
+                    }
                     Tried::Linked(life) if life >= LASTING => {
                         backoff.reset();
                         break;
                     }
                     Tried::Linked(_) | Tried::NoLink => {}
                 }
+                if changes.has_changed().unwrap_or_default() {
+                    break;
+                }
+            }
+            if changes.has_changed().unwrap_or_default() {
+                backoff = backoff_of(&changes.borrow_and_update());
+                continue;
             }
             let wait = backoff.next(fastrand::f64());
-            info!(?wait, server = %servers.first, "dialling again");
+            info!(?wait, server = %plan.servers.first, "dialling again");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(wait) => {}
                 // A pause replaces the wait, also one of no time at all: that is how to say "now".
                 _ = self.pause.changed() => backoff.reset(),
+                // So does another server, or another token for this one.
+                _ = changes.changed() => backoff = backoff_of(&changes.borrow_and_update()),
             }
         }
     }
@@ -130,11 +166,11 @@ impl Dialer {
         }
     }
 
-    /// One dial, and the life of its link.
-    async fn try_once(&mut self, server: &ServerUrl) -> Tried {
+    /// One dial, which is to have come to a link `within` so long, and the life of that link.
+    async fn try_once(&mut self, server: &ServerUrl, within: Duration) -> Tried {
         let (mut pause, stop) = (self.pause.clone(), self.stop.clone());
         let reached = tokio::select! {
-            reached = self.reach(server) => reached,
+            reached = self.reach(server, within) => reached,
             () = stop.cancelled() => return Tried::NoLink,
             _ = pause.changed() => return Tried::Paused,
         };
@@ -150,7 +186,10 @@ impl Dialer {
         let life = self.peers.host(newcomer, closing.clone());
         let mut life = std::pin::pin!(life);
         tokio::select! {
-            _ = &mut life => Tried::Linked(since.elapsed()),
+            life = &mut life => match life {
+                Life::Ended(Ended::Restarts) => Tried::ToRestart,
+                _ => Tried::Linked(since.elapsed()),
+            },
             _ = self.pause.changed() => {
                 info!("the link is closed for a pause");
                 closing.cancel();
@@ -161,8 +200,7 @@ impl Dialer {
     }
 
     /// From the name of a server to a link whose peer is known, under one deadline.
-    async fn reach(&mut self, server: &ServerUrl) -> Result<Newcomer, NoLink> {
-        let within = self.times.handshake;
+    async fn reach(&mut self, server: &ServerUrl, within: Duration) -> Result<Newcomer, NoLink> {
         let deadline = Instant::now() + within;
         let (wire, dialect) = dial(server, &self.tls, deadline, within, self.peers.terms().message).await?;
         match dialect {
@@ -198,6 +236,8 @@ enum Tried {
     NoLink,
     /// It was ended for a pause.
     Paused,
+    /// It was ended by the server, which restarts.
+    ToRestart,
 }
 
 /// Why there is no link.

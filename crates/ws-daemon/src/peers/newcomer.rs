@@ -48,7 +48,7 @@ impl Peers {
     pub async fn welcome(&self, mut wire: Wire, dialect: Dialect, standing: Standing, address: String) -> Option<Newcomer> {
         let hello = match dialect {
             Dialect::Seed => None,
-            Dialect::Version2 => match wire.hear_hello(self.0.terms.nesting).await {
+            Dialect::Version2 => match wire.hear_hello(self.terms().nesting).await {
                 Ok(hello) => Some(Box::new(hello)),
                 Err(error) => {
                     self.counters().count(Count::NoHello);
@@ -74,7 +74,7 @@ impl Peers {
         epoch: u64,
     ) -> Result<Newcomer, GreetingFault> {
         wire.say_hello(&Hello { epoch, ..(*me).clone() })?;
-        match wire.hear_hello(self.0.terms.nesting).await {
+        match wire.hear_hello(self.terms().nesting).await {
             Ok(hello) => Ok(Newcomer { wire, address, hello: Some(Box::new(hello)), me, standing: Standing::Server }),
             Err(error) => {
                 if let GreetingFault::NoHello(_) = error {
@@ -154,7 +154,7 @@ impl Peers {
         standing: Standing,
         closing: CancellationToken,
     ) -> Result<(Place<'_>, Vec<Link>), Unwelcome> {
-        let message = self.0.terms.message;
+        let message = self.terms().message;
         let mut table = self.table();
         self.check_standing(&standing, hello.as_deref())?;
         let Some(hello) = hello else {
@@ -167,7 +167,7 @@ impl Peers {
             self.announce(&place.link);
             return Ok((place, before.into_iter().collect()));
         };
-        if !Arc::ptr_eq(&me, &table.me) {
+        if me.instance != table.me.instance {
             // This daemon has become another since they met.
             closing.cancel();
         }

@@ -112,6 +112,11 @@ impl Registry {
         Self(records.into_iter().map(|record| (record.instance.clone(), record)).collect())
     }
 
+    /// What is remembered of an instance.
+    pub fn get(&self, instance: &str) -> Option<&PeerRecord> {
+        self.0.get(instance)
+    }
+
     /// All that are remembered, in no order.
     pub fn records(&self) -> impl Iterator<Item = &PeerRecord> {
         self.0.values()

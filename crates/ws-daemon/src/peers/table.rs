@@ -9,6 +9,7 @@ use ws_daemon_protocol::options::Route;
 use ws_daemon_protocol::target::Target;
 
 use super::registry::{Registry, Unwelcome};
+use super::returning::Returning;
 use crate::link::Link;
 use crate::policy::Scope;
 use crate::route;
@@ -25,6 +26,7 @@ pub struct Table {
     pub by_instance: HashMap<String, Link>,
     pub by_name: HashMap<String, Link>,
     pub registry: Registry,
+    pub returning: Returning,
     next: u64,
     last: Option<u64>,
 }
@@ -100,7 +102,7 @@ impl Table {
     /// Nobody is connected yet.
     pub fn new(registry: Registry, me: Arc<Hello>) -> Self {
         let (arrivals, links, by_instance, by_name) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
-        Self { me, arrivals, links, by_instance, by_name, registry, next: 0, last: None }
+        Self { me, arrivals, links, by_instance, by_name, registry, returning: Returning::default(), next: 0, last: None }
     }
 
     /// Takes a link in; the number of its arrival.
@@ -112,6 +114,7 @@ impl Table {
         self.by_name.insert(link.peer().to_owned(), link.clone());
         if let Some(instance) = link.instance() {
             self.by_instance.insert(instance.to_owned(), link.clone());
+            self.returning.came(instance);
         }
         arrival
     }
@@ -127,6 +130,7 @@ impl Table {
         }
         if let Some(instance) = link.instance().filter(|instance| self.by_instance.get(*instance) == Some(link)) {
             self.by_instance.remove(instance);
+            self.returning.gone(link);
         }
     }
 

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use ws_daemon_protocol::command::Command;
@@ -20,13 +21,13 @@ use crate::system::Process;
 /// Characters of a name that a refusal repeats; the rest is left out.
 const SHOWN_CHARS: usize = 80;
 
-/// Who may ask for what on this daemon. Clones are the same rules.
+/// Who may ask for what on this daemon, until other rules take their place. Clones are the same rules.
 #[derive(Debug, Clone, Default)]
-pub struct Rules(Arc<Inner>);
+pub struct Rules(Arc<ArcSwap<List>>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    list: Vec<Rule>,
+struct List {
+    rules: Vec<Rule>,
     /// Whether runs are passed on for every peer, where no rule is about peers.
     relay: bool,
     /// The user that the daemon runs as.
@@ -186,72 +187,57 @@ fn is_within(target: &Target, at: At<'_>) -> bool {
 impl Rules {
     /// These rules, on a daemon that `owner` runs; with `relay`, runs are passed on for every peer where no rule is about peers.
     #[must_use]
-    pub fn new(list: Vec<Rule>, relay: bool, owner: u32) -> Self {
-        Self(Arc::new(Inner { list, relay, owner }))
+    pub fn new(rules: Vec<Rule>, relay: bool, owner: u32) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(List { rules, relay, owner })))
     }
 
-    /// The rule at a place of the list.
+    /// From here on these rules hold, in all clones; what was let in before stays.
+    pub fn replace(&self, rules: Vec<Rule>, relay: bool) {
+        let owner = self.0.load().owner;
+        self.0.store(Arc::new(List { rules, relay, owner }));
+    }
+
+    /// Whom the rule at a place of the list is about, in its words.
     #[must_use]
-    pub fn get(&self, index: usize) -> Option<&Rule> {
-        self.0.list.get(index)
+    pub fn whom(&self, index: usize) -> Option<String> {
+        self.0.load().rules.get(index).map(|rule| rule.who.words.to_string())
     }
 
     /// Whether runs are passed on for anybody.
     #[must_use]
     pub fn relays_for_anyone(&self) -> bool {
-        if self.are_of_peers() { self.0.list.iter().any(|rule| rule.relay && rule.who.is_of_peers()) } else { self.0.relay }
+        let list = self.0.load();
+        if list.are_of_peers() { list.rules.iter().any(|rule| rule.relay && rule.who.is_of_peers()) } else { list.relay }
     }
 
     /// Whether runs are passed on for this peer.
     #[must_use]
     pub fn relays_for(&self, peer: &Standing) -> bool {
-        if self.has_defaults(Actor::Peer(peer)) {
-            return self.0.relay;
+        let list = self.0.load();
+        if list.has_defaults(Actor::Peer(peer)) {
+            return list.relay;
         }
-        self.about(Actor::Peer(peer)).any(|(_, rule)| rule.relay)
+        list.about(Actor::Peer(peer)).any(|(_, rule)| rule.relay)
     }
 
     /// Whether `actor` may do `action`, and what decides.
     #[must_use]
     pub fn decide(&self, actor: Actor<'_>, action: Action<'_>) -> Verdict {
-        let allowed = |by| Verdict { allowed: true, by };
-        if self.is_owner(actor) {
-            return allowed(By::Owner);
-        }
-        if is_never_given(actor, action) {
-            return Verdict { allowed: false, by: By::Nothing };
-        }
-        if let Some((index, _)) = self.about(actor).find(|(_, rule)| gives(rule, action)) {
-            return allowed(By::Rule(index));
-        }
-        if own_rule(actor).is_some_and(|rule| gives(rule, action)) {
-            return allowed(By::Entry);
-        }
-        if matches!((actor, action), (Actor::Local(Caller::Program(_)), Action::Command(command)) if is_about_runs(command)) {
-            return allowed(By::Own);
-        }
-        if let (Some(invited), Action::Run(name)) = (invitation(actor), action)
-            && invited.iter().any(|pattern| Glob::parse(pattern).is_ok_and(|glob| glob.matches(name)))
-        {
-            return allowed(By::Invitation);
-        }
-        if self.has_defaults(actor) {
-            return Verdict { allowed: self.by_default(actor, action), by: By::Default };
-        }
-        Verdict { allowed: false, by: By::NoRule }
+        self.0.load().decide(actor, action)
     }
 
     /// Whom `actor` may have asked for the script `name`, or have it passed on to: all that [`decide`](Self::decide) allows.
     #[must_use]
     pub fn scope(&self, actor: Actor<'_>, name: &str) -> Scope {
-        if self.is_owner(actor) || self.has_defaults(actor) {
+        let list = self.0.load();
+        if list.is_owner(actor) || list.has_defaults(actor) {
             return Scope::ANYONE;
         }
         let action = match actor {
             Actor::Peer(_) => Action::Relay(name, At::Somebody),
             Actor::Local(_) => Action::Ask(name, At::Somebody),
         };
-        let rules = self.about(actor).map(|(_, rule)| rule).chain(own_rule(actor));
+        let rules = list.about(actor).map(|(_, rule)| rule).chain(own_rule(actor));
         let targets = rules.filter(|rule| gives(rule, action)).map(|rule| rule.targets.clone());
         // One rule without targets is enough for anyone.
         Scope(targets.collect::<Option<Arc<[Target]>>>())
@@ -260,11 +246,11 @@ impl Rules {
     /// Of whom a peer may hear that they are there.
     #[must_use]
     pub fn sees(&self, peer: &Standing) -> Scope {
-        let actor = Actor::Peer(peer);
-        if self.has_defaults(actor) {
+        let (list, actor) = (self.0.load(), Actor::Peer(peer));
+        if list.has_defaults(actor) {
             return Scope::ANYONE;
         }
-        let rules = self.about(actor).filter(|(_, rule)| gives(rule, Action::Command(&Command::Peers)));
+        let rules = list.about(actor).filter(|(_, rule)| gives(rule, Action::Command(&Command::Peers)));
         Scope(rules.map(|(_, rule)| if rule.relay { rule.targets.clone() } else { None }).collect())
     }
 
@@ -293,7 +279,7 @@ impl Rules {
         let (what, gives) = match action {
             Action::Run(name) => ("run this script here", format!("\"scripts\":[{}]", short(name))),
             Action::Ask(name, at) => ("ask for this script there", format!("\"scripts\":[{}]{}", short(name), to(at))),
-            Action::Relay(..) | Action::Command(Command::Peers) if self.has_defaults_of_peers(actor) => {
+            Action::Relay(..) | Action::Command(Command::Peers) if self.0.load().has_defaults_of_peers(actor) => {
                 let why = "this server passes nothing on from one client to another; set \"relay\" to true in its config.json";
                 return Outcome::failed(ErrorCode::Denied, why);
             }
@@ -301,7 +287,9 @@ impl Rules {
                 ("have this script passed on there", format!("\"relay\":true,\"scripts\":[{}]{}", short(name), to(at)))
             }
             Action::Command(_) if is_never_given(actor, action) => {
-                let why = if matches!(actor, Actor::Peer(_)) {
+                let why = if matches!(actor, Actor::Local(Caller::Socket(_))) {
+                    "no rule can let you give this command: it is for root and the daemon's own user".to_owned()
+                } else if matches!(actor, Actor::Peer(_)) {
                     "no rule can let a peer give this command: it is answered by one's own daemon only".to_owned()
                 } else if matches!(actor, Actor::Local(Caller::Program(_))) {
                     format!("no rule can let a caller give this command; over HTTP there are {}", BY_CALLERS.join(", "))
@@ -319,6 +307,36 @@ impl Rules {
         );
         Outcome::Failed(ErrorCode::Denied, why)
     }
+}
+
+impl List {
+    fn decide(&self, actor: Actor<'_>, action: Action<'_>) -> Verdict {
+        let allowed = |by| Verdict { allowed: true, by };
+        if self.is_owner(actor) {
+            return allowed(By::Owner);
+        }
+        if is_never_given(actor, action) {
+            return Verdict { allowed: false, by: By::Nothing };
+        }
+        if let Some((index, _)) = self.about(actor).find(|(_, rule)| gives(rule, action)) {
+            return allowed(By::Rule(index));
+        }
+        if own_rule(actor).is_some_and(|rule| gives(rule, action)) {
+            return allowed(By::Entry);
+        }
+        if matches!((actor, action), (Actor::Local(Caller::Program(_)), Action::Command(command)) if is_about_runs(command)) {
+            return allowed(By::Own);
+        }
+        if let (Some(invited), Action::Run(name)) = (invitation(actor), action)
+            && invited.iter().any(|pattern| Glob::parse(pattern).is_ok_and(|glob| glob.matches(name)))
+        {
+            return allowed(By::Invitation);
+        }
+        if self.has_defaults(actor) {
+            return Verdict { allowed: self.by_default(actor, action), by: By::Default };
+        }
+        Verdict { allowed: false, by: By::NoRule }
+    }
 
     fn has_defaults_of_peers(&self, actor: Actor<'_>) -> bool {
         matches!(actor, Actor::Peer(_)) && self.has_defaults(actor)
@@ -326,46 +344,46 @@ impl Rules {
 
     /// Whether a rule is about peers.
     fn are_of_peers(&self) -> bool {
-        self.0.list.iter().any(|rule| rule.who.is_of_peers())
+        self.rules.iter().any(|rule| rule.who.is_of_peers())
     }
 
     /// The rules about somebody, with their places.
     fn about<'a>(&'a self, actor: Actor<'a>) -> impl Iterator<Item = (usize, &'a Rule)> {
-        self.0.list.iter().enumerate().filter(move |(_, rule)| is_about(rule, actor))
+        self.rules.iter().enumerate().filter(move |(_, rule)| is_about(rule, actor))
     }
 
     fn is_owner(&self, actor: Actor<'_>) -> bool {
         let Actor::Local(Caller::Socket(Process { uid: Some(uid), .. })) = actor else { return false };
-        *uid == 0 || *uid == self.0.owner
+        *uid == 0 || *uid == self.owner
     }
 
     fn has_defaults(&self, actor: Actor<'_>) -> bool {
         match actor {
             Actor::Peer(_) => !self.are_of_peers() && invitation(actor).is_none(),
             Actor::Local(Caller::Program(program)) => {
-                program.rule.is_none() && self.0.list.iter().all(|rule| rule.who.callers.is_empty())
+                program.rule.is_none() && self.rules.iter().all(|rule| rule.who.callers.is_empty())
             }
-            Actor::Local(_) => !self.0.list.iter().any(|rule| rule.who.is_of_locals()),
+            Actor::Local(_) => !self.rules.iter().any(|rule| rule.who.is_of_locals()),
         }
     }
 
     /// What holds without a rule. The match is on every command on purpose: a new one must be decided on.
     fn by_default(&self, actor: Actor<'_>, action: Action<'_>) -> bool {
         use Command::{
-            Callers, Cancel, Explain, Invite, Keys, Log, Metrics, Pause, Peers, Ping, Reload, Revoke, Rotate, Run, Runs,
-            Scripts, Stats, Status, Subscribe,
+            Callers, Cancel, Explain, Invite, Keys, Log, Metrics, Pause, Peers, Ping, Reload, Restart, Revoke, Rotate, Run,
+            Runs, Scripts, Stats, Status, Subscribe,
         };
         match (actor, action) {
             (Actor::Local(Caller::Socket(_)), _)
             | (Actor::Local(Caller::Program(_)), Action::Command(Peers | Scripts | Stats))
             | (_, Action::Run(_) | Action::Ask(..) | Action::Command(Pause(_) | Status(_))) => true,
             // PEERS tells who else there is, for runs to be passed on to.
-            (_, Action::Relay(..)) | (Actor::Peer(_), Action::Command(Peers)) => self.0.relay,
+            (_, Action::Relay(..)) | (Actor::Peer(_), Action::Command(Peers)) => self.relay,
             (
                 _,
                 Action::Command(
-                    Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Invite(_)
-                    | Revoke(_) | Rotate(_) | Keys(_) | Explain(_) | Log(_) | Metrics | Callers(_),
+                    Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Restart
+                    | Invite(_) | Revoke(_) | Rotate(_) | Keys(_) | Explain(_) | Log(_) | Metrics | Callers(_),
                 ),
             ) => false,
         }
@@ -375,6 +393,7 @@ impl Rules {
 /// Whether it is a command that is not carried out for such as these, whatever the rules are.
 fn is_never_given(actor: Actor<'_>, action: Action<'_>) -> bool {
     match (actor, action) {
+        (_, Action::Command(Command::Restart)) => true,
         (Actor::Local(Caller::Tcp), Action::Command(command)) => !BY_TCP.contains(&command.code()),
         (Actor::Local(Caller::Program(_)), Action::Command(command)) => !BY_CALLERS.contains(&command.code()),
         (Actor::Peer(_), Action::Command(command)) => !BY_PEERS.contains(&command.code()),
@@ -673,7 +692,7 @@ mod tests {
                 let allowed = |actor| rules.decide(actor, Action::Command(&command)).allowed;
                 assert_eq!(allowed(Actor::Peer(&anonymous)), expected.contains(&text), "{text} {relay}");
                 assert_eq!(allowed(Actor::Local(&tcp)), ["PAUSE", "STATUS"].contains(&text), "{text}");
-                assert!(allowed(Actor::Local(&user)), "{text}");
+                assert_eq!(allowed(Actor::Local(&user)), text != "RESTART", "{text}");
             }
         }
     }
@@ -683,6 +702,8 @@ mod tests {
         let web = peer("web-1", &[], None);
         let invited = peer("web-1", &[], Some(&["*"]));
         let (user, root, tcp) = (process(5, &[]), process(0, &[]), Caller::Tcp);
+        // The daemon's own life is for its owner alone.
+        let all_but_restart: Vec<&str> = Command::CODES.into_iter().filter(|code| *code != "RESTART").collect();
         let table: Vec<(&str, Actor<'_>, &[&str])> = vec![
             (r#"[{"who":"*","scripts":"*"}]"#, Actor::Peer(&web), &[]),
             ("[]", Actor::Peer(&invited), &[]),
@@ -695,7 +716,7 @@ mod tests {
             (r#"[{"who":"anonymous","commands":"*"}]"#, Actor::Peer(&Standing::Anonymous), &["PAUSE", "STATUS", "PEERS"]),
             (r#"[{"who":"tcp","commands":"*"}]"#, Actor::Local(&tcp), &["PAUSE", "STATUS"]),
             (r#"[{"who":["tcp","local"],"commands":"*"}]"#, Actor::Local(&tcp), &["PAUSE", "STATUS"]),
-            (r#"[{"who":["tcp","local"],"commands":"*"}]"#, Actor::Local(&user), &Command::CODES),
+            (r#"[{"who":["tcp","local"],"commands":"*"}]"#, Actor::Local(&user), &all_but_restart),
             (r#"[{"who":"*","commands":"*"}]"#, Actor::Peer(&Standing::Anonymous), &[]),
             (r#"[{"who":"local","scripts":"*"}]"#, Actor::Local(&user), &[]),
             (r#"[{"who":"local","scripts":"*"}]"#, Actor::Local(&tcp), &[]),

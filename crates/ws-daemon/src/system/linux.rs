@@ -1,9 +1,12 @@
-//! The Linux ways: O_PATH, pidfd_open(2), close_range(2).
+//! The Linux ways: O_PATH, pidfd_open(2), close_range(2), inotify(7).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, inotify};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -95,4 +98,47 @@ pub fn close_range_on_exec() -> io::Result<()> {
     )]
     let result = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// See [`super::FolderWatch`].
+#[derive(Debug)]
+pub struct FolderWatch(AsyncFd<OwnedFd>);
+
+impl FolderWatch {
+    /// See [`super::FolderWatch::new`]. What is written is told when it is closed: a spool, which is kept open, wakes nobody.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new(folders: &BTreeSet<PathBuf>) -> io::Result<Self> {
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        let (written, names) = (inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::ATTRIB, inotify::WatchFlags::MOVE);
+        let names = names | inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE | inotify::WatchFlags::ONLYDIR;
+        for folder in folders {
+            match inotify::add_watch(&watch, folder, written | names) {
+                // What is in there is not there either.
+                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        super::readiness(watch, Interest::READABLE).map(Self)
+    }
+
+    /// See [`super::FolderWatch::changed`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn changed(&self) -> io::Result<()> {
+        let mut events = [0; 4 << 10];
+        let mut guard = self.0.readable().await?;
+        // What it was is for others to see: what counts is that there was something.
+        loop {
+            match rustix::io::read(guard.get_inner(), &mut events) {
+                Ok(0) | Err(Errno::AGAIN) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        guard.clear_ready();
+        Ok(())
+    }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, verify_tls12_signature, verify_tls13_signature};
@@ -40,12 +41,23 @@ pub struct ClientPlan {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
+impl ClientPlan {
+    /// Whether the files that it names can be used.
+    ///
+    /// # Errors
+    /// Which file is wrong, and what with it.
+    pub fn check(&self) -> Result<(), KeysFault> {
+        self.roots.as_deref().map(pinned).transpose()?;
+        self.identity.as_ref().map(certificate::read_pair).transpose().map(drop)
+    }
+}
+
 /// A client's TLS, kept over its dials. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct ClientTls(Arc<Inner>);
 
 struct Inner {
-    plan: ClientPlan,
+    plan: ArcSwap<ClientPlan>,
     kept: Mutex<Option<Arc<Kept>>>,
 }
 
@@ -85,7 +97,7 @@ impl ClientTls {
     /// A client that believes and proves what `plan` says.
     #[must_use]
     pub fn new(plan: ClientPlan) -> Self {
-        Self(Arc::new(Inner { plan, kept: Mutex::default() }))
+        Self(Arc::new(Inner { plan: ArcSwap::from_pointee(plan), kept: Mutex::default() }))
     }
 
     /// A client that believes whom the system does.
@@ -95,14 +107,9 @@ impl ClientTls {
         Self::new(ClientPlan { folder: PathBuf::from("/dev/null"), roots: None, identity: None })
     }
 
-    /// Whether the files that the settings name can be used.
-    ///
-    /// # Errors
-    /// Which file is wrong, and what with it.
-    pub fn check(&self) -> Result<(), KeysFault> {
-        let ClientPlan { roots, identity, .. } = &self.0.plan;
-        roots.as_deref().map(pinned).transpose()?;
-        identity.as_ref().map(certificate::read_pair).transpose().map(drop)
+    /// Handshakes from here on go by `plan`.
+    pub fn replace(&self, plan: ClientPlan) {
+        self.0.plan.store(Arc::new(plan));
     }
 
     /// The handshake with `host`, under the caller's deadline.
@@ -153,7 +160,7 @@ impl ClientTls {
     }
 
     fn pin_anew(&self, announced: &[String]) -> Result<Vec<Pin>, KeysFault> {
-        let plan = &self.0.plan;
+        let plan = self.0.plan.load();
         let folder = Folder::new(plan.folder.clone());
         let file = plan.roots.clone().unwrap_or_else(|| folder.path(PINNED));
         if plan.roots.is_none() && !file.exists() {
@@ -194,13 +201,13 @@ impl ClientTls {
             host: host.to_string(),
             roots: kept.as_ref().and_then(|kept| kept.roots.clone()),
             pin: None,
-            has_certificate: self.0.plan.identity.is_some(),
+            has_certificate: self.0.plan.load().identity.is_some(),
         }
     }
 
     /// The configuration of the last handshake, unless what it was made of has changed.
     fn prepare(&self) -> Result<Arc<Kept>, ClientFault> {
-        let plan = &self.0.plan;
+        let plan = self.0.plan.load();
         let default = plan.folder.join(PINNED);
         let file = plan.roots.clone().or_else(|| default.exists().then_some(default));
         let roots = match &file {

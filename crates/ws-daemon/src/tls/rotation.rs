@@ -139,10 +139,10 @@ impl ServerTls {
     fn make_next(&self) -> Result<(), KeysFault> {
         self.issue(&[], false)?;
         {
-            let _one_at_a_time = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
+            let _one_at_a_time = self.one_at_a_time();
             let folder = &self.0.folder;
             if !folder.has("next-root.pem") {
-                let next = authority::make_root(&self.0.plan.host, wall_seconds())?;
+                let next = authority::make_root(&self.0.plan.load().host, wall_seconds())?;
                 // The certificate last: a key alone is made again.
                 folder.write("next-root.key", &next.key, Readers::Owner)?;
                 folder.write("next-root.pem", &next.certificate, Readers::All)?;
@@ -154,7 +154,7 @@ impl ServerTls {
 
     fn go_over(&self) -> Result<(), KeysFault> {
         {
-            let _one_at_a_time = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
+            let _one_at_a_time = self.one_at_a_time();
             let folder = &self.0.folder;
             let (Some(certificate), Some(key)) = (folder.read("next-root.pem")?, folder.read("next-root.key")?) else {
                 return Err(KeysFault::NoNext);

@@ -4,10 +4,10 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::client::verify_server_name;
 use rustls::crypto::SupportedKxGroup;
 use rustls::pki_types::pem::PemObject;
@@ -78,7 +78,7 @@ pub struct ServerPlan {
 pub struct ServerTls(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
-    pub(super) plan: ServerPlan,
+    pub(super) plan: ArcSwap<ServerPlan>,
     pub(super) folder: Folder,
     /// What handshakes go by; `None` without TLS.
     pub(super) live: ArcSwapOption<Live>,
@@ -143,8 +143,9 @@ impl ServerTls {
         }
         let (live, work, changed) = (ArcSwapOption::empty(), Mutex::default(), watch::Sender::default());
         let holders = Mutex::new(Holders::read(folder.read(rotation::FILE)?.as_deref()));
-        let tls = Self(Arc::new(Inner { plan, folder, live, work, holders, tickets: tickets.ok(), changed }));
-        tls.load()?;
+        let in_use = ArcSwap::from_pointee(plan.clone());
+        let tls = Self(Arc::new(Inner { plan: in_use, folder, live, work, holders, tickets: tickets.ok(), changed }));
+        tls.load(plan)?;
         Ok(tls)
     }
 
@@ -157,13 +158,19 @@ impl ServerTls {
     /// Whether links without TLS are taken from other machines.
     #[must_use]
     pub fn takes_plain(&self) -> bool {
-        self.0.plan.plain || !self.is_on()
+        self.0.plan.load().plain || !self.is_on()
     }
 
     /// The certificate that the chain ends in, as PEM; `None` without TLS.
     #[must_use]
     pub fn root_pem(&self) -> Option<String> {
         self.0.live.load().as_ref()?.chain.last().map(|root| certificate::to_pem(root))
+    }
+
+    /// The certificate that is shown, if there is one.
+    #[must_use]
+    pub fn shown(&self) -> Option<CertificateDer<'static>> {
+        self.0.live.load().as_ref()?.chain.first().cloned()
     }
 
     /// The pin of the certificate that the chain ends in; `None` without TLS.
@@ -179,7 +186,7 @@ impl ServerTls {
     /// # Errors
     /// Why not. The operator's own certificate has its names, or does not.
     pub async fn ensure_names(&self, names: &[String]) -> Result<(), KeysFault> {
-        if let (Some(_), Some(live)) = (&self.0.plan.own, &*self.0.live.load()) {
+        if let (Some(_), Some(live)) = (&self.0.plan.load().own, &*self.0.live.load()) {
             let leaf = ParsedCertificate::try_from(&live.chain[0]).map_err(KeysFault::other)?;
             let is_for = |name: &str| {
                 let name = authority::name(name).and_then(|name| ServerName::try_from(name).ok());
@@ -201,17 +208,22 @@ impl ServerTls {
         self.blocking(|tls| tls.issue(&[], true)).await
     }
 
-    /// Reads the files again. Whether there is TLS now.
+    /// Goes by `plan` from here on, whose folder is the same, and reads the files again.
     ///
     /// # Errors
-    /// Which file is wrong, and what with it: then those from before are kept.
-    pub async fn reload(&self) -> Result<bool, KeysFault> {
-        self.blocking(Self::load).await?;
-        Ok(self.is_on())
+    /// Which file is wrong, and what with it: then the plan and the certificates from before are kept.
+    pub async fn reload(&self, plan: ServerPlan) -> Result<(), KeysFault> {
+        self.blocking(move |tls| tls.load(plan)).await
+    }
+
+    /// What it goes by.
+    #[must_use]
+    pub fn plan(&self) -> ServerPlan {
+        ServerPlan::clone(&self.0.plan.load())
     }
 
     pub(super) fn must_be_on(&self) -> Result<(), KeysFault> {
-        match self.0.plan.on {
+        match self.0.plan.load().on {
             _ if self.is_on() => Ok(()),
             Some(false) => Err(KeysFault::Off),
             _ => Err(KeysFault::NotYet),
@@ -303,28 +315,37 @@ impl ServerTls {
         Ok(Accepted { stream, client })
     }
 
-    /// Takes what the files hold, as far as there is to be TLS.
-    fn load(&self) -> Result<(), KeysFault> {
-        let plan = &self.0.plan;
+    /// Takes what the files hold, as far as there is to be TLS by `plan`, which is in use from here on.
+    fn load(&self, plan: ServerPlan) -> Result<(), KeysFault> {
+        let _one_at_a_time = self.one_at_a_time();
+        let folder = &self.0.folder;
         match (plan.on, &plan.own) {
-            (Some(false), _) => Ok(()),
-            (_, Some(own)) => self.show(certificate::read_pair(own)?, Vec::new()),
-            (Some(true), None) => self.issue(&[], false),
-            (None, None) if self.0.folder.has("root.pem") || self.0.folder.has("leaf.pem") => self.issue(&[], false),
-            (None, None) => Ok(()),
+            (Some(false), _) => self.0.live.store(None),
+            (_, Some(own)) => self.show(&plan, certificate::read_pair(own)?, Vec::new())?,
+            (None, None) if !folder.has("root.pem") && !folder.has("leaf.pem") => self.0.live.store(None),
+            (_, None) => self.issue_by(&plan, &[], false)?,
         }
+        self.0.plan.store(Arc::new(plan));
+        Ok(())
+    }
+
+    pub(super) fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
+        self.0.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows the leaf that there is, if it is good for long enough and for all names, `more` among them; else a new one. `anew`: a
     /// new one in any case.
     pub(super) fn issue(&self, more: &[String], anew: bool) -> Result<(), KeysFault> {
-        let plan = &self.0.plan;
+        let _one_at_a_time = self.one_at_a_time();
+        self.issue_by(&self.0.plan.load_full(), more, anew)
+    }
+
+    fn issue_by(&self, plan: &ServerPlan, more: &[String], anew: bool) -> Result<(), KeysFault> {
         match (plan.on, &plan.own) {
             (Some(false), _) => return Err(KeysFault::Off),
             (_, Some(_)) => return Err(KeysFault::NotOurs),
             _ => {}
         }
-        let _one_at_a_time = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
         let (folder, now) = (&self.0.folder, wall_seconds());
         self.complete_going_over()?;
         let root = self.root(now)?;
@@ -357,7 +378,7 @@ impl ServerTls {
             ends && facts.is_current(now) && now < authority::renewal(facts.not_after, plan.life) && facts.names == names
         };
         if let Some((pair, _)) = present.filter(|(_, facts)| good(facts) && !anew) {
-            return self.show(certified(&pair)?, roots);
+            return self.show(plan, certified(&pair)?, roots);
         }
         // Read for this alone: where it is kept elsewhere, it is missed only now.
         let key = folder.read("root.key")?.ok_or_else(|| {
@@ -367,7 +388,7 @@ impl ServerTls {
         let leaf = authority::make_leaf(&root, &names, plan.life, now)?;
         let chain = format!("{}{}", leaf.certificate, certificate::to_pem(&roots[0]));
         let leaf = Pair { certificate: chain, key: leaf.key };
-        self.show(certified(&leaf)?, roots)?;
+        self.show(plan, certified(&leaf)?, roots)?;
         folder.write("leaf.key", &leaf.key, Readers::Owner)?;
         folder.write("leaf.pem", &leaf.certificate, Readers::All)?;
         info!(names = names.join(" "), "the server's certificate is new");
@@ -384,7 +405,7 @@ impl ServerTls {
             let what = "it is gone, and another root would be a stranger to all clients; it stands in leaf.pem behind the leaf";
             return Err(KeysFault::file(folder.path("root.pem"), what));
         }
-        let root = authority::make_root(&self.0.plan.host, now)?;
+        let root = authority::make_root(&self.0.plan.load().host, now)?;
         // The certificate last: without it there is no root, and a key alone is made again.
         folder.write("root.key", &root.key, Readers::Owner)?;
         folder.write("root.pem", &root.certificate, Readers::All)?;
@@ -403,8 +424,7 @@ impl ServerTls {
     }
 
     /// Has handshakes from here on show a certificate, which is under the first of `roots` if it was made here.
-    fn show(&self, pair: CertifiedKey, roots: Vec<CertificateDer<'static>>) -> Result<(), KeysFault> {
-        let plan = &self.0.plan;
+    fn show(&self, plan: &ServerPlan, pair: CertifiedKey, roots: Vec<CertificateDer<'static>>) -> Result<(), KeysFault> {
         let leaf = Facts::of(&pair.cert[0]).map_err(KeysFault::Other)?;
         if !leaf.is_current(wall_seconds()) {
             let (from, until) = (certificate::date(leaf.not_before), certificate::date(leaf.not_after));
@@ -558,7 +578,7 @@ mod tests {
         let server = ServerTls::open(ServerPlan { on: Some(true), ..plan(place.path()) }).expect("made");
         let keys = place.path().join("keys");
         let own = Some((keys.join("leaf.pem"), keys.join("leaf.key")));
-        let server = ServerTls::open(ServerPlan { own, ..server.0.plan.clone() }).expect("a pair");
+        let server = ServerTls::open(ServerPlan { own, ..server.plan() }).expect("a pair");
         assert!(server.ensure_names(&["a-host".into(), "[::1]".into()]).await.is_ok());
         assert!(matches!(server.ensure_names(&["b-host".into()]).await, Err(KeysFault::NotFor(name)) if name == "b-host"));
         assert!(matches!(server.renew().await, Err(KeysFault::NotOurs)));
@@ -606,7 +626,7 @@ mod tests {
         let mixed = format!("{}{}", leaf, real.root_pem().expect("on"));
         std::fs::write(keys.join("mixed.pem"), mixed).expect("written");
         let own = Some((keys.join("mixed.pem"), keys.join("leaf.key")));
-        let forger = ServerTls::open(ServerPlan { own, ..forger.0.plan.clone() }).expect("the key is the leaf's");
+        let forger = ServerTls::open(ServerPlan { own, ..forger.plan() }).expect("the key is the leaf's");
         let (near, far) = sockets().await;
         let host = localhost();
         let pin = real.root_pin().expect("on");

@@ -49,7 +49,7 @@ impl Worker {
             let verdict = Verdict { attempt: Some(attempt), refused: false };
             return link.send_status(&run, verdict, &Outcome::failed(ErrorCode::SpoolFailed, why).into());
         };
-        if self.0.stop.drain.is_cancelled() {
+        if self.0.stop.turn_away.is_cancelled() {
             // It is offered again to whoever takes this one's place.
             return;
         }

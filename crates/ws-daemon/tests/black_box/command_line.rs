@@ -35,6 +35,7 @@ const COMMANDS: &[&str] = &[
     "pause",
     "stats",
     "reload",
+    "restart",
     "log-level",
     "metrics",
     "check",

@@ -173,7 +173,7 @@ fn the_journal_gets_entries_with_fields() {
     for (words, environment) in [(auto, &[][..]), ("", &[("WSDAEMON_LOG_FORMAT", "journald")])] {
         let mut journal = Journal::of(words, environment);
         let entry = journal.entry("listening");
-        for line in ["PRIORITY=6", "SYSLOG_IDENTIFIER=ws-daemon", "TARGET=ws_daemon::daemon"] {
+        for line in ["PRIORITY=6", "SYSLOG_IDENTIFIER=ws-daemon", "TARGET=ws_daemon::daemon::listening"] {
             assert!(entry.iter().any(|found| found == line), "{line} is not in {entry:?}");
         }
         let address = entry.iter().find_map(|line| line.strip_prefix("WSDAEMON_ADDRESS=")).expect("it says where");

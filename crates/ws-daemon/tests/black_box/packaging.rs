@@ -113,16 +113,17 @@ fn the_unit_says_what_the_daemon_does() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let command = value("ExecStart");
-    let here = command.replacen("ws-daemon", env!("CARGO_BIN_EXE_ws-daemon"), 1);
-    let path = folder.path().join("ws-daemon.service");
-    fs::write(&path, unit.replace(&format!("ExecStart={command}"), &format!("ExecStart={here}")))
-        .expect("the folder is ours to write");
+    assert!(value("ExecStart").starts_with("ws-daemon ") && value("ExecReload").starts_with("ws-daemon "));
+    let here = unit.replace("=ws-daemon ", &format!("={} ", env!("CARGO_BIN_EXE_ws-daemon")));
+    let sockets = folder.path().join("ws-daemon.socket");
+    fs::write(folder.path().join("ws-daemon.service"), here).expect("the folder is ours to write");
+    fs::write(&sockets, read("contrib/systemd/ws-daemon.socket")).expect("the folder is ours to write");
     let mut verify = Command::new("systemd-analyze");
-    verify.args(["verify", "--man=no"]).arg(&path);
+    // With it goes the service that it is for.
+    verify.args(["verify", "--man=no"]).arg(&sockets);
     let said = run(verify);
     let words = String::from_utf8_lossy(&said.stderr);
-    assert!(said.status.success() && !words.contains("ws-daemon.service"), "{words}");
+    assert!(said.status.success() && !words.contains("ws-daemon."), "{words}");
 }
 
 /// What the unit's walls are, or the drop-in takes away, in order: name and value.

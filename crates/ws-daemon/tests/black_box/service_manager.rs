@@ -43,6 +43,24 @@ fn ready_is_told_when_everything_is_bound_and_stopping_when_it_stops() {
 }
 
 #[test]
+fn a_reload_is_told_at_its_beginning_and_at_its_end_also_when_it_changes_nothing() {
+    let (plan, manager) = Manager::of(Daemon::server());
+    let daemon = plan.start();
+    assert_eq!(manager.told(), "READY=1");
+    let reloading = || {
+        let told = manager.told();
+        let since = told.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{told:?}"));
+        assert_eq!(manager.told(), "READY=1");
+        since.trim().parse::<u64>().expect("microseconds")
+    };
+    daemon.signal(Signal::HUP);
+    let first = reloading();
+    daemon.write_config("{");
+    assert!(reloading() > first);
+    daemon.wait_log("nothing was changed");
+}
+
+#[test]
 fn the_watchdog_is_fed_only_while_the_executor_answers() {
     let (plan, manager) = Manager::of(Daemon::server().script("run", "#!/bin/sh\nexit 1\n"));
     let mut daemon = plan.env("WATCHDOG_USEC", "200000").start();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, DaemonPlan, Fifo, Local, Peer, Watched};
+use crate::support::{Daemon, DaemonPlan, Fifo, Local, Peer, Watched, daemons_say};
 
 /// Dies of TERM, as most do.
 const MORTAL: &str = "#!/bin/sh\necho $$ > said\nread -r never < never\n";
@@ -170,7 +170,7 @@ fn what_a_killed_doer_had_in_hand_is_settled_as_unknown() {
 
 #[test]
 fn a_daemon_at_rest_stops_at_once_for_each_signal() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+    for signal in [Signal::TERM, Signal::INT, Signal::USR2] {
         let mut daemon = unhurried(Daemon::server()).start();
         let mut local = daemon.connect();
         daemon.signal(signal);
@@ -180,10 +180,99 @@ fn a_daemon_at_rest_stops_at_once_for_each_signal() {
 }
 
 #[test]
+fn sigusr2_takes_nothing_more_and_waits_for_all_that_runs_is_in_line_and_was_asked_for_beyond_any_grace() {
+    let (mut doer, mut pipes) = stage(Daemon::server().config(json!({ "limits": { "runs": 1 }, "times": { "grace": "1ms" } })));
+    let mut peer = Peer::dial_version2(&doer, &json!({ "name": "web", "instance": "i", "epoch": 1 }));
+    let run = |id: &str| format!(r#"{{"name":"gate","id":"{id}"}}"#);
+    peer.send_text(&run("first"));
+    peer.send_text(&run("second"));
+    let mut local = doer.connect();
+    local.send(r#"{"name":"asked","id":"x"}"#);
+    let asked: Value = serde_json::from_str(&peer.text()).expect("JSON");
+    assert_eq!(asked["name"], "asked", "{asked}");
+    pipes.said.line();
+    doer.signal(Signal::USR2);
+    let drain = peer.text();
+    assert!(drain.contains("DRAIN"), "{drain}");
+    let ping: Value = serde_json::from_str(&peer.text()).expect("JSON");
+    assert_eq!(ping["params"]["code"], "PING");
+    // What was on its way when the peer heard of it is done still.
+    peer.send_text(&run("third"));
+    peer.send_text(&daemons_say("STATUS", &json!({ "status": 0, "id": ping["id"] })));
+    doer.wait_log("nothing more is taken of peers");
+    peer.send_text(&run("late"));
+    let refused = peer.status();
+    assert!(refused.contains("\"late\"") && refused.contains("busy"), "{refused}");
+    local.send(r#"{"name":"gate","id":"late"}"#);
+    assert!(local.line().starts_with(r#"{"status":-1,"id":"late","error":"busy","#));
+    assert!(!doer.socket().exists(), "it takes no more connections");
+    // Whoever is there may go and come back, as long as there is something to be done; nobody new may.
+    pipes.go.release(1);
+    assert!(peer.status().contains("\"first\""));
+    pipes.said.line();
+    pipes.go.release(1);
+    assert!(peer.status().contains("\"second\""));
+    pipes.said.line();
+    pipes.go.release(1);
+    assert!(peer.status().contains("\"third\""));
+    peer.send_text(&daemons_say("STATUS", &json!({ "status": 7, "id": asked["id"] })));
+    assert_eq!(local.line(), r#"{"status":7,"id":"x"}"#);
+    local.eof();
+    drop(peer);
+    assert_eq!(doer.wait_exit(LAST_STEPS).code(), Some(0));
+    assert_eq!(doer.log().count("SIGKILL"), 0);
+}
+
+#[test]
+fn sigterm_ends_a_drain_as_it_ends_all() {
+    let (mut daemon, mut pipes) = stage(Daemon::server().config(json!({ "times": { "grace": "1s" } })));
+    let mut peer = Peer::dial(&daemon);
+    peer.send_text(r#"{"name":"mortal","id":"m"}"#);
+    pipes.said.line();
+    daemon.signal(Signal::USR2);
+    daemon.wait_log("told to end when all is done");
+    daemon.signal(Signal::TERM);
+    assert_eq!(cancelled_by(&peer.status()), "SIGTERM");
+    drop(peer);
+    assert_eq!(daemon.wait_exit(LAST_STEPS).code(), Some(0));
+}
+
+#[test]
+fn sighup_reads_the_settings_again_and_ends_nothing() {
+    let daemon = unhurried(Daemon::server()).start();
+    let mut local = daemon.connect();
+    for times in 1..=3 {
+        daemon.signal(Signal::HUP);
+        daemon.wait_log_times("the settings were read again changed=", times);
+    }
+    local.nothing_waiting();
+}
+
+#[test]
+fn a_daemon_whose_terminal_is_gone_stops() {
+    // Python stands for the terminal's window: it has the other end of it.
+    const WINDOW: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
+    let plan = unhurried(Daemon::server()).env("NO_COLOR", "1").started_by(&["python3", "-c", WINDOW]);
+    let mut said = Fifo::new(plan.prefix(), "said");
+    let daemon = plan.script("whose", "#!/bin/sh\necho $PPID > said\n").start();
+    let mut peer = Peer::dial(&daemon);
+    peer.send_text(r#"{"name":"whose"}"#);
+    let itself = Watched::new(&said.line());
+    peer.status();
+    itself.signal(Signal::HUP);
+    daemon.wait_log("the settings were read again");
+    assert!(itself.is_alive(), "its terminal is there");
+    let socket = daemon.socket().to_owned();
+    drop(daemon.crash());
+    itself.wait_end();
+    assert!(!socket.exists(), "it has stopped in good order");
+}
+
+#[test]
 fn a_daemon_that_ignores_hangups_outlives_its_terminal() {
     let mut daemon = unhurried(Daemon::server()).started_by(&["nohup"]).start();
     daemon.signal(Signal::HUP);
-    drop(daemon.connect());
+    daemon.connect().result("RELOAD", &Value::Null);
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait_exit(LAST_STEPS).code(), Some(0));
 }

@@ -764,7 +764,7 @@ fn events_come_until_the_daemon_ends() {
 }
 
 /// Every command that asks, with what it needs.
-const ASKING: [&[&str]; 14] = [
+const ASKING: [&[&str]; 15] = [
     &["peers"],
     &["ping"],
     &["runs"],
@@ -777,6 +777,7 @@ const ASKING: [&[&str]; 14] = [
     &["pause", "1s"],
     &["stats"],
     &["reload"],
+    &["restart"],
     &["log-level"],
     &["metrics"],
 ];

@@ -78,6 +78,7 @@ impl Book {
                     self.accepted(&id, &run.to_string());
                 }
                 Said::Event(_) => {}
+                Said::Later(_) => self.fault(format!("{id} was put off, and no daemon has restarted")),
                 Said::Final(report) if accepted => {
                     self.note(format!("{id} ends {:?} {:?}", report.status, report.error));
                     if let Some(entry) = self.pages().entries.get_mut(&id) {

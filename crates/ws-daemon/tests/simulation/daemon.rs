@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use ws_daemon::audit::Audit;
 use ws_daemon::callers::Callers;
-use ws_daemon::config::{Limits, LogFilter};
-use ws_daemon::control::{Control, Means, Reload};
+use ws_daemon::config::{InUse, Limits, LogFilter};
+use ws_daemon::control::{Control, Means, Orders};
 use ws_daemon::daemon::identity;
 use ws_daemon::exec::{Executor, Surroundings};
 use ws_daemon::levels::Levels;
@@ -25,7 +25,6 @@ use ws_daemon::spool::{Bounds, Durability, Spool, WallClock};
 use ws_daemon::tasks::{Stop, Tasks};
 use ws_daemon::worker::Worker;
 use ws_daemon_protocol::codec::v2::Hello;
-use ws_daemon_protocol::outcome::Outcome;
 
 use crate::disk::Disk;
 use crate::scripts::Counts;
@@ -157,8 +156,9 @@ impl Site {
             callers: Callers::default(),
             rules: Rules::default(),
             audit,
-            peer_runs: LIMITS.peer_runs,
-            reload: Reload(Box::new(|| Err(Outcome::Exited(1)))),
+            peer_runs: InUse::new(LIMITS.peer_runs),
+            reload: Orders::new().0,
+            restart: Orders::new().0,
             levels: Levels::new(&LogFilter::default()).0,
             rest: tasks.clone(),
             since: Instant::now(),

@@ -194,6 +194,18 @@ fn run_id(text: &str) -> Result<RunId, Refused> {
     if plain { Ok(RunId::new(text)) } else { Err(Refused::bad("a run's id is a UUID")) }
 }
 
+#[derive(Deserialize)]
+struct DrainData {
+    #[serde(default)]
+    restart: bool,
+}
+
+/// Whatever stands there beside, it asks for no more new work.
+fn drain_frame(data: &str) -> Frame {
+    let data: Option<DrainData> = serde_json::from_str(data).unwrap_or_default();
+    Frame::Drain { restarts: data.is_some_and(|data| data.restart) }
+}
+
 /// The codes that only daemons say; `None` if it is none of them.
 fn between_daemons(code: &str, data: &str, id: Option<&CallerId>) -> Option<Result<Frame, Refused>> {
     let frame = match code {
@@ -204,7 +216,7 @@ fn between_daemons(code: &str, data: &str, id: Option<&CallerId>) -> Option<Resu
         "CREDIT" => of_run(data).map(|(run, data)| Frame::Credit(run, data.bytes)),
         "CANCEL" => of_run(data).map(|(run, data)| Frame::Cancel(run, data.attempt)),
         "ACK" => of_run(data).map(|(run, data)| Frame::Ack(run, data.attempt.unwrap_or_default())),
-        "DRAIN" => Ok(Frame::Drain),
+        "DRAIN" => Ok(drain_frame(data)),
         "ROOTS" => roots_frame(data),
         "PING" => id.map(|id| Frame::Ping(id.clone())).ok_or_else(|| Refused::bad("a PING without an id asks for nothing")),
         "PEERS" => {

@@ -127,10 +127,10 @@ pub fn ack(run: &RunId, attempt: u32) -> String {
     daemon_command("ACK", &format!("{{\"id\":\"{run}\",\"attempt\":{attempt}}}"))
 }
 
-/// The frame that asks for no more new work.
+/// The frame that asks for no more new work; of a daemon that `restarts`, only until it is back.
 #[must_use]
-pub fn drain() -> String {
-    daemon_command("DRAIN", "null")
+pub fn drain(restarts: bool) -> String {
+    daemon_command("DRAIN", if restarts { "{\"restart\":true}" } else { "null" })
 }
 
 /// The frame that says something of a server's roots.

@@ -173,6 +173,22 @@ impl Daemon {
         self.process.signal(signal);
     }
 
+    /// Lays `more` over its config.json while it runs, as an editor does that replaces the file.
+    pub fn reconfigure(&self, more: Value) {
+        let path = self.prefix().join("config.json");
+        let text = fs::read_to_string(&path).expect("it was written at the start");
+        let mut config = serde_json::from_str(&text).expect("a test's config is JSON");
+        merge(&mut config, more);
+        self.write_config(&config.to_string());
+    }
+
+    /// Puts this text in the place of its config.json.
+    pub fn write_config(&self, text: &str) {
+        let draft = tempfile::NamedTempFile::new_in(self.prefix()).expect("the prefix is ours to write");
+        fs::write(&draft, text).expect("the draft is ours to write");
+        draft.persist(self.prefix().join("config.json")).expect("both names are in one folder");
+    }
+
     /// The process that was started: the daemon, or its starter where that stays.
     pub fn pid(&self) -> Pid {
         self.process.pid()

@@ -34,6 +34,12 @@ impl Local {
         Self::greet(Box::new(connection), log)
     }
 
+    /// A connection that was made before; the daemon need not be there yet.
+    pub fn of(connection: UnixStream, log: &Log) -> Self {
+        connection.set_write_timeout(Some(DEADLINE)).expect("a deadline is not zero");
+        Self { connection: Box::new(connection), unread: Vec::new(), log: log.clone() }
+    }
+
     /// A connection of a process of another user, in these groups; asks for [`need_root`](super::need_root). The daemon is not
     /// asked whether it is known there yet: that user may not be allowed to ask anything.
     pub fn unix_as(user: u32, groups: &[u32], path: &Path, log: &Log) -> Self {

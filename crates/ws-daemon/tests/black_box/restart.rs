@@ -1,0 +1,234 @@
+//! Restarts that refuse nobody: by RESTART, by a service manager that keeps the sockets, and beside another daemon on the same port.
+
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, Watched, daemons_say, exit};
+
+const STOPS: Duration = Duration::from_secs(10);
+
+/// Stands for systemd: has a port and a socket file, gives them to the daemon, and starts it again when it has ended. It is told where the
+/// socket file is to be.
+const MANAGER: &str = r#"
+import fcntl, os, socket, sys
+path, names, program = sys.argv[1], sys.argv[2], sys.argv[3:]
+port = socket.create_server(("127.0.0.1", 0), backlog=1024)
+unix = socket.socket(socket.AF_UNIX)
+unix.bind(path)
+unix.listen(1024)
+kept = [fcntl.fcntl(s.fileno(), fcntl.F_DUPFD, 100) for s in (port, unix)]
+print("manager ready", flush=True)
+sys.stdin = open(path + ".go")
+while True:
+    child = os.fork()
+    if child == 0:
+        for number, descriptor in enumerate(kept):
+            os.dup2(descriptor, 3 + number)
+        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2")
+        if names:
+            os.environ.update(LISTEN_FDNAMES=names)
+        os.execv(program[0], program)
+    print("started pid=%d" % child, flush=True)
+    os.waitpid(child, 0)
+    print("ended", flush=True)
+    sys.stdin.readline()
+"#;
+
+/// A server of ours under such a manager, which calls the sockets so.
+fn managed(plan: DaemonPlan, names: &str) -> (Daemon, Fifo) {
+    let path = plan.prefix().join("given.sock");
+    let go = Fifo::new(plan.prefix(), "given.sock.go");
+    (plan.started_by(&["python3", "-c", MANAGER, path.to_str().expect("UTF-8"), names]).start(), go)
+}
+
+#[test]
+fn sockets_of_a_service_manager_are_used_and_whoever_comes_between_two_lives_waits() {
+    // Without names, and where both have that of their unit, each is known by what it is.
+    for names in ["port:socket", "", "ws-daemon.socket:ws-daemon.socket"] {
+        outlives_its_sockets(names);
+    }
+}
+
+#[track_caller]
+fn outlives_its_sockets(names: &str) {
+    let plan = Daemon::server().script("exit", EXIT).config(json!({ "port": 1 }));
+    let (server, mut go) = managed(plan, names);
+    let socket = server.socket().to_owned();
+    assert!(socket.ends_with("given.sock") && !server.prefix().join("ws-daemon.sock").exists());
+    let mut peer = Peer::dial(&server);
+    assert_eq!(peer.ask(r#"{"name":"exit","id":1,"params":{"exit":4}}"#), r#"{"status":4,"id":1}"#);
+    let pid = |line: String| line.rsplit_once("pid=").map(|(_, pid)| Watched::new(pid)).expect("it says which");
+    let first = pid(server.wait_log("started pid="));
+    first.signal(Signal::TERM);
+    first.wait_end();
+    server.wait_log("ended");
+    assert!(socket.exists(), "it is the manager's");
+    // Nobody is there, and nobody is refused.
+    let waiting = UnixStream::connect(&socket).expect("the manager listens");
+    let dialling = std::net::TcpStream::connect(("127.0.0.1", server.port())).expect("the manager listens");
+    go.release(1);
+    let second = pid(server.wait_log_times("started pid=", 2));
+    let mut local = Local::of(waiting, server.log());
+    assert_eq!(local.ask(&exit("1", 0)), r#"{"status":-2,"id":1}"#);
+    drop(dialling);
+    let mut peer = Peer::dial(&server);
+    local.send(exit("2", 0));
+    peer.text();
+    drop((peer, local));
+    second.signal(Signal::TERM);
+    second.wait_end();
+}
+
+#[test]
+fn two_daemons_share_a_port_and_who_waited_at_the_first_when_it_stops_is_not_reset() {
+    let plan = || Daemon::server().config(json!({ "reuse_port": true, "times": { "grace": "10s" } }));
+    let mut first = plan().script("gate", "#!/bin/sh\nread -r go < go\n").start();
+    let mut go = Fifo::new(first.prefix(), "go");
+    let mut peer = Peer::dial(&first);
+    peer.send_text(r#"{"name":"gate","id":1}"#);
+    let second = plan().config(json!({ "port": first.port() })).start();
+    first.signal(Signal::USR2);
+    first.wait_log("told to end when all is done");
+    // Whoever dials from here on is let in by either, and in the end by the second alone.
+    let dial = || Peer::try_dial(&second, "/", &[]).is_ok();
+    assert!((0..32).all(|_| dial()), "{}\n{}", first.log(), second.log());
+    go.release(1);
+    assert_eq!(peer.status(), r#"{"status":0,"id":1}"#);
+    drop(peer);
+    assert_eq!(first.wait_exit(STOPS).code(), Some(0));
+    Peer::dial(&second);
+    // Without the setting the port is taken.
+    let third = Daemon::server().config(json!({ "port": second.port() }));
+    third.spawn().log().wait("another program has this port");
+}
+
+/// The log of the life that begins with it has this line.
+const READY: &str = "local socket ready";
+
+/// Has a daemon begin a new life, on this connection, and waits until it has.
+#[track_caller]
+fn restart(daemon: &Daemon, local: &mut Local) {
+    let lives = daemon.log().count(READY);
+    let pid = local.result("RESTART", &Value::Null)["pid"].as_u64();
+    assert_eq!(pid, Some(u64::try_from(daemon.pid().as_raw_nonzero().get()).expect("positive")));
+    daemon.wait_log_times(READY, lives + 1);
+}
+
+#[test]
+fn a_connection_that_is_open_goes_on_in_the_next_life_from_the_byte_on_where_it_was() {
+    let server = Daemon::server().env("WSDAEMON_LOCAL", "127.0.0.1:0").script("exit", EXIT).start();
+    let (mut asking, mut other, mut tcp) = (server.connect(), server.connect(), server.connect_tcp());
+    let (first, second) = (r#"{"name":"nobody","#, r#""id":"x"}"#);
+    other.send(first);
+    tcp.send(first);
+    restart(&server, &mut asking);
+    // What is asked in the same write as RESTART is for whichever life reads it.
+    for local in [&mut other, &mut tcp] {
+        assert_eq!(local.ask(second), r#"{"status":-2,"id":"x"}"#);
+    }
+    let stats = asking.result("STATS", &Value::Null);
+    restart(&server, &mut asking);
+    assert_eq!(asking.result("STATS", &Value::Null)["instance"], stats["instance"], "it is the same daemon");
+    other.half_close();
+    other.eof();
+    assert_eq!(server.connect().ask(r#"{"name":"nobody","id":1}"#), r#"{"status":-2,"id":1}"#);
+    let mut server = server;
+    let socket = server.socket().to_owned();
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_exit(STOPS).code(), Some(0));
+    assert!(!socket.exists(), "the last life removes it");
+}
+
+#[test]
+fn what_runs_ends_before_and_peers_hear_that_they_are_to_come_back_at_once() {
+    let server = Daemon::server().script("gate", "#!/bin/sh\necho > said\nread -r go < go\nexit 5\n").start();
+    let (mut said, mut go) = (Fifo::new(server.prefix(), "said"), Fifo::new(server.prefix(), "go"));
+    let hello = |epoch: u64| json!({ "name": "web", "instance": "i", "epoch": epoch, "features": ["queue"] });
+    let mut peer = Peer::dial_version2(&server, &hello(1));
+    peer.send_text(r#"{"name":"gate","id":"r"}"#);
+    said.line();
+    let mut asking = server.connect();
+    asking.send(r#"{"name":"+cmd","id":"c","params":{"code":"RESTART"}}"#);
+    assert_eq!(asking.said()["status"], 0);
+    assert!(peer.text().contains(r#"{"code":"DRAIN","data":{"restart":true}}"#));
+    let ping: Value = serde_json::from_str(&peer.text()).expect("JSON");
+    assert_eq!(ping["params"]["code"], "PING");
+    // What was on its way when the peer heard of it is done still.
+    peer.send_text(r#"{"name":"gate","id":"s"}"#);
+    peer.send_text(&daemons_say("STATUS", &json!({ "status": 0, "id": ping["id"] })));
+    said.line();
+    asking.send(r#"{"name":"work","id":"w"}"#);
+    go.release(2);
+    for _ in 0..2 {
+        assert!(peer.status().contains(r#""status":5"#));
+    }
+    assert_eq!(peer.closed_in_words(), Some((1012, "restarting".into())));
+    server.wait_log_times(READY, 2);
+    // Whoever was there is waited for.
+    let mut peer = Peer::dial_version2(&server, &hello(2));
+    let run: Value = serde_json::from_str(&peer.text()).expect("JSON");
+    assert_eq!(run["name"], "work");
+    peer.send_text(&daemons_say("STATUS", &json!({ "status": 9, "id": run["id"] })));
+    assert_eq!(asking.line(), r#"{"status":9,"id":"w"}"#);
+}
+
+#[test]
+fn requests_for_a_peer_that_restarts_wait_for_it_whichever_end_of_the_link_it_is() {
+    for client_restarts in [true, false] {
+        let server = Daemon::server().config(json!({ "name": "hub" })).script("exit", EXIT).start();
+        let client = Daemon::client(&server).config(json!({ "name": "web" })).script("exit", EXIT).start();
+        server.wait_log("link up");
+        client.wait_log("link up");
+        let (restarted, waits) = if client_restarts { (&client, &server) } else { (&server, &client) };
+        let (mut asking, mut local) = (restarted.connect(), waits.connect());
+        let to = if client_restarts { "web" } else { "hub" };
+        let each = json!({ "name": "exit", "id": "e", "params": { "exit": 3 }, "to": to, "each": client_restarts });
+        for life in 0..3 {
+            asking.send(r#"{"name":"+cmd","id":"c","params":{"code":"RESTART"}}"#);
+            assert_eq!(asking.said()["status"], 0);
+            let (plain, timed) = (exit("1", 7), r#"{"name":"exit","id":2,"params":{"exit":8},"timeout":"19s"}"#);
+            local.send(plain);
+            local.send(timed);
+            local.send(each.to_string());
+            // Three answers, and the last word of a fan-out.
+            let said: Vec<Value> = (0..3 + usize::from(client_restarts)).map(|_| local.said()).collect();
+            let mut statuses: Vec<i64> = said.iter().filter_map(|said| said["status"].as_i64()).collect();
+            statuses.sort_unstable();
+            assert_eq!(statuses, [3, 7, 8], "{}\n{}", server.log(), client.log());
+            restarted.wait_log_times(READY, life + 2);
+        }
+    }
+}
+
+#[test]
+fn whoever_waits_for_a_queued_run_hears_of_it_from_the_next_life() {
+    let server = Daemon::server().start();
+    let (mut asking, mut waiting) = (server.connect(), server.connect());
+    waiting.send(r#"{"name":"exit","id":"job","params":{"exit":6},"queue":true}"#);
+    assert_eq!(waiting.said()["event"], "accepted");
+    waiting.send(r#"{"name":"exit","id":null,"params":{"exit":7},"queue":true,"to":"web"}"#);
+    assert_eq!(waiting.said()["event"], "accepted");
+    restart(&server, &mut asking);
+    let _client = Daemon::client(&server).config(json!({ "name": "web" })).script("exit", EXIT).start();
+    let mut said = [waiting.said(), waiting.said()];
+    said.sort_by_key(|said| said["status"].as_i64());
+    assert_eq!((&said[0]["status"], &said[0]["id"]), (&json!(6), &json!("job")));
+    assert_eq!((&said[1]["status"], &said[1]["id"]), (&json!(7), &json!(null)));
+    waiting.nothing_waiting();
+}
+
+#[test]
+fn a_program_or_a_config_that_is_wrong_is_not_gone_over_to() {
+    let server = Daemon::server().start();
+    let mut asking = server.connect();
+    server.write_config("{");
+    let refused = asking.command("RESTART", &Value::Null);
+    assert_eq!((&refused["status"], &refused["error"]), (&json!(-3), &json!("bad_message")), "{refused}");
+    let why = refused["message"].as_str().expect("words");
+    assert!(why.starts_with("nothing was done: ") && why.contains("config.json"), "{why}");
+    asking.nothing_waiting();
+    assert_eq!(server.log().count(READY), 1);
+}
