@@ -64,15 +64,24 @@ impl Follow {
             Ok(live) => return Self::live(origin, &live),
             Err(expected) => expected,
         };
-        let Some(spool) = origin.spool().cloned() else { return Self::over(origin, run, lost()) };
+        let Some(spool) = origin.spool().cloned() else { return Self::lost(origin, run) };
         let (mut damaged, stopping) = (spool.damaged(), origin.stop().close_links.clone());
         tokio::select! {
             live = expected.entered() => Self::live(origin, &live),
             // That it is over is on disk before it is no longer live.
-            report = ended(spool, run.clone()) => Self::over(origin, run, report.unwrap_or_else(lost)),
-            _ = damaged.changed() => Self::over(origin, run, lost()),
+            report = ended(spool, run.clone()) => match report {
+                Some(report) => Self::over(origin, run, report),
+                None => Self::lost(origin, run),
+            },
+            _ = damaged.changed() => Self::lost(origin, run),
             () = stopping.cancelled() => Self::of(origin, run, Source::Stays),
         }
+    }
+
+    /// A run that nothing here knows of any more.
+    pub fn lost(origin: &Origin, run: RunId) -> Self {
+        let why = "the spool that held it is lost; it may have run";
+        Self::over(origin, run, Outcome::failed(ErrorCode::Interrupted, why).into())
     }
 
     fn over(origin: &Origin, run: RunId, mut report: Report) -> Self {
@@ -184,9 +193,4 @@ async fn ended(spool: Spool, run: RunId) -> Option<Report> {
             Err(_) => sleep(backoff.next(fastrand::f64())).await,
         }
     }
-}
-
-/// What is said of a run that nothing here knows of any more.
-fn lost() -> Report {
-    Outcome::failed(ErrorCode::Interrupted, "the spool that held it is lost; it may have run").into()
 }

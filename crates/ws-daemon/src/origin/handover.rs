@@ -39,7 +39,10 @@ impl Origin {
             for run in awaited.runs {
                 match spool.run_record(RunId::new(run.clone())).await {
                     Ok(Some(record)) => follows.push(Follow::known(&origin, record).await),
-                    Ok(None) => warn!(run, "a run that somebody waits for is not known any more"),
+                    Ok(None) => {
+                        warn!(run, "a run that somebody waits for is not known any more");
+                        follows.push(Follow::lost(&origin, RunId::new(run)));
+                    }
                     Err(error) => {
                         let outcome = Outcome::failed(ErrorCode::SpoolFailed, error.to_string());
                         drop(say.send(Said::Final(outcome.into())).await);
