@@ -159,6 +159,15 @@ impl Load {
     }
 }
 
+/// Says that it is over.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Has a daemon begin a new life, and waits until it has.
 #[track_caller]
 fn restart(daemon: &Daemon) {
@@ -220,6 +229,8 @@ fn nothing_is_lost_run_twice_or_refused_while_daemons_reload_restart_and_drain_u
                 })
             })
             .collect();
+        // Also if this here fails: the lanes end, and the test with them.
+        let over = Over(&load.over);
         for round in 0.. {
             if load.begun.elapsed() >= lasts {
                 break;
@@ -228,7 +239,7 @@ fn nothing_is_lost_run_twice_or_refused_while_daemons_reload_restart_and_drain_u
             let what = turn(&server, &mut fleet, round, &mut done);
             story.push(format!("{begun:.1?} to {:.1?}: {what}", load.begun.elapsed()));
         }
-        load.over.store(true, Ordering::Relaxed);
+        drop(over);
         asked = lives.into_iter().map(|life| life.join().expect("a lane ends")).collect();
     });
     let asked: usize = asked.iter().sum();
