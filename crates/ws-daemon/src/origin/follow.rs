@@ -2,21 +2,27 @@
 //! asked first, asked again, or came later to look; however slow they are, the run does not notice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::mpsc;
-use ws_daemon_protocol::command::{OutputQuery, StreamName, Which};
+use tokio::time::sleep;
+use ws_daemon_protocol::command::{OutputQuery, StreamName};
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::RunId;
-use ws_daemon_protocol::outcome::{Outcome, Report};
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::ledger::Live;
 use super::{Origin, Said};
 use crate::exec::text_of;
+use crate::link::Backoff;
 use crate::spool::{RunRecord, Spool, number};
 
 /// What is read from the spool at once, in bytes.
 const PART_BYTES: usize = 64 << 10;
+
+/// The waits before a spool that cannot be read is asked again.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// A run to be watched.
 pub struct Follow {
@@ -28,8 +34,8 @@ pub struct Follow {
 enum Source {
     Live(Arc<Live>),
     Over(Box<Report>),
-    /// It is on disk and not live, which is so for a moment only.
-    Unknown,
+    /// The daemon stops, and what is not over stays on disk.
+    Stays,
 }
 
 /// Where a reader of output is.
@@ -44,19 +50,38 @@ struct Reader {
 impl Follow {
     /// A run that lives.
     pub fn live(origin: &Origin, live: &Arc<Live>) -> Self {
-        Self { run: live.run.clone(), spool: origin.spool().cloned(), source: Source::Live(Arc::clone(live)) }
+        Self::of(origin, live.run.clone(), Source::Live(Arc::clone(live)))
     }
 
-    /// A run that the spool knows.
-    pub fn known(origin: &Origin, record: &RunRecord) -> Self {
-        let live = origin.ledger().live(&Which::Run(record.run.clone()));
-        let report = record.report.as_deref().and_then(|report| Report::parse(report).ok());
-        let source = match (live, report) {
-            (_, Some(report)) => Source::Over(Box::new(report)),
-            (Some(live), None) => Source::Live(live),
-            (None, None) => Source::Unknown,
+    /// A run that the spool knows. Since it was read there it may have ended; or whoever put it there has not had a turn yet to
+    /// enter it among the live ones.
+    pub async fn known(origin: &Origin, record: RunRecord) -> Self {
+        let run = record.run.clone();
+        if let Some(report) = report_of(&record) {
+            return Self::over(origin, run, report);
+        }
+        let expected = match origin.ledger().live_or_expected(&run) {
+            Ok(live) => return Self::live(origin, &live),
+            Err(expected) => expected,
         };
-        Self { run: record.run.clone(), spool: origin.spool().cloned(), source }
+        let Some(spool) = origin.spool().cloned() else { return Self::over(origin, run, lost()) };
+        let (mut damaged, stopping) = (spool.damaged(), origin.stop().close_links.clone());
+        tokio::select! {
+            live = expected.entered() => Self::live(origin, &live),
+            // That it is over is on disk before it is no longer live.
+            report = ended(spool, run.clone()) => Self::over(origin, run, report.unwrap_or_else(lost)),
+            _ = damaged.changed() => Self::over(origin, run, lost()),
+            () = stopping.cancelled() => Self::of(origin, run, Source::Stays),
+        }
+    }
+
+    fn over(origin: &Origin, run: RunId, mut report: Report) -> Self {
+        report.more_mut().run = Some(run.clone());
+        Self::of(origin, run, Source::Over(Box::new(report)))
+    }
+
+    fn of(origin: &Origin, run: RunId, source: Source) -> Self {
+        Self { run, spool: origin.spool().cloned(), source }
     }
 
     /// Which run it is.
@@ -87,7 +112,7 @@ impl Follow {
                 self.read_on(say, readers, true).await;
                 return Some((**report).clone());
             }
-            Source::Unknown => return None,
+            Source::Stays => return None,
         };
         let mut progress = live.progress.subscribe();
         let (mut delivered, mut started) = (false, false);
@@ -141,4 +166,27 @@ impl Follow {
             }
         }
     }
+}
+
+fn report_of(record: &RunRecord) -> Option<Report> {
+    Report::parse(record.report.as_deref()?).ok()
+}
+
+/// How a run ended, once the spool can be read; nothing if it knows no such run. Of one that is not over this never ends.
+async fn ended(spool: Spool, run: RunId) -> Option<Report> {
+    let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+    loop {
+        match spool.run_record(run.clone()).await {
+            Ok(record) => match report_of(&record?) {
+                Some(report) => return Some(report),
+                None => std::future::pending().await,
+            },
+            Err(_) => sleep(backoff.next(fastrand::f64())).await,
+        }
+    }
+}
+
+/// What is said of a run that nothing here knows of any more.
+fn lost() -> Report {
+    Outcome::failed(ErrorCode::Interrupted, "the spool that held it is lost; it may have run").into()
 }

@@ -38,6 +38,8 @@ struct Table {
     /// Direct ones that are over, the newest last.
     over: VecDeque<Arc<Live>>,
     over_bytes: usize,
+    /// Those that are on disk, and that somebody waits for to be entered.
+    expected: HashMap<RunId, watch::Sender<Option<Arc<Live>>>>,
 }
 
 /// A run that is asked for.
@@ -76,6 +78,34 @@ pub struct Progress {
     pub report: Option<Arc<Report>>,
     /// Wall time of its end, ms since 1970; only to be shown.
     pub settled_wall_ms: Option<u64>,
+}
+
+/// A wait for a run to be entered.
+#[derive(Debug)]
+pub struct Expected {
+    ledger: Ledger,
+    run: RunId,
+    entered: watch::Receiver<Option<Arc<Live>>>,
+}
+
+impl Expected {
+    /// Ends when it is entered.
+    pub async fn entered(mut self) -> Arc<Live> {
+        match self.entered.wait_for(Option::is_some).await.map(|live| live.clone()) {
+            Ok(Some(live)) => live,
+            // The sender is taken away only after it has sent.
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut table = self.ledger.table();
+        if table.expected.get(&self.run).is_some_and(|sender| sender.receiver_count() <= 1) {
+            table.expected.remove(&self.run);
+        }
+    }
 }
 
 /// A run's place among the live ones, given up when dropped.
@@ -117,8 +147,23 @@ impl Ledger {
             progress: watch::Sender::default(),
             cancel: CancellationToken::new(),
         });
-        self.table().live.insert(run, Arc::clone(&live));
+        let mut table = self.table();
+        if let Some(expected) = table.expected.remove(&run) {
+            expected.send_replace(Some(Arc::clone(&live)));
+        }
+        table.live.insert(run, Arc::clone(&live));
+        drop(table);
         Seat { ledger: self.clone(), live }
+    }
+
+    /// The run, if it is live, or a wait for it to be.
+    pub fn live_or_expected(&self, run: &RunId) -> Result<Arc<Live>, Expected> {
+        let mut table = self.table();
+        if let Some(live) = table.live.get(run) {
+            return Ok(Arc::clone(live));
+        }
+        let entered = table.expected.entry(run.clone()).or_default().subscribe();
+        Err(Expected { ledger: self.clone(), run: run.clone(), entered })
     }
 
     /// The run that is meant, if it is live; of several with one caller's id the newest.
@@ -274,6 +319,20 @@ mod tests {
         assert!(ledger.live(&Which::Id(id)).is_none());
         assert_eq!(ledger.find(&Which::Run(RunId::new("1"))).expect("remembered").state(), RunState::Settled);
         assert!(ledger.find(&Which::Run(RunId::new("2"))).is_none(), "the spool has it");
+    }
+
+    #[tokio::test]
+    async fn whoever_expects_a_run_has_it_though_it_is_over_by_then_and_leaves_nothing_behind() {
+        let ledger = Ledger::default();
+        let run = RunId::new("1");
+        let expected = || ledger.live_or_expected(&run).expect_err("it is not there yet");
+        let (first, second, third) = (expected(), expected(), expected());
+        drop(second);
+        assert_eq!(ledger.table().expected.len(), 1);
+        drop(ledger.enter(run.clone(), "a", "u", None, true));
+        assert_eq!((first.entered().await.run.clone(), third.entered().await.run.clone()), (run.clone(), run.clone()));
+        drop(ledger.live_or_expected(&run).expect_err("it is over"));
+        assert!(ledger.table().expected.is_empty());
     }
 
     #[test]

@@ -279,7 +279,10 @@ impl Origin {
                 Ok(OnDisk { options, follows, nearest })
             }
             Accepted::Known(records) => {
-                let follows = records.iter().map(|record| Follow::known(self, record)).collect();
+                let mut follows = Vec::with_capacity(records.len());
+                for record in records {
+                    follows.push(Follow::known(self, record).await);
+                }
                 Ok(OnDisk { options, follows, nearest: None })
             }
         }

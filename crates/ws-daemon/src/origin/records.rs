@@ -65,7 +65,7 @@ impl Origin {
     pub async fn output(&self, user: &str, which: &Which, query: OutputQuery) -> Option<mpsc::Receiver<Said>> {
         const SAID: usize = 16;
         let follow = match self.stored(user, which).await {
-            Some(record) => Follow::known(self, &record),
+            Some(record) => Follow::known(self, record).await,
             None => Follow::live(self, &self.ledger().find(which)?),
         };
         let run = follow.run().clone();

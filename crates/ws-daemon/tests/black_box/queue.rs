@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -243,6 +244,25 @@ fn the_same_id_again_attaches_or_gets_the_outcome_and_other_content_is_a_conflic
     let asker = killed(asker).start();
     assert_eq!(asker.connect().run(&request).1, last, "on disk");
     assert_eq!(counted(doer.prefix()), 1);
+}
+
+#[test]
+fn whoever_asks_again_just_as_it_ends_hears_how_it_ended() {
+    const ASKERS: usize = 4;
+    const RUNS: usize = 250;
+    let doer = server().script("count", COUNT).start();
+    let asker = Daemon::client(&doer).start();
+    asker.wait_log("link up");
+    let hears = |at: usize| {
+        let mut process = asker.connect();
+        // Each a little behind the one before, so that they meet each run at another moment of its life.
+        let request = |run: usize| queued("count", &format!("{}", (run + RUNS - at) % RUNS)).to_string();
+        process.send((0..RUNS).map(request).collect::<String>());
+        let finals = (0..2 * RUNS).map(|_| process.said()).filter(|said| said.get("event").is_none());
+        assert_eq!(finals.inspect(|said| assert_eq!(said["status"], 0, "{said}")).count(), RUNS);
+    };
+    thread::scope(|scope| (0..ASKERS).for_each(|at| drop(scope.spawn(move || hears(at)))));
+    assert_eq!(counted(doer.prefix()), RUNS, "each of them ran once");
 }
 
 #[test]
