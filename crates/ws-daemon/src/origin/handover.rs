@@ -38,7 +38,7 @@ impl Origin {
             let mut follows = Vec::new();
             for run in awaited.runs {
                 match spool.run_record(RunId::new(run.clone())).await {
-                    Ok(Some(record)) => follows.push(Follow::known(&origin, &record)),
+                    Ok(Some(record)) => follows.push(Follow::known(&origin, record).await),
                     Ok(None) => warn!(run, "a run that somebody waits for is not known any more"),
                     Err(error) => {
                         let outcome = Outcome::failed(ErrorCode::SpoolFailed, error.to_string());
