@@ -94,7 +94,6 @@ impl Load {
         if lane.at_server {
             match nth % 8 {
                 0..=2 => {}
-                3..=5 => request["to"] = name(1 + number % (self.clients - 1)).into(),
                 6 => request["to"] = format!("tag:{}", tag()).into(),
                 _ => request["to"] = name(1 + number % (self.clients - 1)).into(),
             }
@@ -131,7 +130,7 @@ impl Load {
         while answered < total.load(Ordering::Acquire) {
             let line = match lines.next() {
                 Some(Ok(line)) => line,
-                end => return self.wrong(format!("{answered} answers on {}, and then {end:?}", lane.socket.display())),
+                end => return self.wrong(&format!("{answered} answers on {}, and then {end:?}", lane.socket.display())),
             };
             let said: Value = serde_json::from_str(&line).expect("a line is JSON");
             let Some(number) = said["id"].as_u64().and_then(|number| usize::try_from(number).ok()) else { continue };
@@ -141,7 +140,7 @@ impl Load {
             answered += 1;
             let right = said["status"] == json!(number % 100) && (lane.first..lane.first + NUMBERS).contains(&number);
             if !right {
-                self.wrong(line);
+                self.wrong(&line);
             }
             let mut heard = self.heard();
             heard.queued += usize::from(Self::is_queued(number - lane.first));
@@ -149,7 +148,7 @@ impl Load {
         }
     }
 
-    fn wrong(&self, what: String) {
+    fn wrong(&self, what: &str) {
         let at = self.begun.elapsed();
         self.heard().wrong.push(format!("{at:.1?}: {what}"));
     }
@@ -180,7 +179,8 @@ fn restart(daemon: &Daemon) {
 #[test]
 fn nothing_is_lost_run_twice_or_refused_while_daemons_reload_restart_and_drain_under_load() {
     let wanted = |variable: &str, usual: u64| usize::try_from(number(variable).unwrap_or(usual)).expect("it is small");
-    let (clients, rate) = (wanted("WSDAEMON_LOAD_CLIENTS", CLIENTS), wanted("WSDAEMON_LOAD_RATE", RATE));
+    let clients = wanted("WSDAEMON_LOAD_CLIENTS", CLIENTS);
+    let rate = u32::try_from(wanted("WSDAEMON_LOAD_RATE", RATE)).expect("it is small");
     let lasts = Duration::from_secs(number("WSDAEMON_LOAD_SECONDS").unwrap_or(SECONDS));
     assert!(clients > CLIENTS_ASKING && rate > 0);
     // A spool is named after the configured port, so it has one of its own before anything is asked.
@@ -204,8 +204,7 @@ fn nothing_is_lost_run_twice_or_refused_while_daemons_reload_restart_and_drain_u
         .map(|(at, (daemon, at_server))| Lane { socket: daemon.socket().to_owned(), first: at * NUMBERS, at_server })
         .collect();
     let load = Load { clients, begun: Instant::now(), over: AtomicBool::new(false), heard: Mutex::default() };
-    #[expect(clippy::cast_precision_loss, reason = "they are small numbers")]
-    let rate = rate as f64 / lanes.len() as f64;
+    let each = f64::from(rate) / f64::from(u32::try_from(lanes.len()).expect("they are few"));
     let mut asked = Vec::new();
     let (mut done, mut story) = ([0; 4], Vec::new());
     thread::scope(|scope| {
@@ -218,7 +217,7 @@ fn nothing_is_lost_run_twice_or_refused_while_daemons_reload_restart_and_drain_u
                     let total = AtomicUsize::new(usize::MAX);
                     thread::scope(|scope| {
                         let hears = scope.spawn(|| load.hear(lane, &stream, &total));
-                        let sent = load.ask(lane, &stream, rate);
+                        let sent = load.ask(lane, &stream, each);
                         total.store(sent, Ordering::Release);
                         (&stream)
                             .write_all(br#"{"name":"+cmd","id":"last","params":{"code":"STATS"}}"#)
@@ -246,9 +245,8 @@ fn nothing_is_lost_run_twice_or_refused_while_daemons_reload_restart_and_drain_u
     let heard = load.heard();
     let [reloads, restarts, of_server, drains] = done;
     eprintln!(
-        "{clients} clients, {:.0} requests a second: {asked} requests, {} of them queued; {reloads} reloads, {restarts} restarts of \
+        "{clients} clients, {rate} requests a second: {asked} requests, {} of them queued; {reloads} reloads, {restarts} restarts of \
          clients and {of_server} of the server, {drains} drains",
-        rate * lanes.len() as f64,
         heard.queued
     );
     assert!(done.iter().all(|count| *count > 0), "{done:?}: it is too short to show anything");
