@@ -163,7 +163,7 @@ fn every_language_asks_as_the_page_says() {
 
 #[test]
 fn the_daemon_is_operated_as_the_page_says() {
-    goes_as_it_says("docs/operations.md", 8, 4);
+    goes_as_it_says("docs/operations.md", 9, 5);
 }
 
 #[test]

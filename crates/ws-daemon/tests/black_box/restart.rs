@@ -1,12 +1,14 @@
 //! Restarts that refuse nobody: by RESTART, by a service manager that keeps the sockets, and beside another daemon on the same port.
 
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, Watched, daemons_say, exit};
+use crate::support::{Daemon, DaemonPlan, EXIT, Fifo, Local, Peer, Watched, Web, daemons_say, exit};
 
 const STOPS: Duration = Duration::from_secs(10);
 
@@ -35,6 +37,39 @@ while True:
     os.waitpid(child, 0)
     print("ended", flush=True)
     sys.stdin.readline()
+"#;
+
+/// Stands for systemd with `FileDescriptorStoreMax=`: keeps what it is given on the notification socket at its first argument, and gives it to
+/// the daemon that it starts again.
+const STORE: &str = r#"
+import fcntl, os, select, socket, sys
+path, program = sys.argv[1], sys.argv[2:]
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.bind(path)
+store = {}
+def hear():
+    data, given, _, _ = socket.recv_fds(notify, 4096, 16)
+    words = dict(line.split("=", 1) for line in data.decode().split("\n") if "=" in line)
+    if words.get("FDSTORE") == "1":
+        store[words["FDNAME"]] = given[0]
+    if words.get("FDSTOREREMOVE") == "1":
+        [os.close(kept) for kept in [store.pop(words["FDNAME"], None)] if kept is not None]
+while True:
+    child = os.fork()
+    if child == 0:
+        high = [fcntl.fcntl(kept, fcntl.F_DUPFD, 100) for kept in store.values()]
+        for number, descriptor in enumerate(high):
+            os.dup2(descriptor, 3 + number)
+        os.environ.update(NOTIFY_SOCKET=path, FDSTORE="64")
+        if store:
+            os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(store)), LISTEN_FDNAMES=":".join(store))
+        os.execv(program[0], program)
+    print("started pid=%d" % child, flush=True)
+    ends = os.pidfd_open(child)
+    while ends not in select.select([notify, ends], [], [])[0] or select.select([notify], [], [], 0)[0]:
+        hear()
+    os.waitpid(child, 0)
+    print("stored=%s." % " ".join(sorted(store)), flush=True)
 "#;
 
 /// A server of ours under such a manager, which calls the sockets so.
@@ -80,6 +115,79 @@ fn outlives_its_sockets(names: &str) {
     drop((peer, local));
     second.signal(Signal::TERM);
     second.wait_end();
+}
+
+#[test]
+fn what_a_service_manager_stores_goes_on_in_the_life_that_it_starts() {
+    let plan = Daemon::server().script("exit", EXIT);
+    let path = plan.prefix().join("notify");
+    let server = plan.started_by(&["python3", "-c", STORE, path.to_str().expect("UTF-8")]).start();
+    let pid = |line: String| line.rsplit_once("pid=").map(|(_, pid)| Watched::new(pid)).expect("it says which");
+    let mut lives = vec![pid(server.wait_log("started pid="))];
+    let (mut local, mut other) = (server.connect(), server.connect());
+    for life in 1..=2 {
+        local.send(r#"{"name":"nobody","#);
+        other.result("STATS", &Value::Null);
+        lives[life - 1].signal(Signal::TERM);
+        let stored = server.wait_log_times("stored=", life);
+        assert_eq!(stored, "stored=connection-0 connection-1 handover port socket.", "{}", server.log());
+        lives.push(pid(server.wait_log_times("started pid=", life + 1)));
+        server.wait_log_times(READY, life + 1);
+        assert_eq!(local.ask(r#""id":"x"}"#), r#"{"status":-2,"id":"x"}"#);
+        // The same port, which was never closed.
+        Peer::dial(&server);
+    }
+    let last = &lives[2];
+    last.signal(Signal::KILL);
+    last.wait_end();
+}
+
+#[test]
+fn whoever_asks_over_http_is_answered_by_one_life_or_the_next() {
+    let server = Daemon::server().script("exit", EXIT).config(json!({ "http": "127.0.0.1:0" })).start();
+    let client = Daemon::client(&server).script("exit", EXIT).config(json!({ "http": "127.0.0.1:0" })).start();
+    client.wait_log("link up");
+    server.wait_log("link up");
+    for daemon in [&server, &client] {
+        let line = daemon.wait_log("HTTP ready");
+        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("it says where");
+        let token = daemon.told(&["callers", "add", "ci"]);
+        let (mut asking, over) = (daemon.connect(), AtomicBool::new(false));
+        let asked = thread::scope(|scope| {
+            let asks = scope.spawn(|| {
+                let mut asked = 0;
+                while !over.load(Ordering::Relaxed) {
+                    // As curl does: a connection for each.
+                    let reply = Web::tcp(address).token(&token).post("/api/v1/run/exit", r#"{"exit":7}"#);
+                    assert_eq!((reply.status, &reply.json()["status"]), (200, &json!(7)), "{reply:?}\n{}", daemon.log());
+                    asked += 1;
+                }
+                asked
+            });
+            for _ in 0..3 {
+                restart(daemon, &mut asking);
+            }
+            over.store(true, Ordering::Relaxed);
+            asks.join().expect("all were answered")
+        });
+        assert!(asked > 3);
+    }
+}
+
+#[test]
+fn an_address_that_is_another_one_by_then_is_that_of_the_next_life() {
+    let server = Daemon::server().config(json!({ "http": "127.0.0.1:0" })).start();
+    let mut asking = server.connect();
+    // The same as before: nobody who connects meanwhile is refused.
+    restart(&server, &mut asking);
+    assert_eq!(server.log().lines("listening")[1].rsplit_once("given=").map(|(_, given)| given), Some("true"));
+    server.reconfigure(json!({ "listen": "127.0.0.2", "http": null }));
+    server.wait_log("at the next start alone settings=\"http listen\"");
+    restart(&server, &mut asking);
+    let listening = server.log().lines("listening");
+    assert!(listening[2].contains("address=127.0.0.2:") && !listening[2].contains("given"), "{listening:?}");
+    assert_eq!(server.log().count("HTTP ready"), 2, "and there is no third one");
+    std::net::TcpStream::connect(("127.0.0.1", server.port())).expect_err("the port of before is closed");
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //! answered once with its script's own status, and each script ran once. Nothing else is looked at, and not how long it took.
 //!
 //! The clients are daemons of ours, as many as there are to be, each with its own prefix and spool. In CI there are few of them and
-//! requests come more slowly, since a debug build shares two cores with the scripts and with other tests; the long form has the issue's
-//! figures: `WSDAEMON_LOAD_CLIENTS=100 WSDAEMON_LOAD_RATE=1000 WSDAEMON_LOAD_SECONDS=60`.
+//! requests come more slowly: a debug build that shares two cores with the scripts does not do a thousand runs a second. The long form has
+//! the figures of the promise, and wants a release build and a machine to itself:
+//! `WSDAEMON_LOAD_CLIENTS=100 WSDAEMON_LOAD_RATE=1000 WSDAEMON_LOAD_SECONDS=60`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -94,7 +95,6 @@ impl Load {
         if lane.at_server {
             match nth % 8 {
                 0..=2 => {}
-                3..=5 => request["to"] = name(1 + number % (self.clients - 1)).into(),
                 6 => request["to"] = format!("tag:{}", tag()).into(),
                 _ => request["to"] = name(1 + number % (self.clients - 1)).into(),
             }
@@ -131,7 +131,7 @@ impl Load {
         while answered < total.load(Ordering::Acquire) {
             let line = match lines.next() {
                 Some(Ok(line)) => line,
-                end => return self.wrong(format!("{answered} answers on {}, and then {end:?}", lane.socket.display())),
+                end => return self.wrong(&format!("{answered} answers on {}, and then {end:?}", lane.socket.display())),
             };
             let said: Value = serde_json::from_str(&line).expect("a line is JSON");
             let Some(number) = said["id"].as_u64().and_then(|number| usize::try_from(number).ok()) else { continue };
@@ -141,7 +141,7 @@ impl Load {
             answered += 1;
             let right = said["status"] == json!(number % 100) && (lane.first..lane.first + NUMBERS).contains(&number);
             if !right {
-                self.wrong(line);
+                self.wrong(&line);
             }
             let mut heard = self.heard();
             heard.queued += usize::from(Self::is_queued(number - lane.first));
@@ -149,7 +149,7 @@ impl Load {
         }
     }
 
-    fn wrong(&self, what: String) {
+    fn wrong(&self, what: &str) {
         let at = self.begun.elapsed();
         self.heard().wrong.push(format!("{at:.1?}: {what}"));
     }
@@ -159,19 +159,35 @@ impl Load {
     }
 }
 
+/// Says that it is over.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits longer than other tests do: the machine is meant to be busy.
+#[track_caller]
+fn wait(daemon: &Daemon, needle: &str, times: usize) {
+    let are_there = |lines: &[String]| (lines.iter().filter(|line| line.contains(needle)).count() >= times).then_some(());
+    daemon.log().wait_until(SETTLES, needle, are_there);
+}
+
 /// Has a daemon begin a new life, and waits until it has.
 #[track_caller]
 fn restart(daemon: &Daemon) {
     let lives = daemon.log().count(READY);
     daemon.connect().result("RESTART", &Value::Null);
-    let begun = |lines: &[String]| (lines.iter().filter(|line| line.contains(READY)).count() > lives).then_some(());
-    daemon.log().wait_until(SETTLES, "its next life", begun);
+    wait(daemon, READY, lives + 1);
 }
 
 #[test]
 fn nothing_is_lost_run_twice_or_refused_while_daemons_reload_restart_and_drain_under_load() {
     let wanted = |variable: &str, usual: u64| usize::try_from(number(variable).unwrap_or(usual)).expect("it is small");
-    let (clients, rate) = (wanted("WSDAEMON_LOAD_CLIENTS", CLIENTS), wanted("WSDAEMON_LOAD_RATE", RATE));
+    let clients = wanted("WSDAEMON_LOAD_CLIENTS", CLIENTS);
+    let rate = u32::try_from(wanted("WSDAEMON_LOAD_RATE", RATE)).expect("it is small");
     let lasts = Duration::from_secs(number("WSDAEMON_LOAD_SECONDS").unwrap_or(SECONDS));
     assert!(clients > CLIENTS_ASKING && rate > 0);
     // A spool is named after the configured port, so it has one of its own before anything is asked.
@@ -195,8 +211,7 @@ fn nothing_is_lost_run_twice_or_refused_while_daemons_reload_restart_and_drain_u
         .map(|(at, (daemon, at_server))| Lane { socket: daemon.socket().to_owned(), first: at * NUMBERS, at_server })
         .collect();
     let load = Load { clients, begun: Instant::now(), over: AtomicBool::new(false), heard: Mutex::default() };
-    #[expect(clippy::cast_precision_loss, reason = "they are small numbers")]
-    let rate = rate as f64 / lanes.len() as f64;
+    let each = f64::from(rate) / f64::from(u32::try_from(lanes.len()).expect("they are few"));
     let mut asked = Vec::new();
     let (mut done, mut story) = ([0; 4], Vec::new());
     thread::scope(|scope| {
@@ -209,7 +224,7 @@ fn nothing_is_lost_run_twice_or_refused_while_daemons_reload_restart_and_drain_u
                     let total = AtomicUsize::new(usize::MAX);
                     thread::scope(|scope| {
                         let hears = scope.spawn(|| load.hear(lane, &stream, &total));
-                        let sent = load.ask(lane, &stream, rate);
+                        let sent = load.ask(lane, &stream, each);
                         total.store(sent, Ordering::Release);
                         (&stream)
                             .write_all(br#"{"name":"+cmd","id":"last","params":{"code":"STATS"}}"#)
@@ -220,6 +235,8 @@ fn nothing_is_lost_run_twice_or_refused_while_daemons_reload_restart_and_drain_u
                 })
             })
             .collect();
+        // Also if this here fails: the lanes end, and the test with them.
+        let over = Over(&load.over);
         for round in 0.. {
             if load.begun.elapsed() >= lasts {
                 break;
@@ -228,16 +245,15 @@ fn nothing_is_lost_run_twice_or_refused_while_daemons_reload_restart_and_drain_u
             let what = turn(&server, &mut fleet, round, &mut done);
             story.push(format!("{begun:.1?} to {:.1?}: {what}", load.begun.elapsed()));
         }
-        load.over.store(true, Ordering::Relaxed);
+        drop(over);
         asked = lives.into_iter().map(|life| life.join().expect("a lane ends")).collect();
     });
     let asked: usize = asked.iter().sum();
     let heard = load.heard();
     let [reloads, restarts, of_server, drains] = done;
     eprintln!(
-        "{clients} clients, {:.0} requests a second: {asked} requests, {} of them queued; {reloads} reloads, {restarts} restarts of \
+        "{clients} clients, {rate} requests a second: {asked} requests, {} of them queued; {reloads} reloads, {restarts} restarts of \
          clients and {of_server} of the server, {drains} drains",
-        rate * lanes.len() as f64,
         heard.queued
     );
     assert!(done.iter().all(|count| *count > 0), "{done:?}: it is too short to show anything");
@@ -272,7 +288,7 @@ fn turn(server: &Daemon, fleet: &mut [Daemon], round: usize, done: &mut [usize; 
         2 => {
             let times = server.log().count(READ_AGAIN);
             server.reconfigure(json!({ "times": { "ping": format!("{}s", 10 + round) }, "relay": round % 12 == 2 }));
-            server.wait_log_times(READ_AGAIN, times + 1);
+            wait(server, READ_AGAIN, times + 1);
             done[0] += 1;
             "the server's file is another one".to_owned()
         }
@@ -301,5 +317,5 @@ fn drain(client: &mut Daemon) {
     client.signal(Signal::USR2);
     assert_eq!(client.wait_exit(SETTLES).code(), Some(0), "{}", client.log());
     *client = client.twin().start();
-    client.wait_log("link up");
+    wait(client, "link up", 1);
 }
