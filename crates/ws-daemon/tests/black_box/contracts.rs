@@ -183,14 +183,15 @@ fn a_peer_is_listed_by_the_name_that_it_has_proved_and_the_tags_that_it_was_give
 
 #[test]
 fn hooks_and_the_script_that_gets_an_outcome_are_local_callers() {
-    let (server, client) = pair();
-    client.script("done", "#!/bin/sh\nexit 7\n");
+    let server = Daemon::server().start();
     let mut told = Fifo::new(server.prefix(), "told");
     fs::create_dir(server.prefix().join("hooks")).expect("the prefix is ours");
     server.script("../hooks/peer-online", "#!/bin/sh\necho online > told\n");
     server.script("after", "#!/bin/sh\necho \"$1\" > told\n");
     contract(server.prefix(), "after", &json!({ "callers": "local", "schema": { "required": ["status"] } }));
     contract(server.prefix(), "../hooks/peer-online", &json!({ "callers": ["local"] }));
+    let _client = Daemon::client(&server).script("done", "#!/bin/sh\nexit 7\n").start();
+    assert_eq!(told.line(), "online");
     let (_, last) = server.connect().run(&json!({ "name": "done", "then": "after" }));
     assert_eq!(last["status"], 7, "{last}");
     assert!(told.line().contains(r#""status":7"#));

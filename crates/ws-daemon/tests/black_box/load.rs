@@ -119,7 +119,8 @@ fn a_process_that_does_not_read_its_answers_is_closed_with_a_reason_and_felt_by_
 
 #[test]
 fn a_peer_that_never_answers_has_its_oldest_request_given_up_beyond_65536() {
-    let server = Daemon::server().start();
+    // However long all that takes here, the peer is not taken for dead.
+    let server = Daemon::server().config(json!({ "times": { "ping": "10m" } })).start();
     let mut peer = Peer::dial(&server);
     let mut process = server.connect();
     process.send(requests(0..UNANSWERED));
