@@ -13,9 +13,13 @@ use crate::audit::AuditFault;
 use crate::daemon::{Daemon, Program, Reading, StartFault};
 use crate::local::SocketFault;
 
-/// Tasks that have their turn before the thread looks again at what has come: while it is kept busy by some, others are not to be
-/// noticed late.
-const TASKS_BETWEEN_LOOKS: u32 = 16;
+/// Tasks that have their turn before the thread looks again at what has come from outside: while it is kept busy by some, others are
+/// not to be noticed late.
+const TASKS_BETWEEN_LOOKS: u32 = 4;
+
+/// Every second turn is for a task that another thread has woken (a script was started, a commit is on disk), if there is one. With
+/// many that wake each other, these would wait for long.
+const TURNS_FOR_THE_WOKEN: u32 = 2;
 
 /// Runs until told to stop.
 pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
@@ -30,7 +34,8 @@ pub fn run(flags: &Flags) -> Result<Exit, Trouble> {
     // One thread for all that is said: on two cores it beat two threads, which kept waking each other. What blocks, that is to
     // start a program, is done elsewhere while there is more to do.
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.event_interval(TASKS_BETWEEN_LOOKS).enable_all().build().map_err(failed)?;
+    builder.event_interval(TASKS_BETWEEN_LOOKS).global_queue_interval(TURNS_FOR_THE_WOKEN);
+    let runtime = builder.enable_all().build().map_err(failed)?;
     let handover = runtime.block_on(async {
         let next = program.clone();
         let daemon = Daemon::bind(settings, rows, reading, next, levels).map_err(|fault| Trouble::new(exit(&fault), fault))?;

@@ -1,6 +1,7 @@
 //! What waits to be written on one local connection: whole lines, within a bound of bytes. It knows how many requests are still
 //! in flight, and so when a connection that asks no more is done. It never blocks whoever answers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -31,8 +32,10 @@ struct Inner {
     taken: Notify,
     /// Cancelled when more waits than may.
     overflow: CancellationToken,
-    /// Cancelled when the connection is gone.
-    gone: CancellationToken,
+    /// The connection is gone. Whoever waits for that is woken by the one before it: a hundred thousand that wake at once would hold
+    /// up everybody else.
+    gone: AtomicBool,
+    gone_next: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -131,7 +134,8 @@ impl Answers {
 
     /// The connection is gone: whoever waits to answer need not.
     pub fn hang_up(&self) {
-        self.0.gone.cancel();
+        self.0.gone.store(true, Ordering::Release);
+        self.0.gone_next.notify_one();
     }
 
     /// What to write next.
@@ -202,7 +206,13 @@ impl Pending {
 
     /// Ends when the connection is gone.
     pub async fn gone(&self) {
-        self.answers.0.gone.cancelled().await;
+        let Inner { gone, gone_next, .. } = &*self.answers.0;
+        let mut woken = std::pin::pin!(gone_next.notified());
+        woken.as_mut().enable();
+        if !gone.load(Ordering::Acquire) {
+            woken.await;
+        }
+        gone_next.notify_one();
     }
 
     fn end(&mut self, state: &mut State) {
@@ -227,6 +237,10 @@ impl Drop for Pending {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::task::{JoinSet, yield_now};
+
     use super::*;
 
     #[tokio::test]
@@ -255,6 +269,32 @@ mod tests {
         assert_eq!(answers.next().await, Next::Lines(b"{a}\n".to_vec()));
         assert!(answers.line_if_idle("{b}") && answers.line_if_idle("{c}"));
         assert_eq!(answers.next().await, Next::Lines(b"{b}\n{c}\n".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_to_answer_hears_in_turn_that_nobody_is_left_to_be_told() {
+        const WAITING: usize = 1000;
+        let answers = Answers::default();
+        let woken = Arc::new(AtomicUsize::new(0));
+        let waits = |woken: Arc<AtomicUsize>, pending: Pending| async move {
+            pending.gone().await;
+            woken.fetch_add(1, Ordering::Relaxed);
+        };
+        let begin = || waits(Arc::clone(&woken), answers.begin(true).expect("room"));
+        let mut waiting: JoinSet<()> = (0..WAITING).map(|_| begin()).collect();
+        // One that looks no more, when it has been woken, wakes the next.
+        let mut dropped = Box::pin(begin());
+        assert!(futures_util::poll!(&mut dropped).is_pending());
+        yield_now().await;
+        answers.hang_up();
+        drop(dropped);
+        yield_now().await;
+        let at_once = woken.load(Ordering::Relaxed);
+        assert!(at_once < WAITING / 4, "{at_once} have had a turn where another had one or two");
+        while waiting.join_next().await.is_some() {}
+        assert_eq!(woken.load(Ordering::Relaxed), WAITING);
+        // And so does whoever comes late.
+        begin().await;
     }
 
     #[tokio::test]

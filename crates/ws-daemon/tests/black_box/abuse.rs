@@ -175,6 +175,7 @@ fn storm() -> Result<(), String> {
 /// Whether the other client has kept its pace.
 fn judge(server: &Daemon, calm: &Paces, stormy: &Paces) -> Result<(), String> {
     let told = format!("calm: {calm:?}; in the storm: {stormy:?}; peak {} MiB", server.peak_memory() >> 20);
+    println!("{told}");
     if stormy.other < (calm.other.max(stormy.alone) * 2).max(NOISE) { Ok(()) } else { Err(told) }
 }
 
@@ -183,7 +184,7 @@ fn judge(server: &Daemon, calm: &Paces, stormy: &Paces) -> Result<(), String> {
 struct Paces {
     other: Duration,
     alone: Duration,
-    #[expect(dead_code, reason = "to be shown")]
+    #[expect(dead_code, reason = "it is shown")]
     runs: usize,
 }
 
