@@ -13,6 +13,7 @@ mod signals;
 pub mod trusted;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -393,12 +394,13 @@ impl Daemon {
             service_manager::stopping();
         }
         peers.drain(goes_on);
-        let linked = peers.links().iter().filter_map(|link| link.instance().map(str::to_owned)).collect();
-        let note = Note::new(&kept, told == Told::Stop, linked);
+        let mut wanted_back: BTreeSet<String> = peers.here_or_returning().into_iter().collect();
         if goes_on {
             stop.park.cancel();
-            goes_on = ending::quiet(&peers, &handed_up, &counts, begun + grace / 2, &mut signals).await;
+            goes_on = ending::quiet(&peers, &handed_up, &counts, &stop, begun + grace / 2, &mut signals).await;
+            wanted_back.extend(peers.here_or_returning());
         }
+        let note = Note::new(&kept, told == Told::Stop, wanted_back.into_iter().collect());
         let kept = goes_on.then_some(kept);
         stop.refuse.cancel();
         if told == Told::Drain {

@@ -219,7 +219,7 @@ impl Http {
     async fn attend(self, stream: TcpStream, address: SocketAddr, seat: Seat, dropped: CancellationToken) {
         // Frames are small and waited for; a socket that does not know the option still works.
         drop(stream.set_nodelay(true));
-        let visit = Visit::default();
+        let (visit, asks) = (Visit::default(), self.stop.askers.token());
         let within = *self.handshake.now();
         let greeted = tokio::select! {
             greeted = self.greet(stream, address, &visit) => Ok(greeted),
@@ -228,6 +228,7 @@ impl Http {
         match greeted {
             Ok(Some(newcomer)) => {
                 seat.became_link();
+                drop(asks);
                 let claimed = newcomer.claimed();
                 if let Life::Unwelcome(why) = self.peers.host(newcomer, CancellationToken::new()).await {
                     self.failed(address);

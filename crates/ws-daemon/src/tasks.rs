@@ -85,6 +85,8 @@ pub struct Stop {
     pub close_links: CancellationToken,
     /// Local connections are closed once their answers are written.
     pub close_local: CancellationToken,
+    /// Connections on which something may have come that nobody has looked at yet hold a token of this: who parks waits for them.
+    pub askers: TaskTracker,
 }
 
 impl Stop {

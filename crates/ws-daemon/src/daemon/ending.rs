@@ -20,6 +20,9 @@ use crate::tasks::Stop;
 /// How long a peer may take to answer that it has heard of a restart.
 const ANSWERS: Duration = Duration::from_secs(2);
 
+/// How long what has connected, or was read, is waited for until it is looked at.
+const LOOKS: Duration = Duration::from_secs(1);
+
 /// From KILL to the end: the time to reap, to settle and to part.
 const LAST_STEPS: Duration = Duration::from_secs(5);
 
@@ -65,11 +68,15 @@ pub async fn quiet(
     peers: &Peers,
     handed_up: &mpsc::Sender<Inbound>,
     counts: &Counts,
+    stop: &Stop,
     end: Instant,
     signals: &mut Signals,
 ) -> bool {
     let work = async {
         heard(peers, handed_up).await;
+        stop.askers.close();
+        // Whoever has only connected is not waited for any longer.
+        drop(timeout(LOOKS, stop.askers.wait()).await);
         counts.requests.ended().await;
         counts.runs.ended().await;
         counts.requests.ended().await;

@@ -91,7 +91,7 @@ impl Session {
             }
         }
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let mut is_http = None;
+        let (mut is_http, mut asks) = (None, Some(self.local.stop.askers.token()));
         let end = {
             let mut reading = std::pin::pin!(self.read(&mut reader, &unread));
             let mut writing = std::pin::pin!(self.write(&mut writer));
@@ -115,6 +115,7 @@ impl Session {
                                 break End::Done;
                             }
                         }
+                        asks = None;
                     }
                     end = &mut writing => {
                         // What is being read and thrown away is given time: closed over it, the last answer could be lost.
@@ -139,6 +140,7 @@ impl Session {
         drop(seat);
         self.answers.hang_up();
         if let Some(begun) = is_http {
+            let _asks = asks;
             let stream = tokio::io::join(Cursor::new(begun).chain(reader), writer);
             self.local.api.serve(stream, Visitor::Process(self.asker)).await;
             return End::Done;

@@ -62,6 +62,15 @@ impl Table {
 }
 
 impl Peers {
+    /// The instances that are linked, and those that are waited for.
+    #[must_use]
+    pub fn here_or_returning(&self) -> Vec<String> {
+        let (table, now) = (self.table(), Instant::now());
+        let here = table.links.iter().filter_map(|link| link.instance().map(str::to_owned));
+        let away = table.returning.0.iter().filter(|(_, until)| **until > now).map(|(instance, _)| instance.clone());
+        here.chain(away).collect()
+    }
+
     /// These were linked a moment ago, and are waited for.
     pub fn await_back(&self, instances: &[String]) {
         let mut table = self.table();

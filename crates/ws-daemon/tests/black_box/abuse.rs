@@ -175,7 +175,7 @@ fn storm() -> Result<(), String> {
 /// Whether the other client has kept its pace.
 fn judge(server: &Daemon, calm: &Paces, stormy: &Paces) -> Result<(), String> {
     let told = format!("calm: {calm:?}; in the storm: {stormy:?}; peak {} MiB", server.peak_memory() >> 20);
-    println!("{told}");
+    eprintln!("{told}");
     if stormy.other < (calm.other.max(stormy.alone) * 2).max(NOISE) { Ok(()) } else { Err(told) }
 }
 

@@ -312,6 +312,22 @@ fn requests_for_a_peer_that_restarts_wait_for_it_whichever_end_of_the_link_it_is
 }
 
 #[test]
+fn a_peer_that_restarts_while_the_daemon_does_is_waited_for_by_the_next_life() {
+    let server = Daemon::server().start();
+    let hello = |epoch: u64| json!({ "name": "web", "instance": "web", "epoch": epoch, "features": ["queue"] });
+    let mut peer = Peer::dial_version2(&server, &hello(1));
+    peer.send_text(&daemons_say("DRAIN", &json!({ "restart": true })));
+    drop(peer);
+    server.wait_log("link down");
+    let (mut asking, mut waiting) = (server.connect(), server.connect());
+    restart(&server, &mut asking);
+    waiting.send(r#"{"name":"exit","id":1,"to":"web"}"#);
+    waiting.nothing_waiting();
+    let mut peer = Peer::dial_version2(&server, &hello(2));
+    assert!(peer.text().contains(r#""name":"exit""#));
+}
+
+#[test]
 fn whoever_waits_for_a_queued_run_hears_of_it_from_the_next_life() {
     let server = Daemon::server().start();
     let (mut asking, mut waiting) = (server.connect(), server.connect());
