@@ -147,6 +147,13 @@ pub fn keep_descriptors_from_children() -> io::Result<()> {
     portable::close_on_exec()
 }
 
+/// From here on the descriptors are this thread's own: what other threads open and close is theirs. Where the system cannot do that, they
+/// stay common.
+pub fn own_descriptors() {
+    #[cfg(target_os = "linux")]
+    drop(linux::close_range_unshare());
+}
+
 /// Whether whoever started this process had it ignore SIGHUP, as nohup(1) does.
 #[must_use]
 pub fn ignores_hangup() -> bool {
@@ -461,6 +468,30 @@ mod tests {
     }
 
     #[cfg(target_os = "linux")]
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_another_thread_closes_stays_open_for_a_thread_with_descriptors_of_its_own() {
+        let flags = rustix::pipe::PipeFlags::NONBLOCK | rustix::pipe::PipeFlags::CLOEXEC;
+        let (reader, writer) = rustix::pipe::pipe_with(flags).expect("a pipe can be had");
+        let (tell, told) = std::sync::mpsc::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let own = std::thread::spawn(move || {
+            own_descriptors();
+            tell.send(()).expect("it is waited for");
+            wait.recv().expect("it is told");
+        });
+        told.recv().expect("it tells");
+        drop(writer);
+        let read = || rustix::io::read(&reader, &mut [0]);
+        assert_eq!(read(), Err(rustix::io::Errno::AGAIN), "the other end is open there");
+        go.send(()).expect("it waits");
+        own.join().expect("it ends");
+        // What a thread had for itself alone goes with it, if not in the same moment.
+        let mut events = [rustix::event::PollFd::new(&reader, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut events, None).expect("it ends");
+        assert_eq!(read(), Ok(0));
+    }
+
     #[test]
     fn both_ways_keep_descriptors_from_children() {
         for mark in [linux::close_range_on_exec, portable::close_on_exec] {

@@ -183,6 +183,8 @@ impl Handover {
 
     /// Puts the descriptors where they are looked for; what has these numbers now is closed by it.
     fn prepare(self, program: &Program) -> io::Result<(CString, Vec<CString>, Vec<CString>)> {
+        // A thread that is still about to end must not close by their numbers what is put there now.
+        system::own_descriptors();
         let count = RawFd::try_from(self.0.len()).map_err(io::Error::other)?;
         let (mut names, mut aside) = (Vec::new(), Vec::new());
         for (name, descriptor) in self.0 {

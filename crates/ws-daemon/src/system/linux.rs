@@ -100,6 +100,19 @@ pub fn close_range_on_exec() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// See [`super::own_descriptors`].
+///
+/// # Errors
+/// What close_range(2) says: `ENOSYS` before Linux 5.9.
+pub fn close_range_unshare() -> io::Result<()> {
+    #[expect(
+        unsafe_code,
+        reason = "no safe wrapper: close_range(2) over the highest number, which nothing can have, closes nothing and touches no memory"
+    )]
+    let result = unsafe { libc::close_range(libc::c_uint::MAX, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE.cast_signed()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// See [`super::FolderWatch`].
 #[derive(Debug)]
 pub struct FolderWatch(AsyncFd<OwnedFd>);
