@@ -15,7 +15,7 @@ fn again(frame: &Frame) -> Option<String> {
         Frame::Credit(run, bytes) => v2::credit(run, *bytes),
         Frame::Cancel(run, attempt) => v2::cancel(run, *attempt),
         Frame::Ack(run, attempt) => v2::ack(run, *attempt),
-        Frame::Drain => v2::drain(),
+        Frame::Drain { restarts } => v2::drain(*restarts),
         Frame::Roots(roots) => v2::roots(roots),
         Frame::Ping(_) | Frame::Command(_) | Frame::LocalStatus(..) => return None,
     })
