@@ -385,7 +385,6 @@ impl Daemon {
         counts.rest.spawn(service_manager::feed_watchdog(executor, stop.close_local.clone()));
         service_manager::ready();
         let told = ending::told(&mut signals, &reload, &mut restarts, &program).await;
-        let (begun, grace) = (Instant::now(), in_use.now().times.grace);
         let store = service_manager::room_to_store();
         let mut goes_on = told == Told::Restart || (told == Told::Stop && store > 0);
         if told == Told::Restart {
@@ -393,6 +392,8 @@ impl Daemon {
         } else {
             service_manager::stopping();
         }
+        goes_on = goes_on && (told != Told::Restart || ending::all_back(&stop, &mut signals).await);
+        let (begun, grace) = (Instant::now(), in_use.now().times.grace);
         peers.drain(goes_on);
         let mut wanted_back: BTreeSet<String> = peers.here_or_returning().into_iter().collect();
         if goes_on {

@@ -279,6 +279,7 @@ impl Origin {
     async fn somebody_returns(&self, target: Option<&Target>, instance: Option<&str>) -> bool {
         let Some(until) = self.peers().returning(target, instance) else { return false };
         let mut arrivals = self.peers().arrivals(None);
+        let _waits = self.stop().away.token();
         tokio::select! {
             // The table itself holds the other end.
             _ = arrivals.changed() => true,

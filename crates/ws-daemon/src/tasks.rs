@@ -87,6 +87,8 @@ pub struct Stop {
     pub close_local: CancellationToken,
     /// Connections on which something may have come that nobody has looked at yet hold a token of this: who parks waits for them.
     pub askers: TaskTracker,
+    /// Requests that wait for a peer to come back hold a token of this: a restart, in which nobody could come, begins when there are none.
+    pub away: TaskTracker,
 }
 
 impl Stop {

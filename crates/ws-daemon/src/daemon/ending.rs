@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
@@ -19,6 +19,9 @@ use crate::tasks::Stop;
 
 /// How long a peer may take to answer that it has heard of a restart.
 const ANSWERS: Duration = Duration::from_secs(2);
+
+/// How long a restart is put off for requests that wait for a peer to come back, as long as they do.
+const COMES_BACK: Duration = Duration::from_secs(10);
 
 /// How long what has connected, or was read, is waited for until it is looked at.
 const LOOKS: Duration = Duration::from_secs(1);
@@ -59,6 +62,16 @@ fn restarts_or_not(checked: Result<(), String>) -> Result<Value, Outcome> {
             error!(%why, "told to restart, and nothing was done");
             Err(Outcome::Failed(ErrorCode::BadMessage, format!("nothing was done: {why}")))
         }
+    }
+}
+
+/// Ends when no request waits for a peer to come back: once a restart has begun, none could. `false` at a signal that says stop.
+pub async fn all_back(stop: &Stop, signals: &mut Signals) -> bool {
+    stop.away.close();
+    tokio::select! {
+        () = stop.away.wait() => true,
+        () = sleep(COMES_BACK) => true,
+        () = signals.stop() => false,
     }
 }
 

@@ -323,8 +323,16 @@ fn a_peer_that_restarts_while_the_daemon_does_is_waited_for_by_the_next_life() {
     restart(&server, &mut asking);
     waiting.send(r#"{"name":"exit","id":1,"to":"web"}"#);
     waiting.nothing_waiting();
+    // A restart is put off until whoever is waited for is there, and has answered.
+    let lives = server.log().count(READY);
+    asking.send(r#"{"name":"+cmd","id":"c","params":{"code":"RESTART"}}"#);
+    assert_eq!(asking.said()["status"], 0);
     let mut peer = Peer::dial_version2(&server, &hello(2));
-    assert!(peer.text().contains(r#""name":"exit""#));
+    let run: Value = serde_json::from_str(&peer.text()).expect("JSON");
+    assert_eq!(run["name"], "exit");
+    peer.send_text(&daemons_say("STATUS", &json!({ "status": 9, "id": run["id"] })));
+    assert_eq!(waiting.said()["status"], 9);
+    server.wait_log_times(READY, lives + 1);
 }
 
 #[test]
