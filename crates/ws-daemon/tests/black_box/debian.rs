@@ -178,6 +178,8 @@ fn what_is_installed(machine: &Machine) {
         "/usr/share/doc/ws-daemon/README.md",
         "/usr/share/doc/ws-daemon/docs/recipes/cron-with-memory.md",
         "/usr/share/doc/ws-daemon/copyright",
+        "/usr/share/doc/ws-daemon/examples/nginx/ws-daemon.conf",
+        "/usr/share/doc/ws-daemon/examples/prometheus/alerts.yml",
     ] {
         assert!(files.lines().any(|line| line == file), "{file} is not among {files}");
     }
