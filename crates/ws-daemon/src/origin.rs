@@ -460,9 +460,11 @@ impl Deadline {
 fn nobody(timeout: Option<Duration>) -> Report {
     match timeout {
         None => Report::SEED_NOBODY,
-        Some(_) => {
-            Outcome::failed(ErrorCode::NoPeer, "nobody is connected; start a client with this server as its proxy").into()
-        }
+        Some(_) => Outcome::failed(
+            ErrorCode::NoPeer,
+            "nobody is connected; start a client on this machine, or ask another one in: ws-daemon invite NAME",
+        )
+        .into(),
     }
 }
 

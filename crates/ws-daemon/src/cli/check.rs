@@ -13,7 +13,8 @@ pub struct Arguments {
 
 /// Prints every setting, its value and where it came from; secrets are left out.
 pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
-    let (_, rows) = flags.settings()?;
+    // What is wrong is said in one line to programs.
+    let (_, rows) = if arguments.json { flags.settings_for_log()? } else { flags.settings()? };
     if arguments.json {
         let map: serde_json::Map<_, _> = rows
             .iter()

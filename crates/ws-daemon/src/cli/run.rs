@@ -61,7 +61,7 @@ fn program(flags: &Flags) -> Result<Program, Trouble> {
         *word = "run".into();
         words.push("--any-writer".into());
     }
-    let check = flags.arguments().into_iter().chain(["check".into()]).collect();
+    let check = flags.arguments().into_iter().chain(["check".into(), "--json".into()]).collect();
     Ok(Program { path, words, check })
 }
 

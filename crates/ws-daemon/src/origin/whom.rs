@@ -125,7 +125,7 @@ impl Origin {
             Pick::Link(link) => Ok(Way { link, hop: None }),
             Pick::NobodyConnected => self
                 .hop(whom)
-                .ok_or_else(|| absent("nobody who may run it is connected; start a client with this server as its proxy")),
+                .ok_or_else(|| absent("nobody who may run it is connected; start a client on this machine, or ask another one in: ws-daemon invite NAME")),
             Pick::KnownButAbsent => self.hop(whom).ok_or_else(|| absent("whoever matches \"to\" is not connected now")),
             Pick::UnknownTarget(nearest) => self.hop(whom).ok_or(NoWay::Unknown(nearest)),
         }

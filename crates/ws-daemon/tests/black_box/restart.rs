@@ -361,6 +361,7 @@ fn a_program_or_a_config_that_is_wrong_is_not_gone_over_to() {
     assert_eq!((&refused["status"], &refused["error"]), (&json!(-3), &json!("bad_message")), "{refused}");
     let why = refused["message"].as_str().expect("words");
     assert!(why.starts_with("nothing was done: ") && why.contains("config.json"), "{why}");
+    assert!(!why.contains(['\n', '│']), "a line, and no drawing: {why}");
     asking.nothing_waiting();
     assert_eq!(server.log().count(READY), 1);
 }
