@@ -77,6 +77,32 @@ pub enum Command {
     Metrics,
     /// Something about the programs that ask over HTTP.
     Callers(CallersTask),
+    /// From now on this connection is asked.
+    Serve(Serve),
+}
+
+/// For what a connection is asked, and how much at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    /// The names, as globs.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = SERVED_NAMES)))]
+    pub names: Vec<String>,
+    /// So many requests before it has answered one.
+    #[serde(default = "one")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = READY)))]
+    pub ready: usize,
+}
+
+/// Names that one connection may serve; more are refused.
+pub const SERVED_NAMES: usize = 64;
+
+/// Requests that a worker may hold; more are refused.
+pub const READY: usize = 1024;
+
+fn one() -> usize {
+    1
 }
 
 /// What is to be done about callers: programs that ask over HTTP, each by a token or a signature of its own.
@@ -375,7 +401,7 @@ struct Written<'a> {
 
 impl Command {
     /// The codes that local processes may use.
-    pub const CODES: [&'static str; 20] = [
+    pub const CODES: [&'static str; 21] = [
         "PAUSE",
         "STATUS",
         "PEERS",
@@ -396,6 +422,7 @@ impl Command {
         "LOG",
         "METRICS",
         "CALLERS",
+        "SERVE",
     ];
 
     /// The codes that only daemons use among themselves.
@@ -425,6 +452,7 @@ impl Command {
             Self::Log(_) => "LOG",
             Self::Metrics => "METRICS",
             Self::Callers(_) => "CALLERS",
+            Self::Serve(_) => "SERVE",
         }
     }
 
@@ -443,7 +471,7 @@ impl Command {
             (
                 Place::There,
                 code @ ("RUNS" | "RUN" | "SCRIPTS" | "STATS" | "SUBSCRIBE" | "RELOAD" | "RESTART" | "PEERS" | "INVITE"
-                | "REVOKE" | "ROTATE" | "KEYS" | "EXPLAIN" | "LOG" | "METRICS" | "CALLERS"),
+                | "REVOKE" | "ROTATE" | "KEYS" | "EXPLAIN" | "LOG" | "METRICS" | "CALLERS" | "SERVE"),
             ) => Err(Outcome::failed(ErrorCode::Denied, format!("{code} is answered by one's own daemon: say +cmd"))),
             (_, code) => Self::of_code(code, written.data()),
         }
@@ -495,6 +523,14 @@ impl Command {
             "METRICS" => Ok(Self::Metrics),
             "LOG" => Ok(Self::Log(serde_json::from_str(data).map_err(wrong)?)),
             "CALLERS" => Ok(Self::Callers(serde_json::from_str(data).map_err(wrong)?)),
+            "SERVE" => {
+                let serve: Serve = serde_json::from_str(data).map_err(wrong)?;
+                match (serve.names.len(), serve.ready) {
+                    (1..=SERVED_NAMES, 1..=READY) => Ok(Self::Serve(serve)),
+                    (1..=SERVED_NAMES, _) => Err(bad(format!("the data of {code}: \"ready\" is 1 to {READY}"))),
+                    _ => Err(bad(format!("the data of {code}: there are 1 to {SERVED_NAMES} \"names\""))),
+                }
+            }
             code => Err(unknown(code)),
         }
     }
@@ -628,6 +664,14 @@ mod tests {
             (r#"{"code":"CALLERS","data":{"do":"list"}}"#, Ok(Command::Callers(CallersTask::List))),
             (r#"{"code":"CALLERS","data":{"do":"add","name":"ci","alow":[]}}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"CALLERS"}"#, Err(ErrorCode::BadMessage)),
+            (
+                r#"{"code":"serve","data":{"names":["sms/*"]}}"#,
+                Ok(Command::Serve(Serve { names: vec!["sms/*".into()], ready: 1 })),
+            ),
+            (r#"{"code":"SERVE","data":{"names":[]}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"SERVE","data":{"names":["a"],"ready":0}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"SERVE","data":{"names":["a"],"ready":1025}}"#, Err(ErrorCode::BadMessage)),
+            (r#"{"code":"SERVE","data":"sms/*"}"#, Err(ErrorCode::BadMessage)),
             (r#"{"code":"HELLO"}"#, Err(ErrorCode::UnknownCommand)),
             (r#"{"code":"PUASE"}"#, Err(ErrorCode::UnknownCommand)),
         ];

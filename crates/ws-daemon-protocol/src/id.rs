@@ -1,6 +1,6 @@
 //! The two ids of a run: the caller's own, of any JSON type, and the run's, made by the asker. Neither is ever interpreted.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 
 use serde_json::Value;
@@ -88,6 +88,19 @@ impl RunId {
     #[must_use]
     pub fn new(uuid: impl Into<Box<str>>) -> Self {
         Self(uuid.into())
+    }
+
+    /// The id as text: letters, digits and dashes.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// It is found by its text, in which its hash is.
+impl Borrow<str> for RunId {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -17,6 +17,7 @@
 //! | `schema` | JSON Schemas of all of this, with the feature of that name |
 //! | [`time`] | durations as people write them |
 //! | [`trace`] | what a request carries along for logs |
+//! | [`worker`] | what a worker is asked and answers, line by line |
 
 pub mod codec;
 pub mod command;
@@ -31,3 +32,4 @@ pub mod schema;
 pub mod target;
 pub mod time;
 pub mod trace;
+pub mod worker;

@@ -194,6 +194,14 @@ impl Report {
     /// What the seed says when nobody is connected: the status alone. It goes to callers that asked in the seed's own grammar.
     pub const SEED_NOBODY: Self = Self { status: Some(-2), error: None, message: None, signal: None, more: None };
 
+    /// The same with the seed's own keys: of a script that exited by itself nothing but its status.
+    #[must_use]
+    pub fn with_seeds_keys(self) -> Self {
+        let is_its_own = self.error.is_none() && self.status.is_some_and(|status| status >= 0);
+        let message = self.message.filter(|_| !is_its_own);
+        Self { message, more: None, ..self }
+    }
+
     /// The code of the failure, if it is one that this version knows.
     #[must_use]
     pub fn error_code(&self) -> Option<ErrorCode> {

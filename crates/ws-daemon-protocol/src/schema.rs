@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::codec::v2::{Have, Hello, Hop, ID_BYTES, Roots};
 use crate::command::{
-    CallersTask, ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, LogChange, Revoke, Rotate, RunsQuery, StreamName, Topic,
+    CallersTask, ExplainQuery, Invite, KeysTask, LONGEST_PAUSE, LogChange, Revoke, Rotate, RunsQuery, Serve, StreamName, Topic,
 };
 use crate::options::{OutputMode, Queue, RETRIES, Route, TEXT_BYTES};
 use crate::target::Target;
@@ -24,6 +24,8 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("final", of::<FinalLine>("the last line of a run, or of a command")),
         ("news", of::<News>("a line that SUBSCRIBE lets come")),
         ("command", command()),
+        ("worker-asked", of::<WorkerAsked>("a line that a worker gets: one request")),
+        ("worker-said", of::<WorkerSaid>("a line that a worker says: the answer to one, or what is printed for one")),
         ("frame-run", of::<RunFrame>("asks the other daemon for a run")),
         ("frame-hello", daemons::<Hello>("HELLO", "who a daemon is: the first frame of a link from both sides")),
         ("frame-status", daemons::<StatusData>("STATUS", "how a run, a command or a PING ended: from the doer")),
@@ -237,6 +239,64 @@ enum News {
         /// So many lines are missing.
         missed: u64,
     },
+}
+
+#[derive(JsonSchema, Deserialize)]
+#[expect(dead_code, reason = "it is there to be described")]
+struct WorkerAsked {
+    /// The run: what to answer under.
+    id: Uuid,
+    /// What was asked for.
+    name: String,
+    /// Any JSON.
+    params: Value,
+    /// Who asked.
+    peer: String,
+    /// The caller's own id, if it gave one.
+    caller: Option<Value>,
+    /// By when it is to be answered, in seconds since 1970.
+    deadline: Option<f64>,
+    /// Of which trace it is (W3C Trace Context).
+    traceparent: Option<String>,
+    /// What it is called elsewhere.
+    request_id: Option<String>,
+    /// What has happened that it is for.
+    event: Option<String>,
+}
+
+#[derive(JsonSchema, Deserialize)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is there to be described")]
+enum WorkerSaid {
+    /// It is done.
+    Answer {
+        id: Uuid,
+        /// As a script exits with it.
+        status: u8,
+        /// What a script would have printed, as JSON.
+        result: Option<Value>,
+        /// What it would have printed, as it is.
+        stdout: Option<String>,
+        /// What it would have said of trouble.
+        stderr: Option<String>,
+        /// For people.
+        message: Option<String>,
+    },
+    /// Something is printed.
+    Output {
+        id: Uuid,
+        event: OutputWord,
+        stream: StreamName,
+        /// The text, or the bytes in base 64.
+        data: String,
+        encoding: Option<Base64>,
+    },
+}
+
+#[derive(JsonSchema, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OutputWord {
+    Output,
 }
 
 #[derive(JsonSchema, Deserialize)]
@@ -539,6 +599,7 @@ fn command() -> Value {
         said("EXPLAIN", &schema::<ExplainQuery>(), true),
         said("LOG", &nullable(schema::<LogChange>()), false),
         said("METRICS", &any(), false),
+        said("SERVE", &schema::<Serve>(), true),
     ];
     document(
         "a command of a local process; code may be in any letter case",

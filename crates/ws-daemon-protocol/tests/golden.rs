@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use ws_daemon_protocol::codec::v2::{self, Frame, Have, Hello, Hop, Order, Progress, Roots, RunFrame, StatusFrame, Verdict};
 use ws_daemon_protocol::command::{
     CallersTask, Command, ExplainQuery, Invite, KeysTask, LogChange, NewCaller, OutputQuery, Place, Revoke, Rotate, RunQuery,
-    RunState, RunsQuery, StreamName, Topic, Which,
+    RunState, RunsQuery, Serve, StreamName, Topic, Which,
 };
 use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::{CallerId, RunId};
@@ -23,6 +23,7 @@ use ws_daemon_protocol::options::{NotBefore, Options, OutputMode, Queue, Route};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report, Signal};
 use ws_daemon_protocol::target::Target;
 use ws_daemon_protocol::trace::Trace;
+use ws_daemon_protocol::worker::{Asked, Said};
 
 const RUN: &str = "0190a000-0000-7000-8000-000000000001";
 
@@ -387,6 +388,11 @@ fn commands() -> Vec<(&'static str, &'static str, Command)> {
             }),
         ),
         ("command-keys", r#"{"code":"KEYS","data":{"do":"show"}}"#, Command::Keys(KeysTask::Show)),
+        (
+            "command-serve",
+            r#"{"code":"SERVE","data":{"names":["sms/*"],"ready":8}}"#,
+            Command::Serve(Serve { names: vec!["sms/*".into()], ready: 8 }),
+        ),
         ("command-metrics", r#"{"code":"METRICS"}"#, Command::Metrics),
         ("command-log", r#"{"code":"LOG"}"#, Command::Log(None)),
         (
@@ -440,6 +446,36 @@ const NEWS: [(&str, &str); 6] = [
     ("news-gap", r#"{"event":"gap","missed":5}"#),
 ];
 
+/// What a worker is asked.
+fn asked() -> Vec<(&'static str, String)> {
+    let (run, params, caller, trace) = (run(), params(r#"{"to":"+49","n":1.50}"#), id(r#"{"any":["type",1.50]}"#), trace());
+    let plain =
+        Asked { run: &run, name: "sms/send", params: &params, peer: "web 1", caller: None, deadline: None, trace: None };
+    let deadline = Some(Duration::from_millis(1_800_000_000_050));
+    let full = Asked { caller: Some(&caller), deadline, trace: trace.as_deref(), ..plain };
+    let line = |asked: Asked<'_>| {
+        let mut line = String::new();
+        asked.write(&mut line);
+        line.trim_end().to_owned()
+    };
+    vec![("worker-asked", line(plain)), ("worker-asked-full", line(full))]
+}
+
+/// What a worker says: read only.
+const WORKER_SAID: [(&str, &str); 5] = [
+    ("worker-said", r#"{"id":"0190a000-0000-7000-8000-000000000001","status":0}"#),
+    ("worker-said-result", r#"{"id":"0190a000-0000-7000-8000-000000000001","status":0,"result":{"a":[1.0]}}"#),
+    (
+        "worker-said-full",
+        r#"{"id":"0190a000-0000-7000-8000-000000000001","status":7,"stdout":"o\n","stderr":"e\n","message":"it is late"}"#,
+    ),
+    ("worker-said-output", r#"{"id":"0190a000-0000-7000-8000-000000000001","event":"output","stream":"stdout","data":"é\n"}"#),
+    (
+        "worker-said-bytes",
+        r#"{"id":"0190a000-0000-7000-8000-000000000001","event":"output","stream":"stderr","data":"/w==","encoding":"base64"}"#,
+    ),
+];
+
 // ---- The tests -------------------------------------------------------------------------------------------------
 
 /// Every message as this version says it.
@@ -454,7 +490,10 @@ fn today() -> Vec<Sample> {
         .into_iter()
         .map(|(name, params, _)| (name.to_owned(), format!(r#"{{"name":"+cmd","id":"x","params":{params}}}"#)));
     let news = NEWS.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned()));
-    frames.chain(events).chain(finals).chain(requests).chain(written).chain(commands).chain(news).collect()
+    let workers = asked().into_iter().map(|(name, text)| (name.to_owned(), text));
+    let answers = WORKER_SAID.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned()));
+    let own = frames.chain(events).chain(finals).chain(requests).chain(written).chain(commands).chain(news);
+    own.chain(workers).chain(answers).collect()
 }
 
 #[test]
@@ -511,6 +550,14 @@ fn every_sample_of_every_version_is_read() {
             "final" => {
                 let report = Report::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
                 assert_eq!(report.to_json(Some(&id("\"x\""))), text, "{name}");
+            }
+            "worker" if name.starts_with("worker-said") => {
+                let said = Said::parse(&text).unwrap_or_else(|fault| panic!("{name}: {fault}"));
+                assert_ne!(said, Said::Message, "{name}");
+            }
+            "worker" => {
+                let line: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+                assert_eq!(line["id"], RUN, "{name}");
             }
             "event" | "news" => {
                 let line: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -182,6 +182,10 @@ impl Control {
             Command::Log(change) => of(self.log(change)),
             Command::Metrics => Answer::Result(self.metrics().await.into()),
             Command::Callers(task) => of(self.callers(task).await),
+            Command::Serve(_) => {
+                let why = "SERVE is for a connection to the daemon's socket on which JSON is spoken: it is asked there";
+                Answer::Outcome(Outcome::failed(ErrorCode::Unsupported, why))
+            }
         }
     }
 

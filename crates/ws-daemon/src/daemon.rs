@@ -166,6 +166,8 @@ pub struct Daemon {
 #[derive(Debug, Clone, Default)]
 struct Counts {
     runs: Tasks,
+    /// Copies of scripts, which live on when they have nothing to do.
+    copies: Tasks,
     requests: Tasks,
     links: Tasks,
     connections: Tasks,
@@ -221,7 +223,9 @@ impl Daemon {
         let spool = identity::open_spool(&settings).map_err(StartFault::Spool)?;
         let (stop, counts) = (Stop::default(), Counts::default());
         let executor = surroundings(&settings, &socket)
-            .and_then(|around| Executor::new(around, &settings.limits, counts.rest.clone(), stop.clone()))
+            .and_then(|around| {
+                Executor::new(around, &settings.limits, counts.rest.clone(), counts.copies.clone(), stop.clone())
+            })
             .map_err(StartFault::Executor)?;
         Ok(Self {
             settings,

@@ -16,6 +16,7 @@ mod job;
 mod line;
 mod orphans;
 mod output;
+mod pool;
 mod prelude;
 mod process;
 mod room;
@@ -26,12 +27,14 @@ mod start;
 mod starter;
 mod stream;
 mod supervise;
+mod verdicts;
 
 pub use capture::{Captured, Cut, Text};
 pub use contract::{Contract, described as described_contract};
 pub use doer::Doer;
 pub use job::{Caller, Capture, Folder, Job};
 pub use orphans::Orphan;
+pub use pool::{Connection, Heard, Served, ServedNames};
 pub use scripts::{Script, ScriptEntry, Scripts};
 pub use stages::{Admitted, Ended, NotStarted, Ready, Running};
 pub use stream::{Chunk, ChunkData, OutputTap, StreamBuffer, text_of};
@@ -51,7 +54,7 @@ use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio::time::sleep;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
-use crate::config::Limits;
+use crate::config::{Glob, Limits};
 use crate::counters::Outcomes;
 use crate::metrics::Seconds;
 use crate::system::c_text;
@@ -59,6 +62,7 @@ use crate::system::shim::Shim;
 use crate::tasks::{Stop, Tasks};
 use capture::RESULT_BYTES_AT_ONCE;
 use line::Line;
+use pool::{Figures, Groups};
 use room::Room;
 use stages::{Closing, Run, Turn};
 use starter::Starters;
@@ -99,7 +103,9 @@ impl Default for Grace {
 }
 
 /// What a script finds of its own run in its environment: never what the daemon itself found.
-const OF_ONE_RUN: [&str; 8] = [
+const OF_ONE_RUN: [&str; 10] = [
+    "WSDAEMON_WORKER",
+    "WSDAEMON_DAEMON",
     "WSDAEMON_RUN",
     "WSDAEMON_NAME",
     "WSDAEMON_PEER",
@@ -178,6 +184,14 @@ struct Inner {
     /// Tells all runs that some time has passed.
     later: Notify,
     ticking: AtomicBool,
+    /// Who is asked for names that no script has.
+    groups: Arc<Groups>,
+    /// What became of copies and connections that are asked.
+    figures: Figures,
+    /// Copies that are kept running.
+    copies: Tasks,
+    /// The longest line of one, in bytes.
+    message: AtomicUsize,
     /// What is left of finished runs: output of programs that scripts left in the background.
     background: Tasks,
     /// One permit for each of these; none left: the program's pipes are closed.
@@ -193,11 +207,11 @@ struct Inner {
 const LISTENING: usize = 1024;
 
 impl Executor {
-    /// An executor of the scripts in `surroundings`.
+    /// An executor of the scripts in `surroundings`. `copies` counts those of scripts that are kept running.
     ///
     /// # Errors
     /// When the system has no threads.
-    pub fn new(surroundings: Surroundings, limits: &Limits, background: Tasks, stop: Stop) -> io::Result<Self> {
+    pub fn new(surroundings: Surroundings, limits: &Limits, background: Tasks, copies: Tasks, stop: Stop) -> io::Result<Self> {
         let (places, bytes) = room(limits);
         Ok(Self(Arc::new(Inner {
             scripts: Scripts::new(surroundings.prefix.join("scripts"), surroundings.writers),
@@ -213,6 +227,10 @@ impl Executor {
             shim: Shim::open(),
             later: Notify::new(),
             ticking: AtomicBool::new(false),
+            groups: Arc::default(),
+            figures: Figures::default(),
+            copies,
+            message: limits.message.into(),
             background,
             listening: Arc::new(Semaphore::new(LISTENING)),
             outcomes: Outcomes::default(),
@@ -229,6 +247,29 @@ impl Executor {
         self.0.starters.set(most);
         self.0.room.set(places, bytes);
         self.0.slots.set(limits.runs);
+        self.0.message.store(limits.message, Ordering::Relaxed);
+    }
+
+    /// A connection that is asked from here on for these names, and holds so many requests at most.
+    #[must_use]
+    pub fn serve(&self, connection: Connection, names: &[Glob], ready: usize) -> Served {
+        let served = Served::new(Arc::clone(&self.0.groups), connection);
+        served.serve(names, ready);
+        served
+    }
+
+    /// What is served, and by how many.
+    #[must_use]
+    pub fn served(&self) -> Vec<ServedNames> {
+        self.0.groups.served()
+    }
+
+    /// What became of copies of scripts and of connections that serve.
+    #[must_use]
+    pub fn workers(&self) -> WorkerStats {
+        let figures = &self.0.figures;
+        let gone = figures.all_gone().collect();
+        WorkerStats { running: figures.running(), calls: figures.calls(), gone, serving: self.0.groups.count() }
     }
 
     /// Stops what runs of this daemon's last life left running; returns how many of these processes do not end.
@@ -322,6 +363,19 @@ pub struct Stats {
     pub in_line: usize,
 }
 
+/// How copies of scripts and connections that serve do.
+#[derive(Debug, Clone)]
+pub struct WorkerStats {
+    /// Copies that run.
+    pub running: usize,
+    /// How often one of either was asked.
+    pub calls: u64,
+    /// Why copies are no more, by name.
+    pub gone: Vec<(&'static str, u64)>,
+    /// Connections that serve.
+    pub serving: usize,
+}
+
 impl Inner {
     fn folder(&self, folder: Folder) -> &Scripts {
         match folder {
@@ -363,9 +417,10 @@ fn room(limits: &Limits) -> (usize, usize) {
     (limits.runs + limits.waiting, limits.waiting_bytes.max(limits.message))
 }
 
-/// Pieces of work for the starters: each run that is to be started or checked has a slot, and lists are made one by one.
+/// Pieces of work for the starters: each run that is to be started or checked has a slot, and may have a copy of its script started
+/// beside; and lists are made one by one.
 fn starts(limits: &Limits) -> usize {
-    limits.runs + 1
+    2 * limits.runs + 1
 }
 
 fn stopping() -> Outcome {

@@ -212,8 +212,7 @@ impl Replier {
         let mux = self.link.mux();
         match (mux.dialect(), &self.id) {
             (Dialect::Seed, id) => {
-                let seeds = Report { more: None, ..report.clone() };
-                mux.say(seed::status(&seeds, id.as_ref()));
+                mux.say(seed::status(&report.clone().with_seeds_keys(), id.as_ref()));
             }
             (Dialect::Version2, Some(id)) => mux.say(v2::status(id, verdict, report)),
             // Asked under no id: answered nothing.

@@ -427,7 +427,7 @@ impl Submitted {
             self::settled(&news, seat.live(), &report);
         }
         // Whoever asked in the seed's own grammar gets the seed's own keys.
-        Report { more: None, ..report }
+        report.with_seeds_keys()
     }
 }
 

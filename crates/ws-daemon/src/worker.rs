@@ -300,8 +300,9 @@ fn capture(output: OutputMode, buffer: Option<&Arc<StreamBuffer>>) -> Capture {
 fn report_of(ended: &Ended) -> Report {
     let mut report = Report::from(ended.outcome().clone());
     let kept = ended.captured().map(home::more).unwrap_or_default();
-    if let Some(note) = ended.captured().and_then(|captured| captured.note.as_ref()) {
-        report.message.get_or_insert_with(|| note.clone());
+    let note = ended.captured().and_then(|captured| captured.note.as_deref());
+    if let Some(note) = ended.message().or(note) {
+        report.message.get_or_insert_with(|| note.to_owned());
     }
     *report.more_mut() = More { ms: ended.ms(), ..kept };
     report

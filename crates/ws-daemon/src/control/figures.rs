@@ -84,6 +84,12 @@ impl Control {
         page.gauge("wsdaemon_runs_waiting", "Runs in line for a slot", wide(exec.in_line as u64));
         page.gauge("wsdaemon_runs_limit", "Scripts that may run at once", wide(self.0.executor.capacity() as u64));
         page.histogram("wsdaemon_run_seconds", "How long scripts ran", seconds);
+        let workers = self.0.executor.workers();
+        page.gauge("wsdaemon_workers_running", "Copies of scripts that are kept running", wide(workers.running as u64));
+        page.gauge("wsdaemon_workers_serving", "Connections that serve", wide(workers.serving as u64));
+        page.counter("wsdaemon_worker_calls", "Requests that copies of scripts or connections were asked", workers.calls);
+        let gone = workers.gone.into_iter().map(|(why, number)| ([why], number));
+        page.counters("wsdaemon_workers_replaced", "Copies of scripts that are no more, by why", ["reason"], gone);
         let draining = f64::from(u8::from(self.0.executor.is_draining()));
         page.gauge("wsdaemon_draining", "1 while the daemon stops and takes nothing more", draining);
     }

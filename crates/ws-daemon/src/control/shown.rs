@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use ws_daemon_protocol::command::{RunsQuery, Which};
 
 use super::{Control, Whose};
+use crate::exec::WorkerStats;
 
 /// Runs in one answer unless it is said how many.
 const SHOWN: usize = 100;
@@ -94,6 +95,13 @@ impl Control {
         scripts.into_iter().map(show).collect()
     }
 
+    /// How copies of scripts do, and connections that serve.
+    fn workers(&self) -> Value {
+        let WorkerStats { running, calls, gone, serving } = self.0.executor.workers();
+        let replaced: Map<String, Value> = gone.into_iter().map(named).collect();
+        json!({ "running": running, "calls": calls, "replaced": replaced, "serving": serving })
+    }
+
     /// How the daemon does.
     pub(super) fn stats(&self) -> Value {
         let me = self.0.peers.me();
@@ -115,7 +123,7 @@ impl Control {
             "up_ms": u64::try_from(self.0.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             "links": self.0.peers.links().len(), "asked": self.0.origin.live_count(),
             "running": exec.running, "waiting": exec.in_line, "connections": connections,
-            "links_closed": links_closed, "spool": spool,
+            "links_closed": links_closed, "spool": spool, "workers": self.workers(),
         })
     }
 }

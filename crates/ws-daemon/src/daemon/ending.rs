@@ -136,6 +136,7 @@ pub async fn shut_down(stop: &Stop, counts: &Counts, (begun, grace): (Instant, D
     let work = async {
         counts.runs.ended().await;
         counts.requests.ended().await;
+        counts.copies.ended().await;
     };
     let patient = tokio::select! {
         () = work => true,
@@ -144,8 +145,12 @@ pub async fn shut_down(stop: &Stop, counts: &Counts, (begun, grace): (Instant, D
     };
     if patient {
         stop.terminate.cancel();
+        let stopped = async {
+            counts.runs.ended().await;
+            counts.copies.ended().await;
+        };
         tokio::select! {
-            () = counts.runs.ended() => {}
+            () = stopped => {}
             () = sleep_until(begun + grace) => {}
             () = signals.stop() => {}
         }
@@ -154,6 +159,7 @@ pub async fn shut_down(stop: &Stop, counts: &Counts, (begun, grace): (Instant, D
     let end = Instant::now() + LAST_STEPS;
     let steps = async {
         counts.runs.ended().await;
+        counts.copies.ended().await;
         stop.close_links.cancel();
         counts.requests.ended().await;
         counts.links.ended().await;

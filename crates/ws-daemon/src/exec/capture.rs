@@ -120,6 +120,33 @@ impl Keep {
         }
     }
 
+    /// Where the bytes of both streams go, if anywhere.
+    pub fn both(capture: &Capture, budget: &Arc<Semaphore>, cap: Option<u64>) -> Option<Box<[Self; 2]>> {
+        let keeps = || StreamName::BOTH.map(|stream| Self::new(capture, stream, budget, cap));
+        (!matches!(capture, Capture::None)).then(|| Box::new(keeps()))
+    }
+
+    /// The end of a stream, so many bytes of it.
+    pub fn last(bytes: u64) -> Self {
+        Self::Tail(Box::new(Tail::new(Some(bytes))))
+    }
+
+    /// The last line that was taken, of a stream whose end is kept.
+    pub fn last_line(self) -> Option<String> {
+        let Self::Tail(tail) = self else { return None };
+        let text = tail.into_text();
+        let line = text.data.lines().rev().find(|line| !line.trim().is_empty()).filter(|_| !text.base64)?;
+        Some(line.chars().map(|char| if char.is_control() { ' ' } else { char }).collect())
+    }
+
+    /// Who reads it live.
+    pub fn reader(&self) -> Option<Arc<StreamBuffer>> {
+        match self {
+            Self::Live(buffer, _, 1..) => Some(Arc::clone(buffer)),
+            _ => None,
+        }
+    }
+
     /// Waits for room for `bytes` more, if somebody reads live and keeps up.
     pub async fn room(&self, bytes: usize) {
         if let Self::Live(buffer, _, 1..) = self {

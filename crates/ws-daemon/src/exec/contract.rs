@@ -5,13 +5,14 @@ mod schema;
 mod shelf;
 mod written;
 
-pub use shelf::{ENDING, Fault, Shelf, Terms, beside};
+pub use shelf::{ENDING, Fault, Mark, Shelf, Terms, beside};
 
 use std::ffi::CString;
 use std::time::Duration;
 
 use nix::unistd::{Group, Uid, User};
 use serde_json::{Map, Value, json};
+use ws_daemon_protocol::command::READY;
 use ws_daemon_protocol::target::Target;
 
 use super::job::Caller;
@@ -20,7 +21,7 @@ use crate::system::c_text;
 use crate::system::shim::{Identity, Order};
 use schema::Schema;
 pub use written::described;
-use written::{ParamsBy, Who, Written};
+use written::{ParamsBy, Who, Written, WrittenWorkers};
 
 /// Entries of `callers`; with more the contract is broken.
 const CALLERS: usize = 256;
@@ -30,6 +31,9 @@ const VARIABLES: usize = 1024;
 
 /// Characters of `description`; with more the contract is broken.
 const DESCRIPTION_CHARS: usize = 1024;
+
+/// Copies of one script that are kept running; with more the contract is broken.
+const PROCESSES: usize = 256;
 
 /// What is allowed of one script.
 #[derive(Debug)]
@@ -44,6 +48,20 @@ pub struct Contract {
     environment: Option<Vec<String>>,
     output: Option<u64>,
     by_stdin: bool,
+    workers: Option<Workers>,
+}
+
+/// How copies of a script are kept running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workers {
+    /// So many at most.
+    pub processes: usize,
+    /// Requests that one of them may hold.
+    pub ready: usize,
+    /// Requests that one of them gets.
+    pub max_requests: Option<u64>,
+    /// How long one is kept that has nothing to do.
+    pub idle: Option<Duration>,
 }
 
 /// Some of those who may call.
@@ -85,6 +103,7 @@ impl Contract {
             environment,
             output,
             params,
+            worker,
         } = Written::parse(text)?;
         if description.as_ref().is_some_and(|description| description.chars().count() > DESCRIPTION_CHARS) {
             return Err(format!("description: it has more than {DESCRIPTION_CHARS} characters"));
@@ -94,6 +113,9 @@ impl Contract {
         }
         if at_once == Some(0) {
             return Err("at_once: it must be at least 1".into());
+        }
+        if worker.is_some() && params == Some(ParamsBy::Stdin) {
+            return Err("params: a worker gets them in the line that asks it".into());
         }
         let user = match (user, group) {
             (None, None) => None,
@@ -111,6 +133,7 @@ impl Contract {
             environment: environment.map(variables).transpose().map_err(|why| format!("environment: {why}"))?,
             output: output.map(|bytes| bytes as u64),
             by_stdin: params == Some(ParamsBy::Stdin),
+            workers: worker.map(|worker| Workers::meant(&worker)).transpose().map_err(|why| format!("worker.{why}"))?,
         })
     }
 
@@ -149,10 +172,17 @@ impl Contract {
         }
     }
 
-    /// How many may run at once.
+    /// How many may run at once: no more than its copies may hold.
     #[must_use]
     pub fn at_once(&self) -> Option<usize> {
-        self.at_once
+        let held = self.workers.map(|workers| workers.processes * workers.ready);
+        [self.at_once, held].into_iter().flatten().min()
+    }
+
+    /// How copies of it are kept running, if they are.
+    #[must_use]
+    pub fn workers(&self) -> Option<Workers> {
+        self.workers
     }
 
     /// How many bytes of each stream are kept or told.
@@ -207,7 +237,38 @@ impl Contract {
         say("environment", self.environment.as_ref().map(|names| json!(names)));
         say("output", self.output.map(Value::from));
         say("params", self.by_stdin.then(|| "stdin".into()));
+        say("worker", self.workers.map(Workers::shown));
         Value::Object(shown)
+    }
+}
+
+impl Workers {
+    fn meant(written: &WrittenWorkers) -> Result<Self, String> {
+        let WrittenWorkers { processes, max_requests, idle, ready } = *written;
+        let within = |key: &str, found: Option<usize>, most: usize| match found.unwrap_or(1) {
+            found if (1..=most).contains(&found) => Ok(found),
+            _ => Err(format!("{key}: it is 1 to {most}")),
+        };
+        if max_requests == Some(0) {
+            return Err("max_requests: it must be at least 1".into());
+        }
+        if idle.is_some_and(|idle| idle.is_zero()) {
+            return Err("idle: it must be longer than 0".into());
+        }
+        let (processes, ready) = (within("processes", processes, PROCESSES)?, within("ready", ready, READY)?);
+        Ok(Self { processes, ready, max_requests, idle })
+    }
+
+    fn shown(self) -> Value {
+        let Self { processes, ready, max_requests, idle } = self;
+        let mut shown = json!({ "processes": processes, "ready": ready });
+        if let Some(max_requests) = max_requests {
+            shown["max_requests"] = max_requests.into();
+        }
+        if let Some(idle) = idle {
+            shown["idle"] = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX).into();
+        }
+        shown
     }
 }
 
@@ -306,7 +367,15 @@ mod tests {
             ("{\"a\"", "EOF"),
             ("{} {}", "trailing"),
             (r#"{"callres":["a"]}"#, "there is no key \"callres\""),
-            (r#"{"worker":{"processes":2}}"#, "there is no key \"worker\""),
+            (r#"{"worker":{"proceses":2}}"#, "there is no key \"proceses\""),
+            (r#"{"worker":{"processes":0}}"#, "worker.processes: it is 1 to 256"),
+            (r#"{"worker":{"processes":257}}"#, "worker.processes: it is 1 to 256"),
+            (r#"{"worker":{"ready":1025}}"#, "worker.ready: it is 1 to 1024"),
+            (r#"{"worker":{"max_requests":0}}"#, "worker.max_requests: it must be at least 1"),
+            (r#"{"worker":{"idle":"0s"}}"#, "worker.idle: it must be longer than 0"),
+            (r#"{"worker":{"idle":null}}"#, "worker.idle: null says nothing"),
+            (r#"{"worker":true}"#, "worker: "),
+            (r#"{"worker":{},"params":"stdin"}"#, "params: a worker gets them in the line"),
             (r#"{"timeout":"1s","timeout":"2s"}"#, "the key \"timeout\" stands twice"),
             (r#"{"callers":null}"#, "callers: null says nothing"),
             (r#"{"limits":{"core":null}}"#, "limits.core: null says nothing"),
@@ -389,6 +458,18 @@ mod tests {
         }
         assert_eq!(contract("{}").timeout(Some(second(3))), Some(second(3)));
         assert_eq!(contract("{}").timeout(None), None);
+    }
+
+    #[test]
+    fn no_more_are_asked_at_once_than_copies_may_hold() {
+        let at_once = |text: &str| contract(text).at_once();
+        assert_eq!(at_once("{}"), None);
+        assert_eq!(at_once(r#"{"worker":{}}"#), Some(1));
+        assert_eq!(at_once(r#"{"worker":{"processes":3,"ready":8}}"#), Some(24));
+        assert_eq!(at_once(r#"{"worker":{"processes":3,"ready":8},"at_once":5}"#), Some(5));
+        assert_eq!(at_once(r#"{"worker":{"processes":2},"at_once":5}"#), Some(2));
+        let shown = contract(r#"{"worker":{"processes":2,"idle":"5m","max_requests":10}}"#).shown();
+        assert_eq!(shown, json!({"worker": {"processes": 2, "ready": 1, "max_requests": 10, "idle": 300_000}}));
     }
 
     #[test]

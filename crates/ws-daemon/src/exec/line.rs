@@ -24,6 +24,10 @@ struct State {
 #[derive(Debug)]
 pub struct Held(Arc<Line>);
 
+/// The places that one run has: of its script, and of those that serve its name.
+#[derive(Debug, Default)]
+pub struct Places([Option<Held>; 2]);
+
 /// The wait for a place, in order from the moment this was made. Dropped, it is over.
 #[derive(Debug)]
 pub struct Wait {
@@ -31,6 +35,33 @@ pub struct Wait {
     line: Option<Arc<Line>>,
     asker: Asker,
     number: u64,
+}
+
+impl Places {
+    /// The same with one more.
+    #[must_use]
+    pub fn with(mut self, held: Held) -> Self {
+        self.put(held);
+        self
+    }
+
+    /// One more.
+    pub fn put(&mut self, held: Held) {
+        if let Some(free) = self.0.iter_mut().find(|place| place.is_none()) {
+            *free = Some(held);
+        }
+    }
+
+    /// A place of this line: the one that is here, or a free one.
+    pub fn take(&mut self, line: &Arc<Line>) -> Option<Held> {
+        let is_of = |place: &&mut Option<Held>| place.as_ref().is_some_and(|held| held.is_of(line));
+        self.0.iter_mut().find(is_of).and_then(Option::take).or_else(|| line.try_take())
+    }
+
+    /// Whether there is one of this line.
+    pub fn has(&self, line: &Arc<Line>) -> bool {
+        self.0.iter().flatten().any(|held| held.is_of(line))
+    }
 }
 
 impl Line {
@@ -48,6 +79,12 @@ impl Line {
     /// How many places are taken.
     pub fn taken(&self) -> usize {
         self.state().taken
+    }
+
+    /// Whether a place is free.
+    pub fn has_room(&self) -> bool {
+        let state = self.state();
+        state.taken < state.most
     }
 
     /// A place, if one is free and nobody waits for it.

@@ -4,10 +4,12 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::capture::Keep;
@@ -22,6 +24,9 @@ const LINE_BYTES: usize = 4096;
 
 /// How much of one run's stream is logged, in bytes of the log; what follows is read and dropped, and that is said once.
 const LOGGED_BYTES: usize = 1 << 20;
+
+/// After so long as much is logged again of a stream that goes on for ever.
+const LOGGED_AGAIN: Duration = Duration::from_mins(1);
 
 /// What each line is in the log beside its own bytes: time, run, script. Without it, a script that prints short lines would have
 /// half a million of them written.
@@ -52,13 +57,29 @@ struct Lines {
     line: Vec<u8>,
     cut: bool,
     logged: usize,
+    /// Since when that is counted, if it is counted anew from time to time.
+    since: Option<Instant>,
 }
 
 impl Output {
     /// The stream `stream`, from a pipe that does not block.
     pub fn new(stream: StreamName, pipe: OwnedFd) -> Self {
-        let lines = Lines { stream, line: Vec::new(), cut: false, logged: 0 };
+        let lines = Lines { stream, line: Vec::new(), cut: false, logged: 0, since: None };
         Self { pipe: Pipe::Fresh(pipe), lines, keep: Keep::Nothing }
+    }
+
+    /// Of a stream that goes on for ever, as much is logged in each minute as of another in all.
+    pub fn renew(&mut self) {
+        self.lines.since = Some(Instant::now());
+    }
+
+    /// The pipe itself, of which nothing is read here; `None` if it is over.
+    pub fn into_pipe(self) -> Option<OwnedFd> {
+        match self.pipe {
+            Pipe::Fresh(pipe) => Some(pipe),
+            Pipe::Registered(pipe) => Some(pipe.into_inner()),
+            Pipe::Over => None,
+        }
     }
 
     /// Gives what is read from here on to `keep` as well; returns what it was given to before.
@@ -115,6 +136,9 @@ impl Output {
 
 impl Lines {
     fn take(&mut self, bytes: &[u8]) {
+        if self.since.is_some_and(|since| since.elapsed() > LOGGED_AGAIN) {
+            (self.since, self.logged) = (Some(Instant::now()), 0);
+        }
         if self.logged > LOGGED_BYTES {
             return;
         }

@@ -11,7 +11,8 @@ use serde_json::Value;
 use tracing::warn;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
-use super::contract::{ENDING, Fault, Shelf, Terms, beside};
+use super::contract::{ENDING, Fault, Mark, Shelf, Terms, beside};
+use super::verdicts::Verdicts;
 use crate::system::trust::{Obstacle, Sticky, Writers, exposed, open_folder, quoted};
 use crate::system::walk::{Found, PATH_BYTES, walk};
 
@@ -39,6 +40,8 @@ pub struct Scripts {
     folder: PathBuf,
     writers: Writers,
     shelf: Shelf,
+    /// What was found of names whose scripts need not be looked for each time.
+    pub verdicts: Verdicts,
 }
 
 /// A script that may be run.
@@ -48,13 +51,24 @@ pub struct Script {
     pub path: PathBuf,
     /// What its contract says.
     pub terms: Option<Terms>,
+    /// The file itself, if copies of it are kept running.
+    pub itself: Option<Itself>,
+}
+
+/// The file of a script, whatever name it was asked for by.
+#[derive(Debug)]
+pub struct Itself {
+    /// Its name without links.
+    pub name: String,
+    /// By what it is known.
+    pub mark: Mark,
 }
 
 impl Scripts {
     /// The scripts in `folder`, which need not be there yet: it is opened anew for each look, so that a folder that is
     /// replaced as a whole is seen at once.
     pub fn new(folder: PathBuf, writers: Writers) -> Self {
-        Self { folder, writers, shelf: Shelf::default() }
+        Self { folder, writers, shelf: Shelf::default(), verdicts: Verdicts::default() }
     }
 
     /// Whether the folder can be opened. One that is missing answers as well; a dead network disk does not return.
@@ -103,12 +117,37 @@ impl Scripts {
             }
         };
         self.check(&found, name)?;
-        let terms = self.terms(name, &folder, &found).map_err(|fault| {
-            let why = format!("{}: its contract {} is broken: {}", shown(name), fault.path.display(), fault.what);
-            Outcome::failed(ErrorCode::Forbidden, why)
-        })?;
+        let terms = self.terms(name, &folder, &found).map_err(|fault| broken(name, &fault))?;
+        let itself = terms.as_ref().filter(|terms| terms.pool.is_some()).and_then(|_| {
+            let name = found.path.strip_prefix(&folder).ok()?.to_str()?.to_owned();
+            Some(Itself { name, mark: Mark::of(&found.look) })
+        });
         // It is started by this path: nobody who is not trusted can make it lead elsewhere in between.
-        Ok(Script { path: self.folder.join(name), terms })
+        Ok(Script { path: self.folder.join(name), terms, itself })
+    }
+
+    /// What a contract says of a plain name that no script has, if there is one.
+    ///
+    /// # Errors
+    /// `forbidden`: it is broken, or others can write it.
+    pub fn terms_alone(&self, name: &str) -> Result<Option<Terms>, Outcome> {
+        let (parent, last) = name.rsplit_once('/').unwrap_or((".", name));
+        let (folder, found) = match self.find(parent) {
+            Ok(found) => found,
+            Err(Obstacle::Exposed(exposed)) => {
+                return Err(Outcome::failed(ErrorCode::Forbidden, format!("{}: {exposed}", shown(name))));
+            }
+            // Nothing is beside what could not be there.
+            Err(Obstacle::System(_)) => return Ok(None),
+        };
+        let guard = |path: &Path, look: &Stat| self.guard(path, look, Sticky::WillNotDo);
+        let follow = |path: &Path| {
+            let inside = path.strip_prefix(&folder).unwrap_or(path);
+            let start = open_folder(&folder).map_err(io::Error::from)?;
+            walk(start, &[&*self.folder, &folder], inside, guard)
+        };
+        let terms = self.shelf.find(found.file.as_fd(), &found.path.join(last), guard, follow);
+        Ok(terms.map_err(|fault| broken(name, &fault))?.map(|(terms, _)| terms))
     }
 
     /// The contract of what was found under `name`. It stands beside the file itself, so that no other name of it leads round.
@@ -229,6 +268,11 @@ impl Scripts {
         }
         Ok(())
     }
+}
+
+fn broken(name: &str, fault: &Fault) -> Outcome {
+    let why = format!("{}: its contract {} is broken: {}", shown(name), fault.path.display(), fault.what);
+    Outcome::failed(ErrorCode::Forbidden, why)
 }
 
 /// Whether what was found is the contract of a script that stands beside it.

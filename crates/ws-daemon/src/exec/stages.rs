@@ -9,10 +9,10 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::capture::Captured;
 use super::job::{Capture, Job};
-use super::line::{Held, Wait};
+use super::line::{Held, Places, Wait};
 use super::room::Place;
 use super::supervise::{self, Attended, Begun, Not};
-use super::{Executor, orphans, stopping};
+use super::{Executor, stopping};
 
 /// A job that has its place in line.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub struct Admitted {
 pub struct Ready {
     run: Run,
     slot: Held,
-    /// Its place among those of its script that run at once, if it had to wait for one.
-    held: Option<Held>,
+    /// Its places among those of its script that run at once, if it had to wait for one.
+    places: Places,
 }
 
 /// What became of a run that did not start.
@@ -56,6 +56,7 @@ pub struct Ended {
     never_started: bool,
     drained: bool,
     captured: Option<Box<Captured>>,
+    message: Option<Box<str>>,
     ms: Option<u64>,
 }
 
@@ -83,8 +84,8 @@ impl Closing {
 pub(super) enum Turn {
     Now(Held),
     Later(Wait),
-    /// First for a place among those of its script, then for a slot.
-    InLine(Result<Held, Wait>),
+    /// First for a place among those of its script, beside those it has, then for a slot.
+    InLine(Result<Held, Wait>, Places),
 }
 
 impl Admitted {
@@ -101,22 +102,22 @@ impl Admitted {
         let Self { mut run, turn } = self;
         let turn = async {
             match turn {
-                Turn::Now(slot) => (None, slot),
-                Turn::Later(wait) => (None, wait.await),
-                Turn::InLine(turn) => {
-                    let held = have(turn).await;
-                    (Some(held), have(run.executor.0.slots.enter(run.place.asker())).await)
+                Turn::Now(slot) => (Places::default(), slot),
+                Turn::Later(wait) => (Places::default(), wait.await),
+                Turn::InLine(turn, places) => {
+                    let places = places.with(have(turn).await);
+                    (places, have(run.executor.0.slots.enter(run.place.asker())).await)
                 }
             }
         };
-        let (held, slot) = tokio::select! {
+        let (places, slot) = tokio::select! {
             biased;
             () = run.executor.0.stop.drain.cancelled() => return Err(run.drained()),
             () = run.job.cancel.cancelled() => return Err(run.cancelled()),
             turn = turn => turn,
         };
         run.place.set_in_line(false);
-        Ready { run, slot, held }.unless_stopped()
+        Ready { run, slot, places }.unless_stopped()
     }
 
     /// Waits for a slot and runs the script to its end. Its place is free again when this returns, before anybody is told.
@@ -150,16 +151,17 @@ impl Ready {
     /// The end of a run that did not start: there is no such script, it cannot be executed, its contract refuses it, the daemon
     /// stops, or it was cancelled. Or its next wait.
     pub async fn start(self) -> Result<Running, NotStarted> {
-        let Self { mut run, slot, held } = self.unless_stopped().map_err(NotStarted::Ended)?;
+        let Self { mut run, slot, places } = self.unless_stopped().map_err(NotStarted::Ended)?;
         let span = run.job.span();
-        let begun = supervise::begin(&run.executor.0, &run.job, held).instrument(span.clone()).await;
+        let begun = supervise::begin(&run.executor.0, &run.job, places).instrument(span.clone()).await;
         match begun {
             Ok(begun) => Ok(Running { run, begun, span, slot }),
             Err(Not::Ended(outcome)) => Err(NotStarted::Ended(run.unstarted(outcome, false))),
-            Err(Not::InLine(line)) => {
+            Err(Not::Drained) => Err(NotStarted::Ended(run.drained())),
+            Err(Not::InLine(line, places)) => {
                 drop(slot);
                 run.place.set_in_line(true);
-                let turn = Turn::InLine(line.enter(run.place.asker()));
+                let turn = Turn::InLine(line.enter(run.place.asker()), places);
                 Err(NotStarted::InLine(Admitted { run, turn }))
             }
         }
@@ -180,8 +182,7 @@ impl Running {
     /// The script's process id, and when it started as the system counts (0 where that is not told): together they name it also
     /// after a crash of the daemon. Reads a file of /proc. `None` if it is no process of its own.
     pub fn process(&self) -> Option<(u32, u64)> {
-        let pid = self.begun.pid()?;
-        Some((pid, orphans::start_time(pid).unwrap_or(0)))
+        self.begun.process()
     }
 
     /// The script's process id; `None` if it is no process of its own.
@@ -193,11 +194,11 @@ impl Running {
     pub async fn end(self) -> Ended {
         let Self { run, begun, span, slot } = self;
         let attended = supervise::attend(&run.executor.0, &run.job, begun).instrument(span).await;
-        let Attended { outcome, captured, ms } = attended;
+        let Attended { outcome, captured, message, ms } = attended;
         drop(slot);
         run.executor.0.outcomes.count(&outcome);
         run.executor.0.seconds.took(Duration::from_millis(ms));
-        Ended { job: run.over(), outcome, never_started: false, drained: false, captured, ms: Some(ms) }
+        Ended { job: run.over(), outcome, never_started: false, drained: false, captured, message, ms: Some(ms) }
     }
 }
 
@@ -211,6 +212,11 @@ impl Ended {
     /// asked for.
     pub fn captured(&self) -> Option<&Captured> {
         self.captured.as_deref()
+    }
+
+    /// What a worker said of how it ended, for people.
+    pub fn message(&self) -> Option<&str> {
+        self.message.as_deref()
     }
 
     /// How long the script ran, in milliseconds; `None` if it never started.
@@ -255,7 +261,7 @@ impl Run {
 
     fn unstarted(self, outcome: Outcome, drained: bool) -> Ended {
         self.executor.0.outcomes.count(&outcome);
-        Ended { job: self.over(), outcome, never_started: true, drained, captured: None, ms: None }
+        Ended { job: self.over(), outcome, never_started: true, drained, captured: None, message: None, ms: None }
     }
 }
 
@@ -333,7 +339,7 @@ mod tests {
         };
         let stop = Stop::default();
         let around = around.with_grace(Grace { kill, drain });
-        let executor = Executor::new(around, &limits, Tasks::default(), stop.clone()).expect("threads");
+        let executor = Executor::new(around, &limits, Tasks::default(), Tasks::default(), stop.clone()).expect("threads");
         Stage { prefix, executor, stop }
     }
 

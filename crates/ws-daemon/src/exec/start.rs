@@ -7,13 +7,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::time::Instant;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
-use super::contract::{Contract, Terms};
-use super::line::{Held, Line};
+use super::contract::{Contract, Terms, Workers};
+use super::line::{Line, Places};
+use super::pool::{Of, Picked, Source, To, Version};
 use super::process::{ARGUMENT_BYTES, Pipes, Process, Program};
-use super::scripts::{Script, not_started, shown};
-use super::{Inner, Job};
+use super::scripts::{Itself, Script, not_started, shown};
+use super::verdicts::Verdict;
+use super::{Folder, Inner, Job, orphans};
 use crate::system::c_text;
 use crate::system::shim::WORD;
 
@@ -22,6 +25,12 @@ pub const RUN: &str = "WSDAEMON_RUN=";
 
 /// And by this to the daemon that started it.
 pub const PREFIX: &str = "WSDAEMON_PREFIX=";
+
+/// By this a copy of a script that is kept running is known.
+pub const WORKER: &str = "WSDAEMON_WORKER=1";
+
+/// And by this which daemon it was that started it: its process id and its start time.
+pub const DAEMON: &str = "WSDAEMON_DAEMON=";
 
 /// By when the script is stopped, in seconds since 1970.
 const DEADLINE: &str = "WSDAEMON_DEADLINE=";
@@ -40,6 +49,8 @@ pub enum Started {
     InLine(Arc<Line>),
     /// To look at its params may take a while: it is to be started where that holds nobody up.
     Elsewhere,
+    /// There is somebody to be asked.
+    Asks(To),
 }
 
 /// An attempt, and what goes with it.
@@ -47,30 +58,120 @@ pub enum Started {
 pub struct Attempt {
     /// What came of it.
     pub started: Started,
-    /// The path and the contract that it went by, as soon as they are known.
+    /// The path that it went by, as soon as it is known.
     pub script: Option<Script>,
-    /// Its place among those of its script that run at once.
-    pub held: Option<Held>,
+    /// What the contract says, likewise.
+    pub terms: Option<Terms>,
+    /// Its places among those of its script that run at once.
+    pub places: Places,
 }
 
 /// Params up to this length, in bytes, are looked at wherever a run is started.
 const LOOKED_AT_HERE_BYTES: usize = 64 * 1024;
 
-/// Tries to start the script of `job`, which may have a place among its like already. `here`: on a thread that must not be held
-/// up, and with its output registered as in [`Program`].
-pub fn start(inner: &Inner, job: &Job, mut held: Option<Held>, here: bool) -> Attempt {
-    let script = match inner.folder(job.folder).resolve(&job.name) {
-        Ok(script) => script,
-        Err(outcome) => return Attempt { started: Started::Refused(outcome), script: None, held },
-    };
-    let started = match script.terms.as_ref().and_then(|terms| bar(job, terms, &mut held, here)) {
-        Some(barred) => barred,
-        None => match start_script(inner, job, &script, here) {
-            Ok((process, pipes)) => Started::Running(process, pipes),
-            Err(error) => not_running(&script, &error),
+/// Tries to start the script of `job`, which may have places among its like already, or says who is to be asked in its place. `here`:
+/// on a thread that must not be held up, and with its output registered as in [`Program`].
+pub fn start(inner: &Inner, job: &Job, mut had: Places, here: bool) -> Attempt {
+    let (scripts, at) = (inner.folder(job.folder), Instant::now());
+    let verdict = match scripts.resolve(&job.name) {
+        Ok(script) => match script.terms.as_ref().and_then(|terms| terms.pool.clone()) {
+            Some(pool) => {
+                if let Some((of, _)) = copy_of(job.folder, &script) {
+                    pool.is_of(of, at);
+                }
+                Verdict { terms: script.terms, pool: Some(pool) }
+            }
+            None => {
+                scripts.verdicts.found(&job.name, None, at);
+                let mut places = Places::default();
+                let barred = script.terms.as_ref().and_then(|terms| bar(job, terms, (&mut had, &mut places), here));
+                let started = barred.unwrap_or_else(|| match start_script(inner, job, &script, here) {
+                    Ok((process, pipes)) => Started::Running(process, pipes),
+                    Err(error) => not_running(&script, &error),
+                });
+                let terms = script.terms.clone();
+                let places = if matches!(started, Started::Elsewhere) { had } else { places };
+                return Attempt { started, script: Some(script), terms, places };
+            }
+        },
+        Err(outcome) => match served(inner, job, outcome) {
+            Ok(terms) => Verdict { terms, pool: None },
+            Err(outcome) => {
+                scripts.verdicts.found(&job.name, None, at);
+                return Attempt { started: Started::Refused(outcome), script: None, terms: None, places: had };
+            }
         },
     };
-    Attempt { started, script: Some(script), held }
+    scripts.verdicts.found(&job.name, Some(verdict.clone()), at);
+    whom_to_ask(inner, job, verdict, had, here)
+}
+
+/// What was found a moment ago, if somebody is asked in place of starting a script.
+pub fn by_verdict(inner: &Inner, job: &Job, had: &mut Places) -> Option<Attempt> {
+    let verdict = inner.folder(job.folder).verdicts.of(&job.name, Instant::now())?;
+    Some(whom_to_ask(inner, job, verdict, std::mem::take(had), true))
+}
+
+fn whom_to_ask(inner: &Inner, job: &Job, verdict: Verdict, mut had: Places, here: bool) -> Attempt {
+    let Verdict { terms, pool } = verdict;
+    let mut places = Places::default();
+    let barred = terms.as_ref().and_then(|terms| bar(job, terms, (&mut had, &mut places), here));
+    let started = barred.unwrap_or_else(|| match pool {
+        Some(pool) => Started::Asks(To::Copies(pool)),
+        None => match inner.groups.pick(&job.name, &mut had) {
+            Some(Picked::Group(group, held)) => {
+                places.put(held);
+                Started::Asks(To::Group(group))
+            }
+            Some(Picked::Line(line)) => Started::InLine(line),
+            None => {
+                let why = format!("{}: nobody serves it any more, and there is no such script", shown(&job.name));
+                Started::Refused(Outcome::failed(ErrorCode::NotFound, why))
+            }
+        },
+    });
+    // Where it is looked at again, it comes with all that it has.
+    let places = if matches!(started, Started::Elsewhere) { had } else { places };
+    Attempt { started, script: None, terms, places }
+}
+
+/// What a contract says of a name that is served, since no script has it.
+fn served(inner: &Inner, job: &Job, outcome: Outcome) -> Result<Option<Terms>, Outcome> {
+    let is_missing = matches!(outcome, Outcome::Failed(ErrorCode::NotFound, _)) && job.folder == Folder::Scripts;
+    if is_missing && inner.groups.serve(&job.name) { inner.scripts.terms_alone(&job.name) } else { Err(outcome) }
+}
+
+/// By what copies of a script are started and known; `None` if none are kept.
+fn copy_of(folder: Folder, script: &Script) -> Option<(Of, Workers)> {
+    let (terms, Itself { name, mark }) = (script.terms.as_ref()?, script.itself.as_ref()?);
+    let source = Source { folder, name: name.as_str().into() };
+    Some((Of { version: (*mark, terms.mark), source }, terms.contract.workers()?))
+}
+
+/// A script as it was found for a copy, by what it is known, and how its copies are kept.
+pub type Found = (Script, Version, Workers);
+
+/// Starts a copy of a script, with its version and how it is kept. Looked for anew: it may have changed.
+pub fn start_copy(inner: &Inner, source: &Source) -> (Started, Option<Found>) {
+    let script = match inner.folder(source.folder).resolve(&source.name) {
+        Ok(script) => script,
+        Err(outcome) => return (Started::Refused(outcome), None),
+    };
+    let Some((of, workers)) = copy_of(source.folder, &script) else {
+        let why = format!("{}: its contract asks for no worker any more", shown(&source.name));
+        return (Started::Refused(Outcome::failed(ErrorCode::SpawnFailed, why)), None);
+    };
+    let variables = || -> io::Result<_> {
+        let own = std::process::id();
+        let daemon = format!("{DAEMON}{own}.{}", orphans::start_time(own).unwrap_or(0));
+        Ok(vec![c_text(WORKER)?, c_text(format!("WSDAEMON_NAME={}", source.name))?, c_text(daemon)?])
+    };
+    let launched = variables().and_then(|own| launch(inner, &script, &own, None, true, false));
+    let started = match launched {
+        Ok((process, pipes)) => Started::Running(process, pipes),
+        Err(error) => not_running(&script, &error),
+    };
+    (started, Some((script, of.version, workers)))
 }
 
 /// What came of a script that the system would not start.
@@ -80,7 +181,7 @@ pub fn not_running(script: &Script, error: &io::Error) -> Started {
 }
 
 /// What the script's contract has against the run.
-fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<Started> {
+fn bar(job: &Job, terms: &Terms, (had, places): (&mut Places, &mut Places), here: bool) -> Option<Started> {
     let refused = |code, why: String| Some(Started::Refused(Outcome::failed(code, format!("{}: {why}", shown(&job.name)))));
     let contract = &terms.contract;
     if !contract.admits(&job.caller) {
@@ -96,14 +197,10 @@ fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<
         }
     }
     // The contract may have been changed since its place was taken.
-    match &terms.line {
-        None => *held = None,
-        Some(line) if held.as_ref().is_some_and(|held| held.is_of(line)) => {}
-        Some(line) => {
-            *held = line.try_take();
-            if held.is_none() {
-                return Some(Started::InLine(Arc::clone(line)));
-            }
+    if let Some(line) = &terms.line {
+        match had.take(line) {
+            Some(held) => places.put(held),
+            None => return Some(Started::InLine(Arc::clone(line))),
         }
     }
     None
@@ -111,56 +208,55 @@ fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<
 
 /// Starts the script, its params in argv[1], or on stdin when they are too long for that or its contract says so.
 fn start_script(inner: &Inner, job: &Job, script: &Script, registered: bool) -> io::Result<(Process, Pipes)> {
-    let surroundings = &inner.surroundings;
     let contract = script.terms.as_ref().map(|terms| &*terms.contract);
     let timeout = contract.map_or(job.timeout, |contract| contract.timeout(job.timeout));
-    let own = own_variables(job, timeout)?;
-    let users: &[CString] = contract.map_or(&[], Contract::variables);
-    let passes = |variable: &&CString| {
-        contract.is_none_or(|contract| contract.passes(variable)) && !users.iter().any(|user| same_name(user, variable))
-    };
-    let inherited = surroundings.environment.iter().filter(passes);
-    let environment: Vec<&CStr> = inherited.chain(users).chain(&own).map(CString::as_c_str).collect();
-    let (path, params) = (c_text(script.path.as_os_str().as_bytes())?, job.params.compact());
-    let order = contract.and_then(Contract::order).map(|order| c_text(order.to_text())).transpose()?;
-    let folder = surroundings.folder.as_c_str();
-    let start = |argument: &CStr, with_stdin| match &order {
-        None => {
-            let arguments = [argument];
-            let program = Program {
-                path: &path,
-                arguments: &arguments,
-                environment: &environment,
-                folder,
-                with_stdin,
-                registered,
-                reports: false,
-            };
-            Process::start(&program)
-        }
-        Some(order) => {
-            let shim = inner.shim.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
-            let arguments = [WORD, order, &path, argument];
-            let program = Program {
-                path: shim.program(),
-                arguments: &arguments,
-                environment: &environment,
-                folder,
-                with_stdin,
-                registered,
-                reports: true,
-            };
-            Process::start(&program)
-        }
-    };
+    let (own, params) = (own_variables(job, timeout)?, job.params.compact());
     if params.len() <= ARGUMENT_BYTES && !contract.is_some_and(Contract::by_stdin) {
-        match start(&c_text(params.as_bytes())?, false) {
+        match launch(inner, script, &own, Some(&c_text(params.as_bytes())?), false, registered) {
             // The arguments and the environment together are too long.
             Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {}
             result => return result,
         }
     }
-    start(c"-", true)
+    launch(inner, script, &own, Some(c"-"), true, registered)
+}
+
+/// Starts a script with these variables of its own, as its contract says.
+fn launch(
+    inner: &Inner,
+    script: &Script,
+    own: &[CString],
+    argument: Option<&CStr>,
+    with_stdin: bool,
+    registered: bool,
+) -> io::Result<(Process, Pipes)> {
+    let surroundings = &inner.surroundings;
+    let contract = script.terms.as_ref().map(|terms| &*terms.contract);
+    let users: &[CString] = contract.map_or(&[], Contract::variables);
+    let passes = |variable: &&CString| {
+        contract.is_none_or(|contract| contract.passes(variable)) && !users.iter().any(|user| same_name(user, variable))
+    };
+    let inherited = surroundings.environment.iter().filter(passes);
+    let environment: Vec<&CStr> = inherited.chain(users).chain(own).map(CString::as_c_str).collect();
+    let path = c_text(script.path.as_os_str().as_bytes())?;
+    let order = contract.and_then(Contract::order).map(|order| c_text(order.to_text())).transpose()?;
+    let shim = order.as_ref().map(|_| inner.shim.as_ref()).transpose();
+    let shim = shim.map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+    let before: &[&CStr] = match &order {
+        Some(order) => &[WORD, order, &path],
+        None => &[],
+    };
+    let arguments = [before, argument.as_slice()].concat();
+    let program = Program {
+        path: shim.map_or(&path, |shim| shim.program()),
+        arguments: &arguments,
+        environment: &environment,
+        folder: surroundings.folder.as_c_str(),
+        with_stdin,
+        registered,
+        reports: shim.is_some(),
+    };
+    Process::start(&program)
 }
 
 fn same_name(one: &CStr, other: &CStr) -> bool {

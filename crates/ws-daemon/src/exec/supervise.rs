@@ -35,14 +35,15 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 use super::capture::{Captured, Keep};
 use super::doer::Doing;
 use super::job::Job;
-use super::line::{Held, Line};
+use super::line::{Line, Places};
 use super::output::{Output, drain_both};
+use super::pool::{self, Call, End, Keeps, To, Told};
 use super::process::{Pipes, Process};
-use super::start::{Attempt, Started, start};
-use super::{Grace, Inner, LISTENING, prelude};
+use super::start::{Attempt, Started, by_verdict, start};
+use super::{Grace, Inner, LISTENING, orphans, prelude};
 
 /// How often, and how far apart, a script is tried again that someone is just writing.
-const BUSY_TEXT: (u32, Duration) = (10, Duration::from_millis(20));
+pub const BUSY_TEXT: (u32, Duration) = (10, Duration::from_millis(20));
 
 /// A script that has started.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ pub struct Begun {
     timeout: Option<Duration>,
     /// How many bytes of each stream are kept or told.
     output: Option<u64>,
-    _held: Option<Held>,
+    _places: Places,
 }
 
 /// What keeps a run from beginning.
@@ -61,8 +62,10 @@ pub struct Begun {
 pub enum Not {
     /// How it ended without a script.
     Ended(Outcome),
-    /// As many of its script run as may at once.
-    InLine(Arc<Line>),
+    /// As many of its script run as may at once; and the places that it has already.
+    InLine(Arc<Line>, Places),
+    /// The daemon stops before it was asked for.
+    Drained,
 }
 
 /// What runs.
@@ -71,6 +74,7 @@ pub enum Not {
 enum Script {
     Process(Process, Pipes),
     Inside(Doing),
+    Call(Call, To),
 }
 
 /// What came of it.
@@ -80,6 +84,8 @@ pub struct Attended {
     pub outcome: Outcome,
     /// What was kept of what it printed.
     pub captured: Option<Box<Captured>>,
+    /// What a worker said of it, for people.
+    pub message: Option<Box<str>>,
     /// How long it ran, in milliseconds.
     pub ms: u64,
 }
@@ -108,28 +114,44 @@ struct Life {
 }
 
 impl Begun {
-    /// The script's process id, if it is a process of its own.
+    /// The process id of the script, or of the copy that is asked, if it is a process of the daemon's.
     pub fn pid(&self) -> Option<u32> {
         match &self.script {
             Script::Process(process, _) => Some(process.id()),
+            Script::Call(call, _) => call.process().map(|(pid, _)| pid),
+            Script::Inside(_) => None,
+        }
+    }
+
+    /// The same with when it started, as the system counts (0 where that is not told). May read a file of /proc.
+    pub fn process(&self) -> Option<(u32, u64)> {
+        match &self.script {
+            Script::Call(call, _) => call.process(),
+            Script::Process(process, _) => Some((process.id(), orphans::start_time(process.id()).unwrap_or(0))),
             Script::Inside(_) => None,
         }
     }
 }
 
-/// Starts the script of `job`, here or elsewhere; it may have its place among its like already.
+/// Starts the script of `job`, here or elsewhere, or asks whoever is to be asked in its place; it may have its places among its like
+/// already.
 ///
 /// # Errors
 /// What keeps it from beginning.
-pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut held: Option<Held>) -> Result<Begun, Not> {
+pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut places: Places) -> Result<Begun, Not> {
     if let Some(doer) = &inner.surroundings.doer {
         let script = Script::Inside(doer.start(job));
-        return Ok(Begun { script, at: Instant::now(), timeout: job.timeout, output: None, _held: None });
+        return Ok(Begun { script, at: Instant::now(), timeout: job.timeout, output: None, _places: places });
     }
     let mut tries = 0;
     loop {
-        let Attempt { mut started, script, held: place } = start_somewhere(inner, job, held.take()).await;
-        held = place;
+        let attempt = match by_verdict(inner, job, &mut places) {
+            Some(Attempt { started: Started::Elsewhere, places, .. }) => start_somewhere(inner, job, places).await,
+            Some(known) => known,
+            None => start_somewhere(inner, job, std::mem::take(&mut places)).await,
+        };
+        let Attempt { mut started, script, terms, places: held } = attempt;
+        places = held;
         if let (Started::Running(_, pipes), Some(script)) = (&mut started, &script)
             && let Some(report) = pipes.report.take()
         {
@@ -144,61 +166,165 @@ pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut held: Option<Held>) -
                 started = otherwise;
             }
         }
+        let contract = terms.as_ref().map(|terms| &terms.contract);
+        let timeout = contract.map_or(job.timeout, |contract| contract.timeout(job.timeout));
+        let output = contract.and_then(|contract| contract.output());
+        let begun = |script, places| Begun { script, at: Instant::now(), timeout, output, _places: places };
         match started {
             Started::Running(process, pipes) => {
                 debug!(peer = %job.peer, "script started");
-                let contract = script.as_ref().and_then(|script| script.terms.as_ref()).map(|terms| &terms.contract);
-                let timeout = contract.map_or(job.timeout, |contract| contract.timeout(job.timeout));
-                let output = contract.and_then(|contract| contract.output());
-                let script = Script::Process(process, pipes);
-                return Ok(Begun { script, at: Instant::now(), timeout, output, _held: held });
+                return Ok(begun(Script::Process(process, pipes), places));
+            }
+            Started::Asks(to) => {
+                let mut keeps = Keep::both(&job.capture, &inner.results, output);
+                let asked = tokio::select! {
+                    biased;
+                    asked = to.ask(inner, job, timeout, &mut keeps) => asked,
+                    () = job.cancel.cancelled() => Err(pool::Not::Ended(Why::Cancelled.outcome_before())),
+                    () = inner.stop.drain.cancelled() => return Err(Not::Drained),
+                };
+                match asked {
+                    Ok(call) => return Ok(begun(Script::Call(call, to), places)),
+                    Err(pool::Not::Ended(outcome)) => return Err(Not::Ended(outcome)),
+                    Err(pool::Not::Again) => inner.folder(job.folder).verdicts.found(&job.name, None, Instant::now()),
+                }
             }
             Started::BeingWritten(_) if tries < BUSY_TEXT.0 => {
                 tries += 1;
                 sleep(BUSY_TEXT.1).await;
             }
             Started::BeingWritten(outcome) | Started::Refused(outcome) => return Err(Not::Ended(outcome)),
-            Started::InLine(line) => return Err(Not::InLine(line)),
+            Started::InLine(line) => return Err(Not::InLine(line, places)),
             Started::Elsewhere => return Err(Not::Ended(lost())),
         }
     }
 }
 
 /// Here if this is the only run, and on a thread of its own kind if there is more to do or it takes a while.
-async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>, mut held: Option<Held>) -> Attempt {
+async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>, mut places: Places) -> Attempt {
     if !inner.is_busy() {
-        let attempt = start(inner, job, held.take(), true);
+        let attempt = start(inner, job, std::mem::take(&mut places), true);
         match attempt.started {
-            Started::Elsewhere => held = attempt.held,
+            Started::Elsewhere => places = attempt.places,
             _ => return attempt,
         }
     }
     let (inner_there, job_there) = (Arc::clone(inner), Arc::clone(job));
-    let attempt = inner.starters.run(&job.asker(), move || start(&inner_there, &job_there, held, false)).await;
+    let attempt = inner.starters.run(&job.asker(), move || start(&inner_there, &job_there, places, false)).await;
     // Not tried again here: it may have been started there.
-    attempt.unwrap_or_else(|| Attempt { started: Started::Refused(lost()), script: None, held: None })
+    attempt.unwrap_or_else(|| Attempt {
+        started: Started::Refused(lost()),
+        script: None,
+        terms: None,
+        places: Places::default(),
+    })
 }
 
-fn lost() -> Outcome {
+/// What came of something that was to be started.
+pub fn lost() -> Outcome {
     Outcome::failed(ErrorCode::SpawnFailed, "the daemon lost it while starting it")
 }
 
 /// From started to its end.
 pub async fn attend(inner: &Arc<Inner>, job: &Job, begun: Begun) -> Attended {
-    let Begun { script, at, timeout, output, _held } = begun;
+    let Begun { script, at, timeout, output, _places } = begun;
     match script {
         Script::Process(process, pipes) => {
             let mut streams = pipes.output;
             for (stream, name) in streams.iter_mut().zip(StreamName::BOTH) {
                 stream.keep(Keep::new(&job.capture, name, &inner.results, output));
             }
-            attend_process(inner, job, process, (pipes.stdin, streams), (at, timeout)).await
+            Box::pin(attend_process(inner, job, process, (pipes.stdin, streams), (at, timeout))).await
         }
         Script::Inside(doing) => {
             let outcome = attend_inside(inner, job, doing, at).await;
-            Attended { outcome, captured: None, ms: ms_since(at) }
+            Attended { outcome, captured: None, message: None, ms: ms_since(at) }
         }
+        Script::Call(call, to) => attend_call(inner, job, (call, to), (at, timeout)).await,
     }
+}
+
+/// From asked to answered.
+async fn attend_call(
+    inner: &Arc<Inner>,
+    job: &Job,
+    (mut call, to): (Call, To),
+    (at, timeout): (Instant, Option<Duration>),
+) -> Attended {
+    let due = timeout.and_then(|timeout| at.checked_add(timeout));
+    let mut stopped: Option<Why> = None;
+    let Told { end, mut keeps } = loop {
+        let why = tokio::select! {
+            biased;
+            told = call.told() => match told {
+                Told { end: End::NotAsked, mut keeps } if stopped.is_none() => {
+                    // It was certainly not begun: another one has it.
+                    match ask_again(inner, job, &to, due, &mut keeps).await {
+                        Ok(again) => call = again,
+                        Err(outcome) => return attended(inner, job, outcome, (keeps, None), at).await,
+                    }
+                    continue;
+                }
+                told => break told,
+            },
+            () = job.cancel.cancelled(), if stopped.is_none() => Why::Cancelled,
+            () = at_time(due), if due.is_some() && stopped.is_none() => Why::TimedOut,
+            () = inner.stop.terminate.cancelled(), if stopped.is_none() => Why::Shutdown,
+            () = inner.stop.kill.cancelled(), if stopped.is_none() => Why::Shutdown,
+        };
+        stopped = Some(why);
+        if !call.stop() {
+            let keeps = call.give_up(why == Why::TimedOut);
+            return attended(inner, job, why.outcome_of_served(timeout), (keeps, None), at).await;
+        }
+    };
+    let term = Signal(Kill::TERM.as_raw());
+    let (outcome, message) = match (end, stopped) {
+        (End::Answered(status, message), None | Some(Why::Shutdown)) => (Outcome::Exited(status), message),
+        (End::Lost(why, _), None) => (Outcome::failed(ErrorCode::Interrupted, &*why), None),
+        (End::NotAsked, None) => (lost(), None),
+        (End::Lost(_, Some(signal)), Some(why)) => (why.outcome(Signal(signal), timeout), None),
+        (_, Some(why)) => (why.outcome(term, timeout), None),
+    };
+    let keeps = keeps.take();
+    attended(inner, job, outcome, (keeps, message), at).await
+}
+
+/// Asks another one, in the time that is left.
+async fn ask_again(inner: &Arc<Inner>, job: &Job, to: &To, due: Option<Instant>, keeps: &mut Keeps) -> Result<Call, Outcome> {
+    let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+    let asked = tokio::select! {
+        biased;
+        asked = to.ask(inner, job, left, keeps) => asked,
+        () = job.cancel.cancelled() => Err(pool::Not::Ended(Why::Cancelled.outcome_before())),
+        () = at_time(due), if due.is_some() => Err(pool::Not::Ended(Why::TimedOut.outcome_before())),
+        () = inner.stop.drain.cancelled() => Err(pool::Not::Ended(Why::Shutdown.outcome_before())),
+    };
+    asked.map_err(|not| match not {
+        pool::Not::Ended(outcome) => outcome,
+        pool::Not::Again => {
+            Outcome::failed(ErrorCode::SpawnFailed, "the worker ended before it was asked, and there is no other one any more")
+        }
+    })
+}
+
+/// The end of what somebody was asked for.
+async fn attended(
+    inner: &Inner,
+    job: &Job,
+    outcome: Outcome,
+    (keeps, message): (Keeps, Option<Box<str>>),
+    at: Instant,
+) -> Attended {
+    let ms = ms_since(at);
+    let captured = match keeps {
+        None => None,
+        Some(keeps) => {
+            let [stdout, stderr] = *keeps;
+            Captured::new(stdout, stderr, &inner.starters, &job.asker()).await
+        }
+    };
+    Attended { outcome, captured, message, ms }
 }
 
 /// It is stopped by being dropped.
@@ -259,7 +385,8 @@ async fn attend_process(
         listen_on(inner, streams);
     }
     let outcome = conclude(life.process.reap(), life.stopped, timeout);
-    Attended { outcome, captured: Captured::new(stdout, stderr, &inner.starters, &job.asker()).await, ms }
+    let captured = Captured::new(stdout, stderr, &inner.starters, &job.asker()).await;
+    Attended { outcome, captured, message: None, ms }
 }
 
 /// The verbs of the diagram. Those that may end the wait say whether they do.
@@ -380,9 +507,21 @@ impl Why {
     fn outcome_before(self) -> Outcome {
         let message = match self {
             Self::Cancelled => "cancelled by whoever asked, before it started",
-            Self::TimedOut | Self::Shutdown => "the daemon was stopped before it started",
+            Self::TimedOut => "its time was over before it started",
+            Self::Shutdown => "the daemon was stopped before it started",
         };
-        Outcome::failed(ErrorCode::Cancelled, message)
+        let code = if self == Self::TimedOut { ErrorCode::TimedOut } else { ErrorCode::Cancelled };
+        Outcome::failed(code, message)
+    }
+
+    /// Of what a process was asked that cannot be stopped.
+    fn outcome_of_served(self, timeout: Option<Duration>) -> Outcome {
+        let what = match self {
+            Self::TimedOut => format!("whoever serves it did not answer within {:?}", timeout.unwrap_or_default()),
+            Self::Cancelled => "cancelled by whoever asked".to_owned(),
+            Self::Shutdown => "the daemon was stopped".to_owned(),
+        };
+        Outcome::Failed(ErrorCode::Interrupted, format!("{what}; whoever serves it may still do it"))
     }
 
     fn outcome(self, signal: Signal, timeout: Option<Duration>) -> Outcome {

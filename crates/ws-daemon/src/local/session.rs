@@ -367,7 +367,7 @@ async fn lines(pending: Pending, mut said: mpsc::Receiver<Said>, id: Option<Call
         let line = match said {
             Said::Event(event) => event.to_json(id.as_ref()),
             // Whoever asked in the seed's own grammar gets the seed's own keys.
-            Said::Final(report) if is_plain => Report { more: None, ..report }.to_json(id.as_ref()),
+            Said::Final(report) if is_plain => report.with_seeds_keys().to_json(id.as_ref()),
             Said::Final(report) => report.to_json(id.as_ref()),
             Said::Later(awaited) => return pending.later(id, awaited),
         };

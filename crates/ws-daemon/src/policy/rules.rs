@@ -371,7 +371,7 @@ impl List {
     fn by_default(&self, actor: Actor<'_>, action: Action<'_>) -> bool {
         use Command::{
             Callers, Cancel, Explain, Invite, Keys, Log, Metrics, Pause, Peers, Ping, Reload, Restart, Revoke, Rotate, Run,
-            Runs, Scripts, Stats, Status, Subscribe,
+            Runs, Scripts, Serve, Stats, Status, Subscribe,
         };
         match (actor, action) {
             (Actor::Local(Caller::Socket(_)), _)
@@ -383,7 +383,7 @@ impl List {
                 _,
                 Action::Command(
                     Peers | Ping(_) | Runs(_) | Run(_) | Cancel(_) | Scripts | Stats | Subscribe(_) | Reload | Restart
-                    | Invite(_) | Revoke(_) | Rotate(_) | Keys(_) | Explain(_) | Log(_) | Metrics | Callers(_),
+                    | Invite(_) | Revoke(_) | Rotate(_) | Keys(_) | Explain(_) | Log(_) | Metrics | Callers(_) | Serve(_),
                 ),
             ) => false,
         }

@@ -577,7 +577,7 @@ fn a_broken_contract_refuses_its_script_and_says_where_and_why() {
         ("[]", "it is no object"),
         ("{} x", "trailing"),
         (r#"{"callres":["a"]}"#, "there is no key \"callres\""),
-        (r#"{"worker":{"processes":2}}"#, "there is no key \"worker\""),
+        (r#"{"worker":{"proceses":2}}"#, "there is no key \"proceses\""),
         (r#"{"callers":null}"#, "null says nothing"),
         (r#"{"timeout":"soon"}"#, "timeout"),
         (r#"{"user":"no-such-user-here"}"#, "there is no user \"no-such-user-here\""),

@@ -56,6 +56,7 @@ fn data(code: &str, run: &str) -> Value {
         "LOG" => json!({ "filter": "off" }),
         "CALLERS" => json!({ "do": "add", "name": "intruder" }),
         "INVITE" => json!({ "name": "intruder" }),
+        "SERVE" => json!({ "names": ["*"], "ready": 8 }),
         "REVOKE" => json!({ "name": "victim" }),
         "ROTATE" => json!({ "name": "victim", "at_once": true }),
         code => panic!("{code} is new: give it data here, and see that everyone who may not is refused"),
@@ -182,6 +183,7 @@ fn harm(command: &Command) -> &'static str {
         Command::Rotate(_) => "the victim has no token",
         Command::Keys(_) => "there is another root",
         Command::Callers(_) => "the intruder is a caller",
+        Command::Serve(_) => "the intruder is asked what others ask for",
     }
 }
 
@@ -244,7 +246,8 @@ impl Stage {
         let other: Vec<&Value> = peers.as_array().expect("a list").iter().filter(|peer| peer["name"] == "other").collect();
         let runs = self.owner.result("RUNS", &Value::Null);
         let files = [&self.server, &self.other].map(|daemon| (files(daemon.prefix()), files(&daemon.prefix().join("keys"))));
-        json!({ "ran": has_run, "runs": runs, "other": other, "files": files })
+        let scripts = self.owner.result("SCRIPTS", &Value::Null);
+        json!({ "ran": has_run, "runs": runs, "other": other, "files": files, "scripts": scripts })
     }
 
     /// Asks for each, and looks each time what has come of it.

@@ -57,3 +57,4 @@ mod under_load;
 mod version2;
 mod version2_peer;
 mod visitors;
+mod workers;

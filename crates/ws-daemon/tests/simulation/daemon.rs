@@ -120,7 +120,7 @@ impl Site {
         let peers = Peers::new(inbound, terms, stop.close_links.clone(), me, known, changes);
         let around = Surroundings::new(&self.prefix, &self.prefix.join("socket"), std::iter::empty()).expect("no NUL");
         let around = around.with_doer(self.counts.doer(self.index));
-        let executor = Executor::new(around, &LIMITS, tasks.clone(), stop.clone()).expect("threads");
+        let executor = Executor::new(around, &LIMITS, tasks.clone(), tasks.clone(), stop.clone()).expect("threads");
         let news = News::default();
         let (runs, rest, audit) = (tasks.clone(), tasks.clone(), Audit::off());
         let worker = Worker::new(executor.clone(), peers.clone(), Some(spool.clone()), audit.clone(), runs, rest, stop.clone());

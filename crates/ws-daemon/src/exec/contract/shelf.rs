@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::Contract;
 use crate::exec::line::Line;
+use crate::exec::pool::Pool;
 use crate::system::trust::Obstacle;
 use crate::system::walk::Found;
 
@@ -40,11 +41,12 @@ struct Kept {
     settled: bool,
     contract: Arc<Contract>,
     line: Option<Arc<Line>>,
+    pool: Option<Arc<Pool>>,
 }
 
 /// By what a file is known to be as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mark([i128; 7]);
+pub struct Mark([i128; 7]);
 
 /// What a run goes by.
 #[derive(Debug, Clone)]
@@ -53,6 +55,10 @@ pub struct Terms {
     pub contract: Arc<Contract>,
     /// The line before the script, if it has one.
     pub line: Option<Arc<Line>>,
+    /// Its copies, if some are kept running.
+    pub pool: Option<Arc<Pool>>,
+    /// By what the contract is known.
+    pub mark: Mark,
 }
 
 /// Why there is a contract and nothing to go by.
@@ -116,17 +122,32 @@ impl Shelf {
     fn kept(&self, path: &Path, mark: Mark) -> Option<Terms> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = kept.get(path).filter(|kept| kept.settled && kept.mark == mark)?;
-        Some(Terms { contract: Arc::clone(&kept.contract), line: kept.line.clone() })
+        Some(Terms { contract: Arc::clone(&kept.contract), line: kept.line.clone(), pool: kept.pool.clone(), mark })
     }
 
     fn keep(&self, path: PathBuf, mark: Mark, contract: Contract) -> Terms {
         let contract = Arc::new(contract);
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= KEPT && !all.contains_key(&path) {
-            // Whoever runs, or waits to, holds its line: these must go on counting.
-            all.retain(|_, kept| kept.line.as_ref().is_some_and(|line| Arc::strong_count(line) > 1));
+            // Whoever runs, or waits to, holds its line: these must go on counting. So must copies that run.
+            all.retain(|_, kept| {
+                kept.line.as_ref().is_some_and(|line| Arc::strong_count(line) > 1)
+                    || kept.pool.as_ref().is_some_and(|pool| Arc::strong_count(pool) > 1)
+            });
         }
-        let old = all.remove(&path).and_then(|kept| kept.line);
+        let (old, old_pool) = all.remove(&path).map(|kept| (kept.line, kept.pool)).unwrap_or_default();
+        let pool = match (old_pool, contract.workers()) {
+            (pool, Some(workers)) => {
+                let pool = pool.unwrap_or_default();
+                pool.take_up(workers);
+                Some(pool)
+            }
+            (Some(pool), None) => {
+                pool.let_go();
+                None
+            }
+            (None, None) => None,
+        };
         let line = match (old, contract.at_once()) {
             (Some(line), Some(most)) => {
                 line.set(most);
@@ -135,8 +156,8 @@ impl Shelf {
             (None, Some(most)) => Some(Arc::new(Line::new(most))),
             (_, None) => None,
         };
-        let terms = Terms { contract: Arc::clone(&contract), line: line.clone() };
-        all.insert(path, Kept { mark, settled: mark.is_settled(), contract, line });
+        let terms = Terms { contract: Arc::clone(&contract), line: line.clone(), pool: pool.clone(), mark };
+        all.insert(path, Kept { mark, settled: mark.is_settled(), contract, line, pool });
         terms
     }
 }
@@ -150,8 +171,9 @@ pub fn beside(script: &Path) -> PathBuf {
 }
 
 impl Mark {
+    /// Of the file that looks so.
     #[expect(clippy::cast_lossless, reason = "the types differ from system to system")]
-    fn of(look: &Stat) -> Self {
+    pub fn of(look: &Stat) -> Self {
         Self([
             look.st_dev as i128,
             look.st_ino as i128,

@@ -52,6 +52,27 @@ pub struct Written {
     pub output: Option<usize>,
     /// How it gets its params: as the first argument, or on stdin.
     pub params: Option<ParamsBy>,
+    /// That copies of it are kept running, and asked line by line.
+    pub worker: Option<WrittenWorkers>,
+}
+
+/// How copies of a script are kept.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenWorkers {
+    /// So many of them at most; 1, if nothing is said.
+    #[schemars(range(min = 1, max = 256))]
+    pub processes: Option<usize>,
+    /// Requests that one of them gets; then another one is started for it. As many as come, if nothing is said.
+    #[schemars(range(min = 1))]
+    pub max_requests: Option<u64>,
+    /// How long one is kept that has nothing to do; for ever, if nothing is said.
+    #[serde(default, deserialize_with = "duration")]
+    #[schemars(schema_with = "described_duration")]
+    pub idle: Option<Duration>,
+    /// Requests that one of them may hold; 1, if nothing is said.
+    #[schemars(range(min = 1, max = 1024))]
+    pub ready: Option<usize>,
 }
 
 /// The schema of a contract.
@@ -121,9 +142,11 @@ impl Written {
         if let Some((key, _)) = keys.iter().find(|(_, value)| value.is_null()) {
             return Err(short(&nothing(key.clone())));
         }
-        let limits = keys.get("limits").and_then(Value::as_object);
-        if let Some((key, _)) = limits.and_then(|limits| limits.iter().find(|(_, value)| value.is_null())) {
-            return Err(short(&nothing(format!("limits.{key}"))));
+        for part in ["limits", "worker"] {
+            let keys = keys.get(part).and_then(Value::as_object);
+            if let Some((key, _)) = keys.and_then(|keys| keys.iter().find(|(_, value)| value.is_null())) {
+                return Err(short(&nothing(format!("{part}.{key}"))));
+            }
         }
         serde_path_to_error::deserialize(value).map_err(|error| {
             let key = error.path().to_string();
