@@ -9,6 +9,7 @@ mod in_use;
 mod log;
 mod rules;
 mod server_url;
+mod serving;
 mod settings;
 mod size;
 
@@ -20,6 +21,7 @@ pub use in_use::InUse;
 pub use log::{LogFilter, LogFilterFault, LogFormat};
 pub use rules::{Account, Accounts, BY_CALLERS, BY_PEERS, BY_TCP, Code, Glob, Rule, Who, Word, WrittenRule};
 pub use server_url::{Credentials, SEED_PORT, ServerUrl, ServerUrlFault, Servers};
+pub use serving::{Serving, WrittenServing};
 pub use settings::{
     AuditFile, Limits, LocalTcp, MissingConfig, Open, Role, Row, Settings, SettingsFault, Source, Sources, Times, Tls,
 };

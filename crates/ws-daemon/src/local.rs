@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::sleep;
 use tracing::{debug, warn};
+use ws_daemon_protocol::command::Serve;
 use ws_daemon_protocol::id::CallerId;
 
 use crate::api::Api;
@@ -72,6 +73,8 @@ pub struct Before {
     pub unread: Vec<u8>,
     /// The requests that are still to be answered, with their ids.
     pub later: Vec<(Option<CallerId>, Awaited)>,
+    /// What it serves.
+    pub serves: Option<Serve>,
 }
 
 /// A connection's place, given up when dropped.

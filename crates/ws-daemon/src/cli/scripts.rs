@@ -54,7 +54,9 @@ pub fn run(flags: &Flags, arguments: &Arguments) -> Result<Exit, Trouble> {
 
 /// What every script has.
 fn row(script: &Value) -> [Cell; 3] {
+    let served = script.get("served").and_then(|served| served.get("connections")).and_then(Value::as_u64);
     let may_run = match (text(script, "refused"), script.get("executable").and_then(Value::as_bool)) {
+        _ if served.is_some() => Cell::good(&format!("served by {}", served.unwrap_or_default())),
         (Some(_), _) => Cell::bad("no, refused"),
         (None, Some(true)) => Cell::good("yes"),
         (None, Some(false)) => Cell::bad("no, not executable"),

@@ -4,7 +4,7 @@ use super::settings::{Limits, Role, Row, Settings, Tls};
 
 /// What a running daemon takes up: these settings, and those under them. Any other one needs a restart, also one that is added and
 /// not decided on.
-const LIVE: [&str; 25] = [
+const LIVE: [&str; 26] = [
     "audit",
     "hosts",
     "http_proxy",
@@ -25,6 +25,7 @@ const LIVE: [&str; 25] = [
     "proxy",
     "relay",
     "rules",
+    "serve",
     "tags",
     "times",
     "tls",

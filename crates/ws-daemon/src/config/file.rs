@@ -15,6 +15,7 @@ use ws_daemon_protocol::schema::duration as described_duration;
 
 use super::log::LogFormat;
 use super::rules::WrittenRule;
+use super::serving::WrittenServing;
 use super::size;
 
 /// Which end of the link this daemon is.
@@ -81,6 +82,8 @@ pub struct Written {
     pub tls: Option<WrittenTls>,
     /// Who may ask for what.
     pub rules: Option<Vec<WrittenRule>>,
+    /// Who may serve which names, beside root and the daemon's own user.
+    pub serve: Option<Vec<WrittenServing>>,
     /// Where it is written down who asked for what.
     pub audit: Option<WrittenAudit>,
     /// What is logged.

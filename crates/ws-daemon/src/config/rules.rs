@@ -73,8 +73,8 @@ pub enum Account {
 }
 
 /// A pattern of script names, in which `*` stands for any characters, `/` too, and `?` for one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Box<str>", try_from = "String")]
 pub struct Glob(Box<str>);
 
 /// The code of a command, or `*` for all of them.
@@ -158,6 +158,26 @@ impl Who {
     }
 }
 
+impl From<Glob> for Box<str> {
+    fn from(glob: Glob) -> Self {
+        glob.0
+    }
+}
+
+impl TryFrom<String> for Glob {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl Glob {
     /// Reads a pattern.
     ///
@@ -171,11 +191,42 @@ impl Glob {
         }
     }
 
+    /// Whether every name that `other` means is meant. Of some that are, that is not seen.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        covers(self.0.as_bytes(), other.0.as_bytes())
+    }
+
     /// Whether a script of this name is meant. A name that climbs is only by what means all: where it leads is not to be read off it.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         &*self.0 == "*" || !name.split('/').any(|part| part == "..") && glob(&self.0, name)
     }
+}
+
+/// Whether a pattern means all that another one does: the other is taken as text, in which only `*` stands for a `*`, and nothing but `*`
+/// or `?` for a `?`.
+fn covers(pattern: &[u8], other: &[u8]) -> bool {
+    let (mut at, mut of, mut star) = (0, 0, None);
+    while of < other.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at, of));
+                at += 1;
+            }
+            Some(b'?') if other[of] != b'*' => (at, of) = (at + 1, of + 1),
+            Some(byte) if *byte == other[of] && !matches!(other[of], b'?' | b'*') => (at, of) = (at + 1, of + 1),
+            // What a star stands for is one more.
+            _ => match &mut star {
+                Some((star, taken)) => {
+                    *taken += 1;
+                    (at, of) = (*star + 1, *taken);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[at..].iter().all(|byte| *byte == b'*')
 }
 
 impl Code {
@@ -424,6 +475,32 @@ mod tests {
         assert!(
             short.commands[0].matches("STATS") && short.scripts[0].matches("a/../b") && short.targets.is_none() && !short.relay
         );
+    }
+
+    #[test]
+    fn a_pattern_covers_another_only_if_it_means_all_that_the_other_does() {
+        let table = [
+            ("*", "*", true),
+            ("*", "sms/?*", true),
+            ("sms/*", "sms/*", true),
+            ("sms/*", "sms/send", true),
+            ("sms/*", "sms/*/x", true),
+            ("sms/*", "sms*", false),
+            ("sms/*", "*", false),
+            ("a?b", "a?b", true),
+            ("a?b", "a*b", false),
+            ("a?b", "axb", true),
+            ("axb", "a?b", false),
+            ("a*", "a?b", true),
+            ("?*", "*", false),
+            ("a*b*", "a?xb", true),
+            ("sms/send", "sms/send", true),
+            ("sms/send", "sms/sen", false),
+        ];
+        for (one, other, expected) in table {
+            let [one, other] = [one, other].map(|text| Glob::parse(text).expect("a pattern"));
+            assert_eq!(one.covers(&other), expected, "{one:?} {other:?}");
+        }
     }
 
     #[test]

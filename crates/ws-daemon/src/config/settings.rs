@@ -17,6 +17,7 @@ use super::http_proxy::{HttpProxy, HttpProxyFault, ProxyVariables};
 use super::log::{LogFilter, LogFilterFault, LogFormat};
 use super::rules::{Accounts, Rule};
 use super::server_url::{SEED_PORT, ServerUrlFault, Servers};
+use super::serving::Serving;
 
 /// The audit log, if no other path is given.
 const AUDIT_FILE: &str = "audit.jsonl";
@@ -100,6 +101,8 @@ pub struct Settings {
     pub tls: Tls,
     /// Who may ask for what.
     pub rules: Vec<Rule>,
+    /// Who may serve which names, beside root and the daemon's own user.
+    pub serve: Vec<Serving>,
     /// Where it is written down who asked for what.
     pub audit: Option<AuditFile>,
     /// What is logged.
@@ -296,6 +299,9 @@ pub enum SettingsFault {
     /// A rule about nobody that is known.
     #[error("rules[{0}]: {1}")]
     Rule(usize, String),
+    /// Nobody that is known is to serve.
+    #[error("serve[{0}]: {1}")]
+    Serve(usize, String),
     /// What is no filter of the log.
     #[error(transparent)]
     Log(#[from] LogFilterFault),
@@ -409,6 +415,7 @@ impl Settings {
             return Err(SettingsFault::Http);
         }
         let rules = rules(&mut resolver)?;
+        let serve = serve(&mut resolver)?;
         let audit = audit(&mut resolver, &prefix);
         let any_writer = resolver.or_default(false, |written| written.any_writer);
         resolver.row("any_writer", any_writer.0, any_writer.1);
@@ -428,6 +435,7 @@ impl Settings {
             relay,
             tls,
             rules,
+            serve,
             audit,
             log,
             log_format,
@@ -553,6 +561,15 @@ fn rules(resolver: &mut Resolver) -> Result<Vec<Rule>, SettingsFault> {
     let accounts = &resolver.sources.accounts;
     let meant = written.iter().enumerate().map(|(at, rule)| rule.meant(accounts).map_err(|why| SettingsFault::Rule(at, why)));
     meant.collect()
+}
+
+/// Who may serve which names.
+fn serve(resolver: &mut Resolver) -> Result<Vec<Serving>, SettingsFault> {
+    let Some((written, source)) = resolver.written(|written| written.serve.clone()) else { return Ok(Vec::new()) };
+    resolver.row("serve", serde_json::to_value(&written).unwrap_or_default(), source);
+    let accounts = &resolver.sources.accounts;
+    let meant = written.iter().enumerate();
+    meant.map(|(at, serving)| serving.meant(accounts).map_err(|why| SettingsFault::Serve(at, why))).collect()
 }
 
 /// Where it is written down who asked for what; a relative path is in the prefix.
@@ -732,6 +749,7 @@ mod tests {
             (r#"{"mode":"client","proxy":"http://x"}"#, "proxy has the scheme"),
             (r#"{"mode":"server","local":"9007"}"#, "local is \"9007\""),
             (r#"{"mode":"server","rules":[{"who":"local"},{"who":"user:x"}]}"#, "rules[1]: this machine knows no user \"x\""),
+            (r#"{"mode":"server","serve":[{"names":["a"],"users":["x"]}]}"#, "serve[0]: this machine knows no user \"x\""),
             (r#"{"mode":"server","limits":{"runs":0}}"#, "limits.runs must be at least 1"),
             (r#"{"mode":"server","times":{"ping":0}}"#, "times.ping must be longer"),
             (r#"{"mode":"server","times":{"backoff_min":"1m"}}"#, "times.backoff_min is longer"),

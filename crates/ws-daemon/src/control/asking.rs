@@ -1,11 +1,13 @@
 //! Who asks, on a local connection or over HTTP, and whether they may: by the rules, which is written down. It carries nothing out.
 
-use ws_daemon_protocol::command::{Command, Place};
+use ws_daemon_protocol::command::{Command, Place, Serve};
 use ws_daemon_protocol::message::Request;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::Control;
 use crate::audit::Entry;
+use crate::config::Glob;
+use crate::exec::{Connection, Served};
 use crate::policy::{Action, Actor, At, By, Caller, Scope, Verdict};
 use crate::system::Process;
 
@@ -116,11 +118,43 @@ impl Control {
         let (rules, audit) = (&self.0.rules, &self.0.audit);
         let (actor, action) = (Actor::Local(&asker.caller), Action::Command(command));
         let Verdict { allowed, by } = rules.decide(actor, action);
+        let mut decided = if allowed { Ok(by) } else { Err(rules.refusal(actor, action)) };
+        if let (Ok(_), Command::Serve(serve)) = (&decided, command) {
+            decided = globs(serve).and_then(|names| rules.may_serve(&asker.caller, &names));
+        }
         let entry = || {
             let code = format!("{}{}", if place == Place::Here { "+" } else { "&" }, command.code());
-            asker.entry("command").with("code", code).with("allowed", allowed).with("by", by.to_string())
+            let entry = asker.entry("command").with("code", code).with("allowed", decided.is_ok());
+            let by = *decided.as_ref().unwrap_or(if allowed { &By::NoRule } else { &by });
+            match command {
+                Command::Serve(serve) => entry.text("names", &serve.names.join(", ")),
+                _ => entry,
+            }
+            .with("by", by.to_string())
         };
         audit.record(entry).await;
-        if allowed { Ok(Whose { user: &asker.user, own_only: by == By::Own }) } else { Err(rules.refusal(actor, action)) }
+        decided.map(|by| Whose { user: &asker.user, own_only: by == By::Own })
     }
+
+    /// Has a connection asked for what it serves, from here on.
+    ///
+    /// # Errors
+    /// A name is none.
+    pub fn serve(&self, serve: &Serve, connection: Connection) -> Result<Served, Outcome> {
+        globs(serve).map(|names| self.0.executor.serve(connection, &names, serve.ready))
+    }
+
+    /// The same for one that serves already: these names, and no others.
+    ///
+    /// # Errors
+    /// A name is none.
+    pub fn serve_instead(&self, served: &Served, serve: &Serve) -> Result<(), Outcome> {
+        globs(serve).map(|names| served.serve(&names, serve.ready))
+    }
+}
+
+/// The names that are to be served.
+fn globs(serve: &Serve) -> Result<Vec<Glob>, Outcome> {
+    let glob = |name: &String| Glob::parse(name).map_err(|why| Outcome::failed(ErrorCode::BadMessage, format!("SERVE: {why}")));
+    serve.names.iter().map(glob).collect()
 }

@@ -166,6 +166,7 @@ impl Control {
             (By::Default, true) => format!("no rule is about {side}, and without one this is allowed"),
             (By::Default, false) => format!("no rule is about {side}, and without one this is not allowed"),
             (By::Nothing, _) => "no rule can give it".to_owned(),
+            (By::Serve(_), _) => "the setting \"serve\" decides".to_owned(),
             (By::NoRule, _) => format!("there are rules about {side} or an invitation, and none of them allows it"),
         }
     }

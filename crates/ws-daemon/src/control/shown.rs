@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 use ws_daemon_protocol::command::{RunsQuery, Which};
 
 use super::{Control, Whose};
-use crate::exec::WorkerStats;
+use crate::config::Glob;
+use crate::exec::{ServedNames, WorkerStats};
 
 /// Runs in one answer unless it is said how many.
 const SHOWN: usize = 100;
@@ -81,7 +82,7 @@ impl Control {
         peers.iter().map(show).chain(unseen).collect()
     }
 
-    /// The scripts of this daemon.
+    /// The scripts of this daemon, and the names that are served.
     pub(super) async fn scripts(&self) -> Value {
         let scripts = self.0.executor.scripts().await;
         let show = |script: crate::exec::ScriptEntry| {
@@ -92,7 +93,11 @@ impl Control {
             }
             shown
         };
-        scripts.into_iter().map(show).collect()
+        let served = self.0.executor.served().into_iter().flat_map(|ServedNames { names, connections, ready }| {
+            let show = move |name: Glob| json!({ "name": name, "served": { "connections": connections, "ready": ready } });
+            names.into_iter().map(show)
+        });
+        scripts.into_iter().map(show).chain(served).collect()
     }
 
     /// How copies of scripts do, and connections that serve.

@@ -21,6 +21,7 @@ use serde_json::value::RawValue;
 use tokio::process::Command;
 use tokio::time::timeout;
 use tracing::{info, warn};
+use ws_daemon_protocol::command::Serve;
 use ws_daemon_protocol::id::CallerId;
 
 use super::listening::Kept;
@@ -82,6 +83,8 @@ struct Connection {
     /// In base 64.
     unread: String,
     later: Vec<Later>,
+    #[serde(default)]
+    serves: Option<Serve>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -120,9 +123,9 @@ impl Note {
     /// What is left to be done on the connection of this name.
     pub fn before(&mut self, name: &str) -> Option<Before> {
         let at = self.connections.iter().position(|connection| connection.name == name)?;
-        let Connection { unread, later, .. } = self.connections.swap_remove(at);
+        let Connection { unread, later, serves, .. } = self.connections.swap_remove(at);
         let later = later.into_iter().map(|Later { id, awaited }| (id.as_deref().and_then(CallerId::new), awaited));
-        Some(Before { unread: BASE64_STANDARD.decode(unread).ok()?, later: later.collect() })
+        Some(Before { unread: BASE64_STANDARD.decode(unread).ok()?, later: later.collect(), serves })
     }
 }
 
@@ -144,7 +147,8 @@ impl Handover {
                 Later { id, awaited }
             });
             let unread = BASE64_STANDARD.encode(before.unread);
-            note.connections.push(Connection { name: name.clone(), unread, later: later.collect() });
+            let (later, serves) = (later.collect(), before.serves);
+            note.connections.push(Connection { name: name.clone(), unread, later, serves });
             descriptors.push((name, socket));
         }
         let mut file = File::from(memfd_create(NOTE, MemfdFlags::CLOEXEC)?);

@@ -75,7 +75,9 @@ pub fn try_spool(settings: &Settings) -> Result<Spool, SpoolFault> {
 
 /// Who may ask this daemon for what.
 pub fn rules(settings: &Settings) -> Rules {
-    Rules::new(settings.rules.clone(), settings.relay, geteuid().as_raw())
+    let rules = Rules::new(Vec::new(), false, geteuid().as_raw());
+    rules.replace(settings.rules.clone(), settings.relay, settings.serve.clone());
+    rules
 }
 
 /// What this daemon says of itself.

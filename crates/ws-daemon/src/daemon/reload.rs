@@ -143,7 +143,7 @@ impl Reloader {
         let Parts { peers, executor, local, http, api, dialer, peer_runs, rules, levels, .. } = &self.parts;
         let Settings { limits, times, .. } = settings;
         raise_open_files(settings);
-        rules.replace(settings.rules.clone(), settings.relay);
+        rules.replace(settings.rules.clone(), settings.relay, settings.serve.clone());
         peers.be_called(|me| identity::be_called(me, settings));
         peers.take_up(Terms::new(limits, times));
         peer_runs.replace(limits.peer_runs);

@@ -48,6 +48,8 @@ struct State {
     answer_waits: bool,
     /// No more requests will be read.
     asked_all: bool,
+    /// The process is asked on this connection: it takes every line for what it is asked.
+    serves: bool,
     /// A request was given up without its answer.
     given_up: bool,
     /// What the next life of the daemon answers.
@@ -93,6 +95,23 @@ impl Answers {
         self.0.changed.notify_one();
     }
 
+    /// From here on the process is asked on this connection.
+    pub fn serves(&self) {
+        self.state().serves = true;
+    }
+
+    /// Queues lines with their newlines, that ask the process; `false` if so much waits that it is to be asked later, or nothing more
+    /// is read of it.
+    pub fn ask(&self, lines: &str) -> bool {
+        let mut state = self.state();
+        if state.lines.len() >= ROOM_BYTES || state.asked_all {
+            return false;
+        }
+        state.lines.extend_from_slice(lines.as_bytes());
+        self.0.changed.notify_one();
+        true
+    }
+
     /// Ends when more waits than may.
     pub async fn overflown(&self) {
         self.0.overflow.cancelled().await;
@@ -101,7 +120,7 @@ impl Answers {
     /// Queues one line if nothing is in flight. `false` if something is: then no line may come unasked.
     pub fn line_if_idle(&self, line: &str) -> bool {
         let mut state = self.state();
-        if state.awaited > 0 || state.answer_waits || state.asked_all {
+        if state.awaited > 0 || state.answer_waits || state.asked_all || state.serves {
             return false;
         }
         self.push(&mut state, line);
@@ -295,6 +314,19 @@ mod tests {
         assert_eq!(woken.load(Ordering::Relaxed), WAITING);
         // And so does whoever comes late.
         begin().await;
+    }
+
+    #[tokio::test]
+    async fn who_serves_is_asked_within_its_room_and_hears_nothing_that_nobody_waits_for() {
+        let answers = Answers::default();
+        answers.serves();
+        assert!(!answers.line_if_idle("{}"));
+        assert!(answers.ask("{1}\n") && answers.ask("{2}\n"));
+        assert_eq!(answers.next().await, Next::Lines(b"{1}\n{2}\n".to_vec()));
+        assert!(answers.ask(&"x".repeat(ROOM_BYTES)) && !answers.ask("{3}\n"), "it does not read");
+        assert!(matches!(answers.next().await, Next::Lines(_)) && answers.ask("{3}\n"));
+        answers.asked_all();
+        assert!(!answers.ask("{4}\n"), "it could not answer");
     }
 
     #[tokio::test]

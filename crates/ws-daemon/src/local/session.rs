@@ -4,15 +4,17 @@
 use std::io::Cursor;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, warn};
 use ws_daemon_protocol::codec::framer::{BadMessage, Frame, Framer};
-use ws_daemon_protocol::command::{Command, Place};
+use ws_daemon_protocol::command::{Command, Place, Serve};
 use ws_daemon_protocol::event::Event;
 use ws_daemon_protocol::id::CallerId;
 use ws_daemon_protocol::message::{CommandMessage, Message, Rejection, Request};
@@ -22,6 +24,7 @@ use super::answers::{Answers, IN_FLIGHT, Next, Pending};
 use super::{Before, Local, Parked};
 use crate::api::Visitor;
 use crate::control::{Answer, Asker, Control, Whose};
+use crate::exec::{Connection, Heard, Served};
 use crate::origin::Said;
 use crate::policy::Caller;
 use crate::system::hung_up;
@@ -45,6 +48,8 @@ pub enum End {
     Gone,
     /// The process does not read its answers.
     DoesNotRead,
+    /// It served, and said what is no answer, or did not answer in time.
+    Refused,
     /// The daemon stops.
     Stopping,
     /// It goes on in the next life of the daemon; what was read of the next message.
@@ -59,6 +64,8 @@ enum Read {
     Parked(Vec<u8>),
     /// The process speaks HTTP; what was read.
     Http(Vec<u8>),
+    /// It serves, and is not believed any more.
+    Refused,
 }
 
 /// One connection.
@@ -66,6 +73,14 @@ pub struct Session {
     local: Local,
     asker: Asker,
     answers: Answers,
+    /// Its place among those that serve, once it has said so.
+    served: OnceLock<Served>,
+    /// What it serves.
+    serves: Mutex<Option<Serve>>,
+    /// Cancelled when it is to be closed.
+    closing: CancellationToken,
+    /// While it is to be looked at before the daemon begins another life.
+    asks: Mutex<Option<TaskTrackerToken>>,
     /// It goes on in the next life of the daemon, and so is not shut down.
     goes_on: AtomicBool,
 }
@@ -73,7 +88,17 @@ pub struct Session {
 impl Session {
     /// A connection of `caller`.
     pub fn new(local: Local, caller: Caller) -> Self {
-        Self { local, asker: Asker::new(caller), answers: Answers::default(), goes_on: AtomicBool::new(false) }
+        let asks = Mutex::new(Some(local.stop.askers.token()));
+        Self {
+            local,
+            asker: Asker::new(caller),
+            answers: Answers::default(),
+            served: OnceLock::new(),
+            serves: Mutex::default(),
+            closing: CancellationToken::new(),
+            asks,
+            goes_on: AtomicBool::new(false),
+        }
     }
 
     /// Attends to the connection until it ends, or `close` says so. `before` is what the last life of the daemon has left of it.
@@ -84,14 +109,16 @@ impl Session {
         let seat = self.local.lobby.enter(self.answers.clone());
         // The borrow of the descriptor must not outlive the stream, so the watch works on a copy of its own.
         let copy = stream.as_fd().try_clone_to_owned();
-        let Before { unread, later } = before;
+        let Before { unread, later, serves } = before;
+        // It was let serve when it said so.
+        drop(serves.map(|serve| self.serve(serve)));
         for (id, awaited) in later {
             if let Some(pending) = self.answers.begin(true) {
                 self.local.origin.deliver(lines(pending, self.local.origin.resume(awaited), id, false));
             }
         }
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let (mut is_http, mut asks) = (None, Some(self.local.stop.askers.token()));
+        let mut is_http = None;
         let end = {
             let mut reading = std::pin::pin!(self.read(&mut reader, &unread));
             let mut writing = std::pin::pin!(self.write(&mut writer));
@@ -108,14 +135,18 @@ impl Session {
                     read = &mut reading, if asking => {
                         asking = false;
                         match read {
-                            Read::All => self.answers.asked_all(),
+                            Read::All => self.asked_all(),
+                            Read::Refused => {
+                                self.asked_all();
+                                self.closing.cancel();
+                            }
                             Read::Parked(rest) => parked = Some(rest),
                             Read::Http(begun) => {
                                 is_http = Some(begun);
                                 break End::Done;
                             }
                         }
-                        asks = None;
+                        self.is_looked_at();
                     }
                     end = &mut writing => {
                         // What is being read and thrown away is given time: closed over it, the last answer could be lost.
@@ -125,6 +156,11 @@ impl Session {
                         break end;
                     }
                     () = &mut leaving, if !asking => break End::Gone,
+                    () = self.closing.cancelled() => {
+                        self.asked_all();
+                        drop(timeout(LAST_ANSWERS, writing).await);
+                        break End::Refused;
+                    }
                     () = close.cancelled() => {
                         self.answers.asked_all();
                         self.goes_on.store(parked.is_some(), Ordering::Relaxed);
@@ -139,19 +175,74 @@ impl Session {
         };
         drop(seat);
         self.answers.hang_up();
+        if let Some(served) = self.served.get() {
+            served.end();
+        }
         if let Some(begun) = is_http {
-            let _asks = asks;
+            let _asks = self.take_asks();
             let stream = tokio::io::join(Cursor::new(begun).chain(reader), writer);
             self.local.api.serve(stream, Visitor::Process(self.asker)).await;
             return End::Done;
         }
         if let (End::Parked(unread), Ok(socket), Some(later)) = (&end, copy, self.answers.take_later()) {
-            self.local.park(Parked { socket, before: Before { unread: unread.clone(), later } });
+            let serves = self.serves.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.local.park(Parked { socket, before: Before { unread: unread.clone(), later, serves } });
         }
-        if matches!(end, End::DoesNotRead) {
-            warn!("a local connection was closed: the process does not read its answers");
+        match end {
+            End::DoesNotRead => warn!("a local connection was closed: the process does not read its answers"),
+            End::Refused => warn!("a local connection was closed: it served, and did not answer as it was to"),
+            _ => {}
         }
         end
+    }
+
+    /// No more is read of it: it can answer nothing.
+    fn asked_all(&self) {
+        if let Some(served) = self.served.get() {
+            served.end();
+        }
+        self.answers.asked_all();
+    }
+
+    fn take_asks(&self) -> Option<TaskTrackerToken> {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Nothing is on it any more that is to be looked at before the daemon begins another life.
+    fn is_looked_at(&self) {
+        drop(self.take_asks());
+    }
+
+    /// Its place among those that serve, while it serves or has to answer something.
+    fn serving(&self) -> Option<&Served> {
+        self.served.get().filter(|served| served.is_serving())
+    }
+
+    /// Serves from here on, these names and no others.
+    fn serve(&self, serve: Serve) -> Result<(), Outcome> {
+        match self.served.get() {
+            Some(served) => self.local.control.serve_instead(served, &serve)?,
+            None => {
+                let answers = self.answers.clone();
+                let connection = Connection { sink: Box::new(move |lines| answers.ask(lines)), close: self.closing.clone() };
+                let served = self.local.control.serve(&serve, connection)?;
+                self.answers.serves();
+                drop(self.served.set(served));
+            }
+        }
+        // What it is asked is looked at until the daemon takes nothing more.
+        self.is_looked_at();
+        *self.serves.lock().unwrap_or_else(PoisonError::into_inner) = Some(serve);
+        Ok(())
+    }
+
+    /// Ends when nothing is read in this life of the daemon: of one that serves, when it is asked for nothing more.
+    async fn parks(&self) {
+        self.local.stop.park.cancelled().await;
+        if let Some(served) = self.serving() {
+            self.local.stop.refuse.cancelled().await;
+            served.retire();
+        }
     }
 
     /// Reads and asks until the process has asked all it wants to, or may not ask more. What speaks HTTP is not read on: its first byte,
@@ -166,9 +257,28 @@ impl Session {
         framer.push(unread);
         loop {
             while let Some(frame) = framer.next() {
-                let taken = match frame {
-                    Frame::Message(text) => self.message(&text).await,
-                    Frame::Bad(bad) => self.bad_message(&bad),
+                let taken = match (frame, self.serving()) {
+                    (Frame::Message(text), None) => self.message(&text).await,
+                    (Frame::Message(text), Some(served)) => match served.hear(&text) {
+                        Ok(Heard::Taken(None)) => continue,
+                        Ok(Heard::Taken(Some(reader))) => {
+                            reader.room(READ_BYTES).await;
+                            continue;
+                        }
+                        Ok(Heard::Message) => self.message(&text).await,
+                        Err(fault) => {
+                            self.tell(
+                                None,
+                                Outcome::Failed(ErrorCode::BadMessage, format!("this connection is closed: {fault}")),
+                            );
+                            return Read::Refused;
+                        }
+                    },
+                    (Frame::Bad(bad), None) => self.bad_message(&bad),
+                    (Frame::Bad(bad), Some(_)) => {
+                        self.bad_message(&bad);
+                        return Read::Refused;
+                    }
                 };
                 // On TCP anybody may be talking, a browser for one: after one bad message nothing more is believed.
                 if !taken && self.asker.caller == Caller::Tcp {
@@ -181,12 +291,11 @@ impl Session {
             let read = tokio::select! {
                 biased;
                 // The rest is for the next life, in the system's hands until then.
-                () = self.local.stop.park.cancelled() => {
-                    if let Some(rest) = framer.rest() {
-                        return Read::Parked(rest.to_vec());
-                    }
-                    reader.read(&mut buffer).await
-                }
+                () = self.parks() => match framer.rest() {
+                    Some(rest) if self.serving().is_none() => return Read::Parked(rest.to_vec()),
+                    // What it holds it is to answer.
+                    _ => reader.read(&mut buffer).await,
+                },
                 read = reader.read(&mut buffer) => read,
             };
             match read {
@@ -216,6 +325,9 @@ impl Session {
             while let Next::Lines(lines) = self.answers.next().await {
                 if writer.write_all(&lines).await.is_err() {
                     return End::Gone;
+                }
+                if let Some(served) = self.served.get() {
+                    served.has_room();
                 }
             }
             if !self.goes_on.load(Ordering::Relaxed) {
@@ -286,6 +398,15 @@ impl Session {
         let CommandMessage { command, id, .. } = message;
         if let Err(outcome) = self.local.control.check(&command) {
             return self.tell(id.as_ref(), outcome);
+        }
+        if let Command::Serve(serve) = command {
+            // Its answer comes before anything that it is asked.
+            let Some(pending) = self.begin(id.as_ref(), true) else { return };
+            pending.answer(&Report::from(Outcome::Exited(0)).to_json(id.as_ref()));
+            if let Err(outcome) = self.serve(serve) {
+                self.tell(id.as_ref(), outcome);
+            }
+            return;
         }
         // These two are carried out before anything that is asked behind them.
         let at_once = matches!(command, Command::Pause(_) | Command::Status(_));

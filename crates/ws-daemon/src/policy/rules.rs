@@ -8,13 +8,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use ws_daemon_protocol::command::Command;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 use ws_daemon_protocol::target::Target;
 
-use crate::config::{BY_CALLERS, BY_PEERS, BY_TCP, Glob, Rule};
+use crate::config::{BY_CALLERS, BY_PEERS, BY_TCP, Glob, Rule, Serving};
 use crate::standing::{Proven, Standing};
 use crate::system::Process;
 
@@ -30,6 +30,8 @@ struct List {
     rules: Vec<Rule>,
     /// Whether runs are passed on for every peer, where no rule is about peers.
     relay: bool,
+    /// Who may serve which names.
+    serve: Vec<Serving>,
     /// The user that the daemon runs as.
     owner: u32,
 }
@@ -113,6 +115,8 @@ pub enum By {
     Owner,
     /// The rule at this place of the list, counted from 0; the first that allows it.
     Rule(usize),
+    /// The setting `serve`, at this place of its list.
+    Serve(usize),
     /// What the invitation of the peer says.
     Invitation,
     /// What a caller was given when it was added.
@@ -136,6 +140,7 @@ impl fmt::Display for By {
         match self {
             Self::Owner => f.write_str("owner"),
             Self::Rule(index) => write!(f, "rules[{index}]"),
+            Self::Serve(index) => write!(f, "serve[{index}]"),
             Self::Invitation => f.write_str("invitation"),
             Self::Entry => f.write_str("entry"),
             Self::Own => f.write_str("its own"),
@@ -188,13 +193,41 @@ impl Rules {
     /// These rules, on a daemon that `owner` runs; with `relay`, runs are passed on for every peer where no rule is about peers.
     #[must_use]
     pub fn new(rules: Vec<Rule>, relay: bool, owner: u32) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(List { rules, relay, owner })))
+        Self(Arc::new(ArcSwap::from_pointee(List { rules, relay, serve: Vec::new(), owner })))
     }
 
-    /// From here on these rules hold, in all clones; what was let in before stays.
-    pub fn replace(&self, rules: Vec<Rule>, relay: bool) {
+    /// From here on these rules hold, in all clones, and these may serve; what was let in before stays.
+    pub fn replace(&self, rules: Vec<Rule>, relay: bool, serve: Vec<Serving>) {
         let owner = self.0.load().owner;
-        self.0.store(Arc::new(List { rules, relay, owner }));
+        self.0.store(Arc::new(List { rules, relay, serve, owner }));
+    }
+
+    /// What lets `caller` serve each of these names.
+    ///
+    /// # Errors
+    /// The refusal, in words that say what would have to be set.
+    pub fn may_serve(&self, caller: &Caller, names: &[Glob]) -> Result<By, Outcome> {
+        let list = self.0.load();
+        if list.is_owner(Actor::Local(caller)) {
+            return Ok(By::Owner);
+        }
+        let mut by = By::NoRule;
+        for name in names {
+            let gives = |serving: &Serving| serving.names.iter().any(|glob| glob.covers(name)) && may_serve(serving, caller);
+            let Some(index) = list.serve.iter().position(gives) else {
+                let user = match caller {
+                    Caller::Socket(Process { uid: Some(uid), .. }) => *uid,
+                    _ => return Err(Outcome::failed(ErrorCode::Denied, "it is not known whose process you are")),
+                };
+                let name: String = name.to_string().chars().take(SHOWN_CHARS).collect();
+                let entry = json!({ "names": [name], "users": [user] });
+                let why =
+                    format!("nothing lets you serve this; it would take {entry} under \"serve\" in this daemon's config.json");
+                return Err(Outcome::Failed(ErrorCode::Denied, why));
+            };
+            by = By::Serve(index);
+        }
+        Ok(by)
     }
 
     /// Whom the rule at a place of the list is about, in its words.
@@ -420,6 +453,11 @@ fn invitation(actor: Actor<'_>) -> Option<&[Box<str>]> {
         Actor::Peer(Standing::Peer(proven)) => proven.allow.as_deref(),
         Actor::Peer(Standing::Anonymous | Standing::Server) | Actor::Local(_) => None,
     }
+}
+
+fn may_serve(serving: &Serving, caller: &Caller) -> bool {
+    let Caller::Socket(Process { uid, groups, .. }) = caller else { return false };
+    uid.is_some_and(|uid| serving.users.contains(&uid)) || groups.iter().any(|group| serving.groups.contains(group))
 }
 
 fn is_about(rule: &Rule, actor: Actor<'_>) -> bool {

@@ -21,7 +21,7 @@ const FOR_READING: [&str; 8] = [
 ];
 
 /// Those whose commands are typed here, each in a test of its own.
-const PLAYED: [&str; 14] = [
+const PLAYED: [&str; 15] = [
     "docs/first-quarter-of-an-hour.md",
     "docs/http.md",
     "docs/logs.md",
@@ -36,6 +36,7 @@ const PLAYED: [&str; 14] = [
     "docs/recipes/a-script-that-answers-with-data.md",
     "docs/recipes/asking-from-any-language.md",
     "docs/recipes/cron-with-memory.md",
+    "docs/workers.md",
 ];
 
 /// The pages of a folder.
@@ -179,4 +180,20 @@ fn the_log_goes_as_its_page_says() {
 #[test]
 fn health_and_metrics_go_as_their_page_says() {
     goes_as_it_says("docs/metrics.md", 3, 2);
+}
+
+#[test]
+fn workers_in_each_language_and_a_process_that_serves_by_hand_go_as_the_page_says() {
+    goes_as_it_says("docs/workers.md", 4, 3);
+    // Each example is a file of its own as well.
+    let examples = root().join("contrib/examples");
+    let shown = blocks("docs/workers.md");
+    let mut found = 0;
+    for entry in fs::read_dir(examples).expect("it is there") {
+        let path = entry.expect("readable").path();
+        let text = fs::read_to_string(&path).expect("readable");
+        assert!(shown.iter().any(|block| block.text == text), "{} is not what the page shows", path.display());
+        found += 1;
+    }
+    assert_eq!(found, 3);
 }

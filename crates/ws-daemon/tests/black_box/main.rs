@@ -46,6 +46,7 @@ mod schemas;
 mod script_names;
 mod secrets;
 mod service_manager;
+mod serving;
 mod settings;
 mod shutdown;
 mod support;

@@ -388,6 +388,7 @@ fn by_tcp_runs_and_two_commands_are_allowed_and_no_rule_gives_more() {
                 "EXPLAIN" => json!({ "as": "x", "name": "y" }),
                 "KEYS" => json!({ "do": "rotate" }),
                 "CALLERS" => json!({ "do": "list" }),
+                "SERVE" => json!({ "names": ["x"] }),
                 "INVITE" | "REVOKE" | "ROTATE" => json!({ "name": "x" }),
                 _ => Value::Null,
             };
