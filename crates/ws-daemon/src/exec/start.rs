@@ -47,7 +47,7 @@ pub enum Started {
 pub struct Attempt {
     /// What came of it.
     pub started: Started,
-    /// The path and the contract that it went by, as soon as they are known.
+    /// The path and the contract that it went by, unless they are what is in the way.
     pub script: Option<Script>,
     /// Its place among those of its script that run at once.
     pub held: Option<Held>,
@@ -56,21 +56,25 @@ pub struct Attempt {
 /// Params up to this length, in bytes, are looked at wherever a run is started.
 const LOOKED_AT_HERE_BYTES: usize = 64 * 1024;
 
-/// Tries to start the script of `job`, which may have a place among its like already. `here`: on a thread that must not be held
-/// up, and with its output registered as in [`Program`].
-pub fn start(inner: &Inner, job: &Job, mut held: Option<Held>, here: bool) -> Attempt {
-    let script = match inner.folder(job.folder).resolve(&job.name) {
-        Ok(script) => script,
-        Err(outcome) => return Attempt { started: Started::Refused(outcome), script: None, held },
-    };
-    let started = match script.terms.as_ref().and_then(|terms| bar(job, terms, &mut held, here)) {
-        Some(barred) => barred,
-        None => match start_script(inner, job, &script, here) {
-            Ok((process, pipes)) => Started::Running(process, pipes),
-            Err(error) => not_running(&script, &error),
-        },
-    };
-    Attempt { started, script: Some(script), held }
+/// Looks the script of `job` up, and asks its contract; the run may have a place among its like already, and has one then if it needs one.
+/// `here`: on a thread that must not be held up.
+///
+/// # Errors
+/// What came of it, if it cannot be started.
+pub fn find(inner: &Inner, job: &Job, held: &mut Option<Held>, here: bool) -> Result<Script, Started> {
+    let script = inner.folder(job.folder).resolve(&job.name).map_err(Started::Refused)?;
+    match script.terms.as_ref().and_then(|terms| bar(job, terms, held, here)) {
+        Some(barred) => Err(barred),
+        None => Ok(script),
+    }
+}
+
+/// Tries to start a script that was found; `here` as there, and with its output registered as in [`Program`].
+pub fn start(inner: &Inner, job: &Job, script: &Script, here: bool) -> Started {
+    match start_script(inner, job, script, here) {
+        Ok((process, pipes)) => Started::Running(process, pipes),
+        Err(error) => not_running(script, &error),
+    }
 }
 
 /// What came of a script that the system would not start.

@@ -255,12 +255,33 @@ impl Wire {
 
 fn gone(error: Error) -> Gone {
     match error {
-        Error::ConnectionClosed | Error::AlreadyClosed => Gone::Closed,
+        // What was still to be said when the other side had said its last word is said to nobody.
+        Error::ConnectionClosed | Error::AlreadyClosed | Error::Protocol(ProtocolError::SendAfterClosing) => Gone::Closed,
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Gone::Lost,
         Error::Protocol(error) => Gone::Protocol(error),
         Error::Utf8(_) => Gone::NotUtf8,
         Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Gone::Lost,
         Error::Capacity(CapacityError::MessageTooLong { size, .. }) => Gone::TooLarge(size),
         error => Gone::Broken(Box::new(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_goes_on_talking_to_a_peer_that_has_closed_hears_that_it_has() {
+        const BYTES: usize = 1 << 16;
+        let (near, far) = duplex(BYTES);
+        let mut near = Wire::over(Stream::boxed(near), Role::Server, BYTES).await;
+        let mut far = Wire::over(Stream::boxed(far), Role::Client, BYTES).await;
+        far.close(CloseCode::Away, "enough").expect("it is open");
+        far.flushed().await.expect("it is read");
+        assert!(matches!(near.event(true).await, Event::Control));
+        assert!(matches!(near.feed("{}".to_owned()), Err(Gone::Closed)));
+        assert_eq!(near.last_words(), Some((1001, "enough".into())));
     }
 }
