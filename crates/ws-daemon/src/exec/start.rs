@@ -38,7 +38,16 @@ pub enum Started {
     BeingWritten(Outcome),
     /// As many of it run as may at once.
     InLine(Arc<Line>),
-    /// To look at its params may take a while: it is to be started where that holds nobody up.
+}
+
+/// What stands between a job and its script.
+#[derive(Debug)]
+pub enum Barred {
+    /// It is not there, or not for this.
+    Refused(Outcome),
+    /// As many of it run as may at once.
+    InLine(Arc<Line>),
+    /// To look at its params may take a while: that is to be done where it holds nobody up.
     Elsewhere,
 }
 
@@ -60,9 +69,9 @@ const LOOKED_AT_HERE_BYTES: usize = 64 * 1024;
 /// `here`: on a thread that must not be held up.
 ///
 /// # Errors
-/// What came of it, if it cannot be started.
-pub fn find(inner: &Inner, job: &Job, held: &mut Option<Held>, here: bool) -> Result<Script, Started> {
-    let script = inner.folder(job.folder).resolve(&job.name).map_err(Started::Refused)?;
+/// What stands in the way.
+pub fn find(inner: &Inner, job: &Job, held: &mut Option<Held>, here: bool) -> Result<Script, Barred> {
+    let script = inner.folder(job.folder).resolve(&job.name).map_err(Barred::Refused)?;
     match script.terms.as_ref().and_then(|terms| bar(job, terms, held, here)) {
         Some(barred) => Err(barred),
         None => Ok(script),
@@ -84,8 +93,8 @@ pub fn not_running(script: &Script, error: &io::Error) -> Started {
 }
 
 /// What the script's contract has against the run.
-fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<Started> {
-    let refused = |code, why: String| Some(Started::Refused(Outcome::failed(code, format!("{}: {why}", shown(&job.name)))));
+fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<Barred> {
+    let refused = |code, why: String| Some(Barred::Refused(Outcome::failed(code, format!("{}: {why}", shown(&job.name)))));
     let contract = &terms.contract;
     if !contract.admits(&job.caller) {
         return refused(ErrorCode::Denied, "its contract does not list whoever asks among its callers".into());
@@ -93,7 +102,7 @@ fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<
     if contract.has_schema() {
         let params = job.params.as_written();
         if here && params.len() > LOOKED_AT_HERE_BYTES {
-            return Some(Started::Elsewhere);
+            return Some(Barred::Elsewhere);
         }
         if let Some(fault) = contract.fault_in(params) {
             return refused(ErrorCode::InvalidParams, format!("its contract refuses the params: {fault}"));
@@ -106,7 +115,7 @@ fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<
         Some(line) => {
             *held = line.try_take();
             if held.is_none() {
-                return Some(Started::InLine(Arc::clone(line)));
+                return Some(Barred::InLine(Arc::clone(line)));
             }
         }
     }

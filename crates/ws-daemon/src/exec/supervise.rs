@@ -38,7 +38,7 @@ use super::job::Job;
 use super::line::{Held, Line};
 use super::output::{Output, drain_both};
 use super::process::{Pipes, Process};
-use super::start::{Attempt, Started, find, start};
+use super::start::{Attempt, Barred, Started, find, start};
 use super::{Grace, Inner, LISTENING, prelude};
 
 /// How often, and how far apart, a script is tried again that someone is just writing.
@@ -159,7 +159,6 @@ pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut held: Option<Held>) -
             }
             Started::BeingWritten(outcome) | Started::Refused(outcome) => return Err(Not::Ended(outcome)),
             Started::InLine(line) => return Err(Not::InLine(line)),
-            Started::Elsewhere => return Err(Not::Ended(lost())),
         }
     }
 }
@@ -173,22 +172,29 @@ async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>, mut held: Option<He
             return Attempt { started, script: Some(script), held };
         }
         Ok(script) => Some(script),
-        Err(Started::Elsewhere) => None,
-        Err(started) => return Attempt { started, script: None, held },
+        Err(Barred::Elsewhere) => None,
+        Err(barred) => return not_started(barred, held),
     };
     let (inner_there, job_there) = (Arc::clone(inner), Arc::clone(job));
     let start = move || {
         let mut held = held;
         match found.map_or_else(|| find(&inner_there, &job_there, &mut held, false), Ok) {
-            Ok(script) => {
-                Attempt { started: start(&inner_there, &job_there, &script, false), script: Some(script), held }
-            }
-            Err(started) => Attempt { started, script: None, held },
+            Ok(script) => Attempt { started: start(&inner_there, &job_there, &script, false), script: Some(script), held },
+            Err(barred) => not_started(barred, held),
         }
     };
     // Not tried again here: it may have been started there.
     let attempt = inner.starters.run(&job.asker(), start).await;
     attempt.unwrap_or_else(|| Attempt { started: Started::Refused(lost()), script: None, held: None })
+}
+
+fn not_started(barred: Barred, held: Option<Held>) -> Attempt {
+    let started = match barred {
+        Barred::Refused(outcome) => Started::Refused(outcome),
+        Barred::InLine(line) => Started::InLine(line),
+        Barred::Elsewhere => Started::Refused(lost()),
+    };
+    Attempt { started, script: None, held }
 }
 
 fn lost() -> Outcome {
