@@ -28,6 +28,7 @@ mod starter;
 mod stream;
 mod supervise;
 mod verdicts;
+mod way;
 
 pub use capture::{Captured, Cut, Text};
 pub use contract::{Contract, described as described_contract};

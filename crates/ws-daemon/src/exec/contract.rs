@@ -5,7 +5,7 @@ mod schema;
 mod shelf;
 mod written;
 
-pub use shelf::{ENDING, Fault, Mark, Shelf, Terms, beside};
+pub use shelf::{ENDING, Fault, Shelf, Terms, beside};
 
 use std::ffi::CString;
 use std::time::Duration;

@@ -29,8 +29,9 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 use ws_daemon_protocol::worker::Asked;
 
 use super::Inner;
-use super::contract::{Mark, Workers};
+use super::contract::Workers;
 use super::job::Job;
+use crate::system::walk::Mark;
 use copy::live;
 use member::{Member, Order};
 use served::Serving;

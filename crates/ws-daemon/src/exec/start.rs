@@ -47,10 +47,19 @@ pub enum Started {
     BeingWritten(Outcome),
     /// As many of it run as may at once.
     InLine(Arc<Line>),
-    /// To look at its params may take a while: it is to be started where that holds nobody up.
-    Elsewhere,
-    /// There is somebody to be asked.
+    /// Somebody is to be asked in its place.
     Asks(To),
+}
+
+/// What stands between a job and its script.
+#[derive(Debug)]
+pub enum Barred {
+    /// It is not there, or not for this.
+    Refused(Outcome),
+    /// As many of it run as may at once.
+    InLine(Arc<Line>),
+    /// To look at its params may take a while: that is to be done where it holds nobody up.
+    Elsewhere,
 }
 
 /// An attempt, and what goes with it.
@@ -58,7 +67,7 @@ pub enum Started {
 pub struct Attempt {
     /// What came of it.
     pub started: Started,
-    /// The path that it went by, as soon as it is known.
+    /// The path and the contract that it went by, unless they are what is in the way.
     pub script: Option<Script>,
     /// What the contract says, likewise.
     pub terms: Option<Terms>,
@@ -69,70 +78,100 @@ pub struct Attempt {
 /// Params up to this length, in bytes, are looked at wherever a run is started.
 const LOOKED_AT_HERE_BYTES: usize = 64 * 1024;
 
-/// Tries to start the script of `job`, which may have places among its like already, or says who is to be asked in its place. `here`:
-/// on a thread that must not be held up, and with its output registered as in [`Program`].
-pub fn start(inner: &Inner, job: &Job, mut had: Places, here: bool) -> Attempt {
-    let (scripts, at) = (inner.folder(job.folder), Instant::now());
-    let verdict = match scripts.resolve(&job.name) {
-        Ok(script) => match script.terms.as_ref().and_then(|terms| terms.pool.clone()) {
-            Some(pool) => {
-                if let Some((of, _)) = copy_of(job.folder, &script) {
-                    pool.is_of(of, at);
-                }
-                Verdict { terms: script.terms, pool: Some(pool) }
-            }
-            None => {
-                scripts.verdicts.found(&job.name, None, at);
-                let mut places = Places::default();
-                let barred = script.terms.as_ref().and_then(|terms| bar(job, terms, (&mut had, &mut places), here));
-                let started = barred.unwrap_or_else(|| match start_script(inner, job, &script, here) {
-                    Ok((process, pipes)) => Started::Running(process, pipes),
-                    Err(error) => not_running(&script, &error),
-                });
-                let terms = script.terms.clone();
-                let places = if matches!(started, Started::Elsewhere) { had } else { places };
-                return Attempt { started, script: Some(script), terms, places };
-            }
-        },
-        Err(outcome) => match served(inner, job, outcome) {
-            Ok(terms) => Verdict { terms, pool: None },
-            Err(outcome) => {
-                scripts.verdicts.found(&job.name, None, at);
-                return Attempt { started: Started::Refused(outcome), script: None, terms: None, places: had };
+/// What is to be done for a job.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
+pub enum Found {
+    /// To start this script.
+    Script(Script),
+    /// To ask somebody in place of starting one, in these terms.
+    Asks(To, Option<Terms>),
+}
+
+/// Looks the script of `job` up, and asks its contract; the run may have places among its like already, and has those then that it needs.
+/// `here`: on a thread that must not be held up. Where somebody is asked, what was found a moment ago is good enough.
+///
+/// # Errors
+/// What stands in the way.
+pub fn find(inner: &Inner, job: &Job, places: &mut Places, here: bool) -> Result<Found, Barred> {
+    let verdicts = &inner.folder(job.folder).verdicts;
+    let verdict = match verdicts.of(&job.name, Instant::now()) {
+        Some(verdict) => verdict,
+        None => match look(inner, job)? {
+            Ok(verdict) => verdict,
+            Err(script) => {
+                allow(job, script.terms.as_ref(), places, here)?;
+                return Ok(Found::Script(script));
             }
         },
     };
-    scripts.verdicts.found(&job.name, Some(verdict.clone()), at);
-    whom_to_ask(inner, job, verdict, had, here)
-}
-
-/// What was found a moment ago, if somebody is asked in place of starting a script.
-pub fn by_verdict(inner: &Inner, job: &Job, had: &mut Places) -> Option<Attempt> {
-    let verdict = inner.folder(job.folder).verdicts.of(&job.name, Instant::now())?;
-    Some(whom_to_ask(inner, job, verdict, std::mem::take(had), true))
-}
-
-fn whom_to_ask(inner: &Inner, job: &Job, verdict: Verdict, mut had: Places, here: bool) -> Attempt {
     let Verdict { terms, pool } = verdict;
-    let mut places = Places::default();
-    let barred = terms.as_ref().and_then(|terms| bar(job, terms, (&mut had, &mut places), here));
-    let started = barred.unwrap_or_else(|| match pool {
-        Some(pool) => Started::Asks(To::Copies(pool)),
+    let mut had = allow(job, terms.as_ref(), places, here)?;
+    let to = match pool {
+        Some(pool) => To::Copies(pool),
         None => match inner.groups.pick(&job.name, &mut had) {
             Some(Picked::Group(group, held)) => {
                 places.put(held);
-                Started::Asks(To::Group(group))
+                To::Group(group)
             }
-            Some(Picked::Line(line)) => Started::InLine(line),
+            Some(Picked::Line(line)) => return Err(Barred::InLine(line)),
             None => {
                 let why = format!("{}: nobody serves it any more, and there is no such script", shown(&job.name));
-                Started::Refused(Outcome::failed(ErrorCode::NotFound, why))
+                return Err(Barred::Refused(Outcome::failed(ErrorCode::NotFound, why)));
             }
         },
-    });
-    // Where it is looked at again, it comes with all that it has.
-    let places = if matches!(started, Started::Elsewhere) { had } else { places };
-    Attempt { started, script: None, terms, places }
+    };
+    Ok(Found::Asks(to, terms))
+}
+
+/// Looks a script up: what is to be known of it for a moment, or, if it is one that is started for each run, itself.
+fn look(inner: &Inner, job: &Job) -> Result<Result<Verdict, Script>, Barred> {
+    let (scripts, at) = (inner.folder(job.folder), Instant::now());
+    let found = match scripts.resolve(&job.name) {
+        Ok(script) => match (copy_of(job.folder, &script), &script.terms) {
+            (Some((of, _)), Some(Terms { pool: Some(pool), .. })) => {
+                pool.is_of(of, at);
+                Ok(Ok(Verdict { pool: Some(Arc::clone(pool)), terms: script.terms }))
+            }
+            _ => Ok(Err(script)),
+        },
+        Err(outcome) => served(inner, job, outcome).map(|terms| Ok(Verdict { terms, pool: None })),
+    };
+    scripts.verdicts.found(&job.name, found.as_ref().ok().and_then(|found| found.as_ref().ok()).cloned(), at);
+    found.map_err(Barred::Refused)
+}
+
+/// Whether the contract lets the run be. Then it has the places that it needs, and those that it had else are told.
+fn allow(job: &Job, terms: Option<&Terms>, places: &mut Places, here: bool) -> Result<Places, Barred> {
+    let Some(terms) = terms else { return Ok(std::mem::take(places)) };
+    let refused = |code, why: String| Err(Barred::Refused(Outcome::failed(code, format!("{}: {why}", shown(&job.name)))));
+    let contract = &terms.contract;
+    if !contract.admits(&job.caller) {
+        return refused(ErrorCode::Denied, "its contract does not list whoever asks among its callers".into());
+    }
+    if contract.has_schema() {
+        let params = job.params.as_written();
+        if here && params.len() > LOOKED_AT_HERE_BYTES {
+            return Err(Barred::Elsewhere);
+        }
+        if let Some(fault) = contract.fault_in(params) {
+            return refused(ErrorCode::InvalidParams, format!("its contract refuses the params: {fault}"));
+        }
+    }
+    // The contract may have been changed since its place was taken.
+    let mut had = std::mem::take(places);
+    if let Some(line) = &terms.line {
+        places.put(had.take(line).ok_or_else(|| Barred::InLine(Arc::clone(line)))?);
+    }
+    Ok(had)
+}
+
+/// Tries to start a script that was found; `here` as there, and with its output registered as in [`Program`].
+pub fn start(inner: &Inner, job: &Job, script: &Script, here: bool) -> Started {
+    match start_script(inner, job, script, here) {
+        Ok((process, pipes)) => Started::Running(process, pipes),
+        Err(error) => not_running(script, &error),
+    }
 }
 
 /// What a contract says of a name that is served, since no script has it.
@@ -149,10 +188,10 @@ fn copy_of(folder: Folder, script: &Script) -> Option<(Of, Workers)> {
 }
 
 /// A script as it was found for a copy, by what it is known, and how its copies are kept.
-pub type Found = (Script, Version, Workers);
+pub type CopyOf = (Script, Version, Workers);
 
 /// Starts a copy of a script, with its version and how it is kept. Looked for anew: it may have changed.
-pub fn start_copy(inner: &Inner, source: &Source) -> (Started, Option<Found>) {
+pub fn start_copy(inner: &Inner, source: &Source) -> (Started, Option<CopyOf>) {
     let script = match inner.folder(source.folder).resolve(&source.name) {
         Ok(script) => script,
         Err(outcome) => return (Started::Refused(outcome), None),
@@ -178,32 +217,6 @@ pub fn start_copy(inner: &Inner, source: &Source) -> (Started, Option<Found>) {
 pub fn not_running(script: &Script, error: &io::Error) -> Started {
     let outcome = not_started(&script.path, error);
     if error.raw_os_error() == Some(libc::ETXTBSY) { Started::BeingWritten(outcome) } else { Started::Refused(outcome) }
-}
-
-/// What the script's contract has against the run.
-fn bar(job: &Job, terms: &Terms, (had, places): (&mut Places, &mut Places), here: bool) -> Option<Started> {
-    let refused = |code, why: String| Some(Started::Refused(Outcome::failed(code, format!("{}: {why}", shown(&job.name)))));
-    let contract = &terms.contract;
-    if !contract.admits(&job.caller) {
-        return refused(ErrorCode::Denied, "its contract does not list whoever asks among its callers".into());
-    }
-    if contract.has_schema() {
-        let params = job.params.as_written();
-        if here && params.len() > LOOKED_AT_HERE_BYTES {
-            return Some(Started::Elsewhere);
-        }
-        if let Some(fault) = contract.fault_in(params) {
-            return refused(ErrorCode::InvalidParams, format!("its contract refuses the params: {fault}"));
-        }
-    }
-    // The contract may have been changed since its place was taken.
-    if let Some(line) = &terms.line {
-        match had.take(line) {
-            Some(held) => places.put(held),
-            None => return Some(Started::InLine(Arc::clone(line))),
-        }
-    }
-    None
 }
 
 /// Starts the script, its params in argv[1], or on stdin when they are too long for that or its contract says so.

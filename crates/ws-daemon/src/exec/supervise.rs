@@ -39,7 +39,7 @@ use super::line::{Line, Places};
 use super::output::{Output, drain_both};
 use super::pool::{self, Call, End, Keeps, To, Told};
 use super::process::{Pipes, Process};
-use super::start::{Attempt, Started, by_verdict, start};
+use super::start::{Attempt, Barred, Found, Started, find, start};
 use super::{Grace, Inner, LISTENING, orphans, prelude};
 
 /// How often, and how far apart, a script is tried again that someone is just writing.
@@ -145,10 +145,10 @@ pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut places: Places) -> Re
     }
     let mut tries = 0;
     loop {
-        let attempt = match by_verdict(inner, job, &mut places) {
-            Some(Attempt { started: Started::Elsewhere, places, .. }) => start_somewhere(inner, job, places).await,
-            Some(known) => known,
-            None => start_somewhere(inner, job, std::mem::take(&mut places)).await,
+        let found = find(inner, job, &mut places, true);
+        let attempt = match found {
+            Ok(Found::Asks(to, terms)) => Attempt { started: Started::Asks(to), script: None, terms, places },
+            found => start_somewhere(inner, job, found, places).await,
         };
         let Attempt { mut started, script, terms, places: held } = attempt;
         places = held;
@@ -166,7 +166,8 @@ pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut places: Places) -> Re
                 started = otherwise;
             }
         }
-        let contract = terms.as_ref().map(|terms| &terms.contract);
+        let terms = script.as_ref().map_or(terms.as_ref(), |script| script.terms.as_ref());
+        let contract = terms.map(|terms| &terms.contract);
         let timeout = contract.map_or(job.timeout, |contract| contract.timeout(job.timeout));
         let output = contract.and_then(|contract| contract.output());
         let begun = |script, places| Begun { script, at: Instant::now(), timeout, output, _places: places };
@@ -195,29 +196,46 @@ pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut places: Places) -> Re
             }
             Started::BeingWritten(outcome) | Started::Refused(outcome) => return Err(Not::Ended(outcome)),
             Started::InLine(line) => return Err(Not::InLine(line, places)),
-            Started::Elsewhere => return Err(Not::Ended(lost())),
         }
     }
 }
 
-/// Here if this is the only run, and on a thread of its own kind if there is more to do or it takes a while.
-async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>, mut places: Places) -> Attempt {
-    if !inner.is_busy() {
-        let attempt = start(inner, job, std::mem::take(&mut places), true);
-        match attempt.started {
-            Started::Elsewhere => places = attempt.places,
-            _ => return attempt,
+/// A script that was found is started here if this is the only run, and on a thread of its own kind if there is more to do; there it is
+/// looked up that takes a while.
+async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>, found: Result<Found, Barred>, places: Places) -> Attempt {
+    let found = match found {
+        Ok(Found::Script(script)) if !inner.is_busy() => {
+            let started = start(inner, job, &script, true);
+            return Attempt { started, script: Some(script), terms: None, places };
         }
-    }
+        Ok(found) => Some(found),
+        Err(Barred::Elsewhere) => None,
+        Err(barred) => return not_started(barred, places),
+    };
     let (inner_there, job_there) = (Arc::clone(inner), Arc::clone(job));
-    let attempt = inner.starters.run(&job.asker(), move || start(&inner_there, &job_there, places, false)).await;
+    let start = move || {
+        let mut places = places;
+        match found.map_or_else(|| find(&inner_there, &job_there, &mut places, false), Ok) {
+            Ok(Found::Script(script)) => {
+                let started = start(&inner_there, &job_there, &script, false);
+                Attempt { started, script: Some(script), terms: None, places }
+            }
+            Ok(Found::Asks(to, terms)) => Attempt { started: Started::Asks(to), script: None, terms, places },
+            Err(barred) => not_started(barred, places),
+        }
+    };
     // Not tried again here: it may have been started there.
-    attempt.unwrap_or_else(|| Attempt {
-        started: Started::Refused(lost()),
-        script: None,
-        terms: None,
-        places: Places::default(),
-    })
+    let attempt = inner.starters.run(&job.asker(), start).await;
+    attempt.unwrap_or_else(|| not_started(Barred::Refused(lost()), Places::default()))
+}
+
+fn not_started(barred: Barred, places: Places) -> Attempt {
+    let started = match barred {
+        Barred::Refused(outcome) => Started::Refused(outcome),
+        Barred::InLine(line) => Started::InLine(line),
+        Barred::Elsewhere => Started::Refused(lost()),
+    };
+    Attempt { started, script: None, terms: None, places }
 }
 
 /// What came of something that was to be started.
