@@ -20,7 +20,8 @@ pub struct Orphan {
 }
 
 /// Stops what is left of these runs: the recorded process with its group, and all that have the run and `prefix` in their
-/// environment, since a daemon of another prefix may have another attempt of it. TERM, after the grace KILL. Ends when they are
+/// environment, since a daemon of another prefix may have another attempt of it. So are copies of scripts that a daemon of this prefix
+/// kept running which is no more: what they have in hand nothing tells. TERM, after the grace KILL. Ends when they are
 /// gone; returns how many are not, which is 0 unless the kernel holds them.
 pub async fn stop_all(orphans: &[Orphan], prefix: &Path, grace: Grace) -> usize {
     if orphans.is_empty() {
@@ -68,7 +69,7 @@ mod linux {
     use tracing::{info, warn};
 
     use super::super::Grace;
-    use super::super::start::{PREFIX, RUN};
+    use super::super::start::{DAEMON, PREFIX, RUN, WORKER};
     use super::Orphan;
     use crate::system::readiness;
 
@@ -200,8 +201,17 @@ mod linux {
             // Other users' environments are not ours to read, and their processes not ours to stop.
             let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
             let has = |wanted: &dyn Fn(&[u8]) -> bool| environment.split(|byte| *byte == 0).any(wanted);
-            has(&|variable| self.variables.contains(variable)) && has(&|variable| variable == self.prefix)
+            let is_left = || has(&|variable| variable == WORKER.as_bytes()) && has(&is_of_a_dead_daemon);
+            (has(&|variable| self.variables.contains(variable)) || is_left()) && has(&|variable| variable == self.prefix)
         }
+    }
+
+    /// Whether a variable names a daemon that is no more.
+    fn is_of_a_dead_daemon(variable: &[u8]) -> bool {
+        let daemon = variable.strip_prefix(DAEMON.as_bytes()).and_then(|daemon| std::str::from_utf8(daemon).ok());
+        let daemon = daemon.and_then(|daemon| daemon.split_once('.'));
+        let parsed = daemon.and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse::<u64>().ok()?)));
+        parsed.is_some_and(|(pid, start)| Look::at(pid).is_none_or(|look| look.start_time != start))
     }
 
     impl Look {
@@ -300,6 +310,33 @@ mod tests {
             fields.get(2) == Some(&pid.to_string().as_str()) && fields[0] != "Z"
         });
         assert_eq!(members.count(), 0, "a member of the group is left");
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_a_dead_daemon_of_this_prefix_kept_is_stopped_and_no_other() {
+        let own = std::process::id();
+        let started = start_time(own).expect("alive");
+        let copy = |prefix: &str, daemon: String| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "echo ready; exec sleep 1000"]).stdout(Stdio::piped()).process_group(0);
+            command.envs([("WSDAEMON_WORKER", "1"), ("WSDAEMON_PREFIX", prefix), ("WSDAEMON_DAEMON", &daemon)]);
+            let mut child = command.spawn().expect("spawned");
+            let mut said = BufReader::new(child.stdout.take().expect("piped")).lines();
+            assert_eq!(said.next().and_then(Result::ok).as_deref(), Some("ready"));
+            child
+        };
+        let mut left = copy("/kept", format!("{own}.{}", started ^ 1));
+        let mut others = [copy("/kept", format!("{own}.{started}")), copy("/another", format!("{own}.{}", started ^ 1))];
+        assert_eq!(stop(&run_id(), None, Path::new("/kept"), grace(Duration::from_secs(30))).await, 0);
+        assert_eq!(left.wait().expect("ended").signal(), Some(libc::SIGTERM));
+        for other in &mut others {
+            assert!(
+                other.try_wait().expect("ours").is_none(),
+                "a copy of a daemon that lives, or of another prefix, was stopped"
+            );
+            other.kill().expect("alive");
+            other.wait().expect("ended");
+        }
     }
 
     #[tokio::test]

@@ -84,7 +84,7 @@ struct Copy {
 }
 
 /// By what a script and its contract are known.
-pub type Version = (Mark, Mark);
+pub type Version = Arc<[Mark]>;
 
 /// A request in the hands of one that is asked. Dropped before its end is told, it is stopped or given up.
 #[derive(Debug)]
@@ -189,13 +189,17 @@ impl Call {
         told.unwrap_or_else(|_| Told { end: End::Lost("the daemon lost it".into(), None), keeps: None })
     }
 
+    /// Whether a copy has it, which is stopped when the daemon stops.
+    pub fn is_of_copy(&self) -> bool {
+        self.connection.is_none()
+    }
+
     /// Stops the copy that has it, which tells its end then. `false` where nothing can be stopped.
     pub fn stop(&self) -> bool {
-        let is_copy = self.connection.is_none();
-        if is_copy {
+        if self.is_of_copy() {
             self.member.stop(&self.run);
         }
-        is_copy
+        self.is_of_copy()
     }
 
     /// Gives it up, where it cannot be stopped; what was kept for it. If the connection `hangs`, it is closed.
@@ -253,14 +257,14 @@ impl Pool {
     }
 
     async fn ask(self: &Arc<Self>, inner: &Arc<Inner>, asked: &Asked<'_>, keeps: &mut Keeps) -> Result<Call, Not> {
-        let seen = self.state().seen();
+        let mut seen = None;
         loop {
             // Made before the look: what changes from here on ends it.
             let mut changed = pin!(self.changed.notified());
-            let mut looked = self.look(inner, asked, keeps, seen);
+            let mut looked = self.look(inner, asked, keeps, &mut seen);
             if matches!(looked, Looked::Wait) {
                 changed.as_mut().enable();
-                looked = self.look(inner, asked, keeps, seen);
+                looked = self.look(inner, asked, keeps, &mut seen);
             }
             match looked {
                 Looked::Asked(call, _) => return Ok(call),
@@ -271,7 +275,7 @@ impl Pool {
     }
 
     /// Asks a free copy; if there is none, or soon will be none, one is started.
-    fn look(self: &Arc<Self>, inner: &Arc<Inner>, asked: &Asked<'_>, keeps: &mut Keeps, seen: Seen) -> Looked {
+    fn look(self: &Arc<Self>, inner: &Arc<Inner>, asked: &Asked<'_>, keeps: &mut Keeps, seen: &mut Option<Seen>) -> Looked {
         let (looked, starts, retired) = {
             let mut state = self.state();
             let looked = state.look(asked, keeps, seen);
@@ -360,12 +364,14 @@ impl State {
         Seen { let_go: self.let_go, failures: self.failures }
     }
 
-    fn look(&mut self, asked: &Asked<'_>, keeps: &mut Keeps, seen: Seen) -> Looked {
+    /// `seen` is what a request has seen that looks for the first time.
+    fn look(&mut self, asked: &Asked<'_>, keeps: &mut Keeps, seen: &mut Option<Seen>) -> Looked {
+        let seen = *seen.get_or_insert(self.seen());
         let ready = self.workers.ready;
-        let newest = self.of.as_ref().map(|(of, _)| of.version);
+        let newest = self.of.as_ref().map(|(of, _)| &of.version);
         // The newest script first, then whoever has the least to do.
         let free = self.copies.iter_mut().filter(|copy| copy.member.held() < ready && !copy.member.is_gone());
-        let free = free.min_by_key(|copy| (Some(copy.version) != newest, copy.member.held()));
+        let free = free.min_by_key(|copy| (Some(&copy.version) != newest, copy.member.held()));
         if let Some(copy) = free {
             let is_busy = copy.member.held() > 0;
             if let Some(told) = copy.member.ask(asked, keeps) {
@@ -404,8 +410,8 @@ impl State {
             return Vec::new();
         }
         let mut starts = Vec::new();
-        let (version, processes) = (of.version, self.workers.processes);
-        let current = self.copies.iter().filter(|copy| copy.version == version).count();
+        let (version, processes) = (&of.version, self.workers.processes);
+        let current = self.copies.iter().filter(|copy| copy.version == *version).count();
         // A script that has changed wants one, whoever is asked meanwhile.
         let wanted = wanted || (current == 0 && !self.copies.is_empty());
         // One after another: whoever waits may be asked by the one that is being started.

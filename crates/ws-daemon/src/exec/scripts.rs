@@ -13,6 +13,7 @@ use tracing::warn;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::contract::{ENDING, Fault, Shelf, Terms, beside};
+use super::pool::Version;
 use super::verdicts::Verdicts;
 use super::way::{Way, WayKept};
 use crate::system::trust::{Obstacle, Sticky, Writers, exposed, open_folder, quoted};
@@ -63,8 +64,8 @@ pub struct Script {
 pub struct Itself {
     /// Its name without links.
     pub name: String,
-    /// By what it is known.
-    pub mark: Mark,
+    /// By what it and its contract are known.
+    pub version: Version,
 }
 
 impl Scripts {
@@ -120,11 +121,12 @@ impl Scripts {
             }
         };
         self.check(&found, name)?;
-        let terms = self.terms(name, &way, &found).map_err(|fault| broken(name, &fault))?;
-        let itself = terms.as_ref().filter(|terms| terms.pool.is_some()).and_then(|_| {
+        let found_terms = self.terms(name, &way, &found).map_err(|fault| broken(name, &fault))?;
+        let itself = found_terms.as_ref().filter(|(terms, _)| terms.pool.is_some()).and_then(|(_, look)| {
             let name = found.path.strip_prefix(way.path()).ok()?.to_str()?.to_owned();
-            Some(Itself { name, mark: Mark::of(&found.look) })
+            Some(Itself { name, version: [Mark::of(&found.look), Mark::of(look)].into() })
         });
+        let terms = found_terms.map(|(terms, _)| terms);
         // It is started by this path: nobody who is not trusted can make it lead elsewhere in between.
         Ok(Script { path: self.folder.join(name), terms, itself })
     }
@@ -152,8 +154,8 @@ impl Scripts {
         Ok(terms.map_err(|fault| broken(name, &fault))?.map(|(terms, _)| terms))
     }
 
-    /// The contract of what was found under `name`. It stands beside the file itself, so that no other name of it leads round.
-    fn terms(&self, name: &str, way: &Way, found: &Found) -> Result<Option<Terms>, Fault> {
+    /// The contract of what was found under `name`, and the look of its file. It stands beside the file itself, so that no other name of it leads round.
+    fn terms(&self, name: &str, way: &Way, found: &Found) -> Result<Option<(Terms, Stat)>, Fault> {
         let (Some(parent), folder) = (&found.folder, way.path()) else { return Ok(None) };
         let guard = |path: &Path, look: &Stat| self.guard(path, look, Sticky::WillNotDo);
         let follow = |path: &Path| {
@@ -176,7 +178,7 @@ impl Scripts {
                 return Err(Fault { path: alias, what });
             }
         }
-        Ok(terms.map(|(terms, _)| terms))
+        Ok(terms)
     }
 
     /// The way to the folder, and what was found under `name` from there.

@@ -182,9 +182,9 @@ fn served(inner: &Inner, job: &Job, outcome: Outcome) -> Result<Option<Terms>, O
 
 /// By what copies of a script are started and known; `None` if none are kept.
 fn copy_of(folder: Folder, script: &Script) -> Option<(Of, Workers)> {
-    let (terms, Itself { name, mark }) = (script.terms.as_ref()?, script.itself.as_ref()?);
+    let (terms, Itself { name, version }) = (script.terms.as_ref()?, script.itself.as_ref()?);
     let source = Source { folder, name: name.as_str().into() };
-    Some((Of { version: (*mark, terms.mark), source }, terms.contract.workers()?))
+    Some((Of { version: Arc::clone(version), source }, terms.contract.workers()?))
 }
 
 /// A script as it was found for a copy, by what it is known, and how its copies are kept.

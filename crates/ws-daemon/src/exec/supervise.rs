@@ -287,8 +287,9 @@ async fn attend_call(
             },
             () = job.cancel.cancelled(), if stopped.is_none() => Why::Cancelled,
             () = at_time(due), if due.is_some() && stopped.is_none() => Why::TimedOut,
-            () = inner.stop.terminate.cancelled(), if stopped.is_none() => Why::Shutdown,
-            () = inner.stop.kill.cancelled(), if stopped.is_none() => Why::Shutdown,
+            // A copy looks after that itself: it need not be waited for by each that it holds.
+            () = inner.stop.terminate.cancelled(), if !call.is_of_copy() => Why::Shutdown,
+            () = inner.stop.kill.cancelled(), if !call.is_of_copy() => Why::Shutdown,
         };
         stopped = Some(why);
         if !call.stop() {
@@ -297,6 +298,9 @@ async fn attend_call(
         }
     };
     let term = Signal(Kill::TERM.as_raw());
+    if matches!(end, End::Lost(..)) && (inner.stop.terminate.is_cancelled() || inner.stop.kill.is_cancelled()) {
+        stopped.get_or_insert(Why::Shutdown);
+    }
     let (outcome, message) = match (end, stopped) {
         (End::Answered(status, message), None | Some(Why::Shutdown)) => (Outcome::Exited(status), message),
         (End::Lost(why, _), None) => (Outcome::failed(ErrorCode::Interrupted, &*why), None),

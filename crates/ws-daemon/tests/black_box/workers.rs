@@ -498,7 +498,7 @@ fn schema_and_callers_are_held_against_each_request_before_it_is_asked() {
         let refused = seed.ask(r#"{"name":"w","id":2,"params":"5"}"#);
         assert!(refused.contains("invalid_params"), "{refused}");
     }
-    contract(&server, "w", &&json!({ "worker": {}, "callers": ["local"] }));
+    contract(&server, "w", &json!({ "worker": {}, "callers": ["local"] }));
     wait_for("the contract to be seen", || client.connect().ask(r#"{"name":"w","id":1}"#).contains("denied"));
     assert_eq!(lines(&server, "started").len(), 1);
 }

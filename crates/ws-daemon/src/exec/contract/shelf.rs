@@ -49,8 +49,6 @@ pub struct Terms {
     pub line: Option<Arc<Line>>,
     /// Its copies, if some are kept running.
     pub pool: Option<Arc<Pool>>,
-    /// By what the contract is known.
-    pub mark: Mark,
 }
 
 /// Why there is a contract and nothing to go by.
@@ -114,7 +112,7 @@ impl Shelf {
     fn kept(&self, path: &Path, mark: Mark) -> Option<Terms> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = kept.get(path).filter(|kept| kept.settled && kept.mark == mark)?;
-        Some(Terms { contract: Arc::clone(&kept.contract), line: kept.line.clone(), pool: kept.pool.clone(), mark })
+        Some(Terms { contract: Arc::clone(&kept.contract), line: kept.line.clone(), pool: kept.pool.clone() })
     }
 
     fn keep(&self, path: PathBuf, mark: Mark, contract: Contract) -> Terms {
@@ -148,7 +146,7 @@ impl Shelf {
             (None, Some(most)) => Some(Arc::new(Line::new(most))),
             (_, None) => None,
         };
-        let terms = Terms { contract: Arc::clone(&contract), line: line.clone(), pool: pool.clone(), mark };
+        let terms = Terms { contract: Arc::clone(&contract), line: line.clone(), pool: pool.clone() };
         all.insert(path, Kept { mark, settled: mark.is_settled(), contract, line, pool });
         terms
     }
