@@ -141,7 +141,9 @@ impl Control {
     /// # Errors
     /// A name is none.
     pub fn serve(&self, serve: &Serve, connection: Connection) -> Result<Served, Outcome> {
-        globs(serve).map(|names| self.0.executor.serve(connection, &names, serve.ready))
+        let names = globs(serve)?;
+        self.0.peers.counters().command(&Command::Serve(serve.clone()));
+        Ok(self.0.executor.serve(connection, &names, serve.ready))
     }
 
     /// The same for one that serves already: these names, and no others.
@@ -149,7 +151,10 @@ impl Control {
     /// # Errors
     /// A name is none.
     pub fn serve_instead(&self, served: &Served, serve: &Serve) -> Result<(), Outcome> {
-        globs(serve).map(|names| served.serve(&names, serve.ready))
+        let names = globs(serve)?;
+        self.0.peers.counters().command(&Command::Serve(serve.clone()));
+        served.serve(&names, serve.ready);
+        Ok(())
     }
 }
 

@@ -187,7 +187,7 @@ pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut places: Places) -> Re
                 match asked {
                     Ok(call) => return Ok(begun(Script::Call(call, to), places)),
                     Err(pool::Not::Ended(outcome)) => return Err(Not::Ended(outcome)),
-                    Err(pool::Not::Again) => inner.folder(job.folder).verdicts.found(&job.name, None, Instant::now()),
+                    Err(pool::Not::Again) => inner.folder(job.folder).verdicts.forget(&job.name),
                 }
             }
             Started::BeingWritten(_) if tries < BUSY_TEXT.0 => {

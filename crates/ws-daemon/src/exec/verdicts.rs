@@ -55,6 +55,11 @@ impl Verdicts {
         None
     }
 
+    /// What was found is not so any more: whoever asks next is to look.
+    pub fn forget(&self, name: &str) {
+        self.table().remove(name);
+    }
+
     /// This was found at that time; `None`: a script that is started for each run, or nothing. Copies of what is no more are let go.
     pub fn found(&self, name: &str, verdict: Option<Verdict>, at: Instant) {
         let pool = verdict.as_ref().and_then(|verdict| verdict.pool.clone());

@@ -404,7 +404,9 @@ fn who_may_serve_is_said_by_the_settings_and_is_root_and_the_daemons_own_user_el
     if !need_root() {
         return;
     }
-    let (server, client) = pair();
+    let server = Daemon::server().config(json!({ "audit": true })).start();
+    let client = Daemon::client(&server).start();
+    client.wait_log("link up");
     let serve = |names: &[&str]| json!({ "name": "+cmd", "id": 1, "params": { "code": "SERVE", "data": { "names": names } } });
     let mut stranger = server.connect_as(STRANGER, &[4321]);
     let words = assert_failed(&stranger.ask(&serve(&["sms/send"]).to_string()), -3, "denied", Some(json!(1)));
@@ -417,6 +419,17 @@ fn who_may_serve_is_said_by_the_settings_and_is_root_and_the_daemons_own_user_el
     for names in [&["*"][..], &["sms/*", "two"], &["sms*"], &["on?"]] {
         assert_failed(&stranger.ask(&serve(names).to_string()), -3, "denied", Some(json!(1)));
     }
+    let audit = server.prefix().join("audit.jsonl");
+    let written = |by: &str, allowed: bool, names: &str| {
+        let text = fs::read_to_string(&audit).unwrap_or_default();
+        let mut entries = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let is_it =
+            |entry: &Value| (&entry["by"], &entry["allowed"], &entry["names"]) == (&json!(by), &json!(allowed), &json!(names));
+        entries.any(|entry| entry["code"] == "+SERVE" && is_it(&entry))
+    };
+    wait_for("what was decided", || {
+        written("serve[1]", true, "sms/send, sms/x*, one") && written("no rule", false, "sms/*, two")
+    });
     let mut by_user = server.connect_as(STRANGER, &[]);
     assert_failed(&by_user.ask(&serve(&["sms/send"]).to_string()), -3, "denied", Some(json!(1)));
     assert_eq!(by_user.ask(&serve(&["one"]).to_string()), r#"{"status":0,"id":1}"#);
@@ -475,7 +488,10 @@ fn what_is_served_is_shown() {
     assert_eq!(scripts[0], json!({ "name": "sms/*", "served": served }), "{scripts}");
     let stats = local.result("STATS", &json!(null));
     assert_eq!((&stats["workers"]["serving"], &stats["workers"]["calls"]), (&json!(3), &json!(1)), "{stats}");
-    assert!(local.result("METRICS", &json!(null)).as_str().is_some_and(|page| page.contains("wsdaemon_workers_serving 3")));
+    let metrics = local.result("METRICS", &json!(null));
+    for line in ["wsdaemon_workers_serving 3", "wsdaemon_commands_total{code=\"SERVE\"} 3"] {
+        assert!(metrics.as_str().is_some_and(|page| page.contains(line)), "{line}: {metrics}");
+    }
     let told = server.told(&["scripts"]);
     assert!(told.lines().any(|line| line.contains("sms/*") && line.contains("served by 2")), "{told}");
 }

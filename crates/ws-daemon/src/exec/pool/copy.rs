@@ -23,7 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{Instrument, info, info_span, warn};
-use ws_daemon_protocol::outcome::{Outcome, Signal};
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 
 use super::figures::{Gone, Running};
 use super::member::{Heard, Member, Order};
@@ -38,7 +38,10 @@ use crate::exec::stream::StreamBuffer;
 use crate::exec::{Grace, Inner, orphans, prelude, stopping, supervise};
 
 /// One read from a copy, in bytes.
-const READ_BYTES: usize = 64 * 1024;
+const READ_BYTES: usize = 16 * 1024;
+
+/// Copies of all scripts together; one more is not started, and who waits for it is told `busy`.
+const COPIES: usize = 1024;
 
 /// How long the last line of what a copy said of trouble may take to come, when it has ended.
 const LAST_LINE: Duration = Duration::from_millis(100);
@@ -122,18 +125,22 @@ struct Starting<'a>(Option<&'a Pool>);
 /// Starts a copy and attends to it until it is reaped.
 pub async fn live(inner: Arc<Inner>, pool: Arc<Pool>, source: Source) {
     let mut starting = Starting(Some(&pool));
-    let begun = begin(&inner, &source).await;
+    let running = inner.figures.runs(COPIES);
+    let begun = match &running {
+        Some(_) => begin(&inner, &source).await,
+        None => Err(full()),
+    };
     starting.0 = None;
     drop(starting);
     let span = info_span!("worker", script = &*source.name);
-    match begun {
-        Ok((process, pipes, version, workers)) => {
+    match begun.and_then(|begun| Ok((begun, running.ok_or_else(full)?))) {
+        Ok(((process, pipes, version, workers), running)) => {
             let pid = process.id();
             let member = Arc::new(Member::copy((pid, orphans::start_time(pid).unwrap_or(0))));
             let replaced = pool.add(Arc::clone(&member), version);
             (0..replaced).for_each(|_| inner.figures.gone(Gone::Changed));
             span.in_scope(|| info!(pid, "worker started"));
-            let (grace, running) = (inner.grace, inner.figures.runs());
+            let grace = inner.grace;
             let copy = Copy {
                 inner,
                 pool,
@@ -155,6 +162,12 @@ pub async fn live(inner: Arc<Inner>, pool: Arc<Pool>, source: Source) {
             pool.did_not_start(outcome);
         }
     }
+}
+
+fn full() -> Outcome {
+    let why =
+        format!("there are {COPIES} copies of scripts already; an \"idle\" in their contracts lets those go that nobody asks");
+    Outcome::Failed(ErrorCode::Busy, why)
 }
 
 impl Drop for Starting<'_> {
@@ -441,7 +454,7 @@ impl Writing {
 
     /// Fetches what waits, when all is written that did.
     fn fetch(&mut self, member: &Member) -> Order {
-        const KEPT_BYTES: usize = 64 * 1024;
+        const KEPT_BYTES: usize = 16 * 1024;
         self.lines.clear();
         self.lines.shrink_to(KEPT_BYTES);
         self.at = 0;

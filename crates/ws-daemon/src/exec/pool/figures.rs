@@ -46,13 +46,14 @@ impl Figures {
         self.gone[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One more copy runs.
-    pub fn runs(&self) -> Running {
-        self.running.fetch_add(1, Ordering::Relaxed);
-        Running(Arc::clone(&self.running))
+    /// One more copy runs, or is about to; `None` if there are `most` already.
+    pub fn runs(&self, most: usize) -> Option<Running> {
+        let running = Running(Arc::clone(&self.running));
+        // Taken back when it is dropped.
+        (self.running.fetch_add(1, Ordering::Relaxed) < most).then_some(running)
     }
 
-    /// How many copies run.
+    /// How many copies run, or are about to.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
