@@ -154,6 +154,13 @@ pub fn own_descriptors() {
     drop(linux::close_range_unshare());
 }
 
+/// Gives back the memory that holds what of the program only its start has needed; what is needed again comes again by itself. A program is
+/// mapped generously while it starts, and most of that is for settings, keys and the command line.
+pub fn forget_the_start() {
+    #[cfg(target_os = "linux")]
+    linux::forget_the_start();
+}
+
 /// Whether whoever started this process had it ignore SIGHUP, as nohup(1) does.
 #[must_use]
 pub fn ignores_hangup() -> bool {
