@@ -38,7 +38,7 @@ pub use orphans::Orphan;
 pub use pool::{Connection, Heard, Served, ServedNames};
 pub use scripts::{Script, ScriptEntry, Scripts};
 pub use stages::{Admitted, Ended, NotStarted, Ready, Running};
-pub use stream::{Chunk, ChunkData, OutputTap, StreamBuffer, text_of};
+pub use stream::{Chunk, ChunkData, LINE_ROOM_BYTES, OutputTap, StreamBuffer, text_of};
 
 pub use crate::system::trust::Writers;
 
@@ -214,6 +214,8 @@ impl Executor {
     /// When the system has no threads.
     pub fn new(surroundings: Surroundings, limits: &Limits, background: Tasks, copies: Tasks, stop: Stop) -> io::Result<Self> {
         let (places, bytes) = room(limits);
+        // Before the starters take their numbers: a child that is to go by the path of this one must have it still.
+        let shim = Shim::open();
         Ok(Self(Arc::new(Inner {
             scripts: Scripts::new(surroundings.prefix.join("scripts"), surroundings.writers),
             hooks: Scripts::new(surroundings.prefix.join("hooks"), surroundings.writers),
@@ -225,7 +227,7 @@ impl Executor {
             results: Arc::new(Semaphore::new(RESULT_BYTES_AT_ONCE)),
             listing: Mutex::new(()),
             starters: Starters::new(starts(limits))?,
-            shim: Shim::open(),
+            shim,
             later: Notify::new(),
             ticking: AtomicBool::new(false),
             groups: Arc::default(),

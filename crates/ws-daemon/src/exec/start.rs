@@ -80,7 +80,6 @@ const LOOKED_AT_HERE_BYTES: usize = 64 * 1024;
 
 /// What is to be done for a job.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
 pub enum Found {
     /// To start this script.
     Script(Script),

@@ -20,6 +20,10 @@ use ws_daemon_protocol::command::StreamName;
 /// dropped, which the reader is told.
 const STREAM_BYTES: usize = 256 * 1024;
 
+/// What a worker says in one line may be so long, in bytes, and a reader who keeps up misses nothing of it: it is read on when there is room
+/// for that.
+pub const LINE_ROOM_BYTES: usize = 128 * 1024;
+
 /// How long a full buffer waits for its reader to take [`STREAM_BYTES`]; with one who has not by then the script is held up no more.
 const KEEPS_UP: Duration = Duration::from_millis(200);
 

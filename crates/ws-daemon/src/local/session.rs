@@ -24,7 +24,7 @@ use super::answers::{Answers, IN_FLIGHT, Next, Pending};
 use super::{Before, Local, Parked};
 use crate::api::Visitor;
 use crate::control::{Answer, Asker, Control, Whose};
-use crate::exec::{Connection, Heard, Served};
+use crate::exec::{Connection, Heard, LINE_ROOM_BYTES, Served};
 use crate::origin::Said;
 use crate::policy::Caller;
 use crate::system::hung_up;
@@ -262,7 +262,7 @@ impl Session {
                     (Frame::Message(text), Some(served)) => match served.hear(&text) {
                         Ok(Heard::Taken(None)) => continue,
                         Ok(Heard::Taken(Some(reader))) => {
-                            reader.room(READ_BYTES).await;
+                            reader.room(LINE_ROOM_BYTES).await;
                             continue;
                         }
                         Ok(Heard::Message) => self.message(&text).await,

@@ -2,7 +2,7 @@
 //! to fail costs whom, and that all limits and rules of a script hold for them.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use rustix::process::Signal;
@@ -166,6 +166,37 @@ fn output_is_told_while_the_worker_works_and_no_more_of_it_than_the_contract_let
     let (events, last) = asker.rest();
     assert_eq!((&events[0]["data"], &last["status"]), (&json!("01234"), &json!(0)), "{events:?}");
     assert_eq!((&events[1]["gap"], &events[1]["data"]), (&json!(5), &json!("")), "{events:?}");
+}
+
+#[test]
+fn a_reader_that_keeps_up_misses_nothing_of_much_output() {
+    let says = worker(
+        r#"data=$(head -c 32000 /dev/zero | tr '\0' x)
+        for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
+            printf '{"id":"%s","event":"output","stream":"stdout","data":"%s"}\n' "$id" "$data"
+        done
+        answer 0"#,
+    );
+    let (_server, client) = kept(&says, &json!({ "worker": {} }));
+    let (events, last) = client.connect().run(&json!({ "name": "w", "output": "stream" }));
+    assert_eq!((&last["status"], &last["cut"]), (&json!(0), &json!(null)));
+    assert!(events.iter().all(|event| event["gap"].is_null()), "{last}");
+    let told: usize = events.iter().map(|event| event["data"].as_str().expect("text").len()).sum();
+    assert_eq!(told, 30 * 32_000);
+}
+
+#[test]
+fn all_names_of_a_script_have_the_same_copies_and_a_line_says_which_it_was() {
+    let (server, client) = kept(
+        &worker("name=${line#*,\\\"name\\\":}; result \"[$$,${name%%,*},\\\"$WSDAEMON_NAME\\\"]\""),
+        &json!({ "worker": {} }),
+    );
+    symlink("w", server.prefix().join("scripts/alias")).expect("ours to write");
+    let mut asker = client.connect();
+    let by_name = result(&mut asker, &json!(1));
+    let (_, last) = asker.run(&json!({ "name": "alias", "output": "json" }));
+    assert_eq!(last["result"], json!([by_name[0], "alias", "w"]), "{last}");
+    assert_eq!((&by_name[1], lines(&server, "started").len()), (&json!("w"), 1));
 }
 
 // ---- How many there are --------------------------------------------------------------------------------------------
@@ -448,6 +479,18 @@ fn a_daemon_that_stops_leaves_no_copy() {
     idle.wait_end();
     // One that had nothing to do has ended by itself.
     assert_eq!(lines(&server, "ended").len(), lines(&server, "started").len() - 1, "{busy_is_the_first}");
+}
+
+#[test]
+fn a_restart_lets_copies_end_and_the_next_life_has_its_own() {
+    let (server, client) = kept(&worker("result $$"), &json!({ "worker": {} }));
+    let mut asker = client.connect();
+    let before = result(&mut asker, &json!(1));
+    server.connect().result("RESTART", &json!(null));
+    server.wait_log_times("local socket ready", 2);
+    assert_eq!(lines(&server, "ended"), [before.to_string()]);
+    client.wait_log_times("link up", 2);
+    assert_ne!(result(&mut asker, &json!(1)), before);
 }
 
 #[test]

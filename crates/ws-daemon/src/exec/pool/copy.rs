@@ -34,7 +34,7 @@ use crate::exec::job::Folder;
 use crate::exec::output::Output;
 use crate::exec::process::{Pipes, Process};
 use crate::exec::start::{Started, start_copy};
-use crate::exec::stream::StreamBuffer;
+use crate::exec::stream::{LINE_ROOM_BYTES, StreamBuffer};
 use crate::exec::{Grace, Inner, orphans, prelude, stopping, supervise};
 
 /// One read from a copy, in bytes.
@@ -379,7 +379,7 @@ impl Copy {
             Err(fault) => self.breach(reading, written, &fault),
         }
         for reader in readers {
-            reader.room(READ_BYTES).await;
+            reader.room(LINE_ROOM_BYTES).await;
         }
     }
 
