@@ -293,28 +293,30 @@ impl Pool {
         looked
     }
 
-    /// A copy runs: it is asked from here on, and those whose place it takes end.
-    fn add(&self, member: Arc<Member>, version: Version) -> usize {
-        let replaced: Vec<_> = {
+    /// A copy runs: it is asked from here on, and those whose place it takes end; why these do.
+    fn add(&self, member: Arc<Member>, version: Version) -> Vec<Gone> {
+        let replaced: Vec<(Copy, Gone)> = {
             let mut state = self.state();
             state.starting -= 1;
             let is_newest = state.of.as_ref().is_some_and(|(of, _)| of.version == version);
             let is_old = |copy: &Copy| is_newest && copy.version != version;
-            let mut replaced: Vec<_> = state.copies.extract_if(.., |copy| is_old(copy)).collect();
+            let old = state.copies.extract_if(.., |copy| is_old(copy));
+            let mut replaced: Vec<_> = old.map(|copy| (copy, Gone::Changed)).collect();
             if state.replacing > 0 {
                 state.replacing -= 1;
                 if let Some(first) = state.copies.iter().position(|copy| copy.is_replaced) {
-                    replaced.push(state.copies.remove(first));
+                    replaced.push((state.copies.remove(first), Gone::Spent));
                 }
             }
             state.copies.push(Copy { member, version, asked: 0, is_replaced: false });
             replaced
         };
-        for copy in &replaced {
-            copy.member.give_order(Order::Leave);
-        }
         self.changed.notify_waiters();
-        replaced.len()
+        let leave = |(copy, why): (Copy, Gone)| {
+            copy.member.give_order(Order::Leave);
+            why
+        };
+        replaced.into_iter().map(leave).collect()
     }
 
     /// A copy did not start.

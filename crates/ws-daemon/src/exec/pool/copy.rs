@@ -137,8 +137,9 @@ pub async fn live(inner: Arc<Inner>, pool: Arc<Pool>, source: Source) {
         Ok(((process, pipes, version, workers), running)) => {
             let pid = process.id();
             let member = Arc::new(Member::copy((pid, orphans::start_time(pid).unwrap_or(0))));
-            let replaced = pool.add(Arc::clone(&member), version);
-            (0..replaced).for_each(|_| inner.figures.gone(Gone::Changed));
+            for why in pool.add(Arc::clone(&member), version) {
+                inner.figures.gone(why);
+            }
             span.in_scope(|| info!(pid, "worker started"));
             let grace = inner.grace;
             let copy = Copy {
