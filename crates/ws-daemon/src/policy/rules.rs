@@ -529,6 +529,7 @@ mod tests {
             "RUN" | "CANCEL" => "\"r\"",
             "KEYS" => "{\"do\":\"show\"}",
             "CALLERS" => "{\"do\":\"list\"}",
+            "SERVE" => "{\"names\":[\"a\"]}",
             "INVITE" | "REVOKE" | "ROTATE" => "{\"name\":\"a\"}",
             "EXPLAIN" => "{\"as\":\"a\",\"name\":\"b\"}",
             _ => "null",
