@@ -25,6 +25,8 @@ use crate::{memory, queue, system, targets};
 
 /// Requests of one slice where each leaves something behind.
 const REQUESTS: usize = 1000;
+/// Requests before them, that are not counted.
+const WARMING: usize = 100;
 /// Requests of the history that are on their way to the disk at once.
 const OUTSTANDING: u64 = 512;
 /// So many descriptors beside one a peer.
@@ -41,7 +43,7 @@ pub fn measure(bench: &mut Bench) -> Result<Vec<Figure>> {
 struct Level {
     count: usize,
     /// Dropped before the server, which would close their links.
-    stand_ins: Option<StandIns>,
+    _stand_ins: Option<StandIns>,
     server: Daemon,
     costs: Vec<Cost>,
 }
@@ -118,8 +120,8 @@ fn peers(bench: &mut Bench) -> Result<Vec<Figure>> {
         eprintln!("scale, {count} peers link");
         let (server, address) = Daemon::server(binary)?;
         system::raise_descriptor_limit(counts.iter().sum::<usize>() as u64 + OTHER_DESCRIPTORS)?;
-        let stand_ins = Some(StandIns::link(address, count)?);
-        levels.push(Level { count, server, stand_ins, costs: Vec::new() });
+        let links = Some(StandIns::link(address, count)?);
+        levels.push(Level { count, server, _stand_ins: links, costs: Vec::new() });
     }
     let mut all = Vec::new();
     let kinds = [
@@ -142,12 +144,17 @@ fn peers(bench: &mut Bench) -> Result<Vec<Figure>> {
 fn queued(bench: &mut Bench) -> Result<Vec<Figure>> {
     let (schedule, counts) = (bench.schedule, [bench.many(1000), bench.many(100_000)]);
     let binary = bench.daemon()?.to_owned();
-    let mut levels = vec![fresh(&binary)?];
+    let (mut levels, mut a_request) = (vec![fresh(&binary)?], Vec::new());
     for count in counts {
         eprintln!("scale, {count} requests are queued");
         let mut level = fresh(&binary)?;
         level.count = count;
-        Lane::new(Question::Keep, level.server.connect()?, None)?.ask(count)?;
+        let mut lane = Lane::new(Question::Keep, level.server.connect()?, None)?;
+        lane.ask(WARMING)?;
+        let before = memory::at_rest(level.server.pid())?;
+        lane.ask(count)?;
+        let grown = memory::at_rest(level.server.pid())?.rss.saturating_sub(before.rss);
+        a_request.push((count, grown as f64 / count as f64));
         levels.push(level);
     }
     let what = format!("one of {REQUESTS} more queued");
@@ -157,7 +164,13 @@ fn queued(bench: &mut Bench) -> Result<Vec<Figure>> {
         }
         keep(level)
     })?;
-    Ok(figures(&what, "queued before", &mut levels))
+    let mut all = figures(&what, "queued before", &mut levels);
+    all.extend(a_request.iter().map(|(count, bytes)| {
+        let figure = Figure::new("scale", format!("resident, one of {count} queued"), Unit::Bytes, vec![*bytes]);
+        let few = a_request[0];
+        if *count == few.0 { figure } else { figure.against("with few", Some(&[few.1])).ratio_must_reach(targets::SCALE) }
+    }));
+    Ok(all)
 }
 
 /// Requests that are over, and that the spool still knows.
@@ -168,11 +181,13 @@ fn history(bench: &mut Bench) -> Result<Vec<Figure>> {
     for count in counts {
         eprintln!("scale, {count} requests are over");
         let (mut server, _) = Daemon::lasting_server(binary, &queue::room())?;
+        // It has made its spool when it answers.
+        drop(server.connect_heard()?);
         server.kill()?;
         settled(&server.spool()?, count as u64).context("the history")?;
         server.start_again()?;
         drop(server.connect_heard()?);
-        levels.push(Level { count, server, stand_ins: None, costs: Vec::new() });
+        levels.push(Level { count, server, _stand_ins: None, costs: Vec::new() });
     }
     let what = format!("one of {REQUESTS} queued");
     alternate(&what, schedule, &mut levels, |level, _| keep(level))?;
@@ -189,11 +204,13 @@ fn fresh_server(binary: &Path) -> Result<Daemon> {
 }
 
 fn fresh(binary: &Path) -> Result<Level> {
-    Ok(Level { count: 0, server: fresh_server(binary)?, stand_ins: None, costs: Vec::new() })
+    Ok(Level { count: 0, server: fresh_server(binary)?, _stand_ins: None, costs: Vec::new() })
 }
 
 fn keep(level: &mut Level) -> Result<Cost> {
     let mut lane = Lane::new(Question::Keep, level.server.connect()?, None)?;
+    // What only the first requests of a server's life cost is not asked here.
+    lane.ask(WARMING)?;
     Cost::of(level.server.pid(), share, || lane.ask(REQUESTS))
 }
 

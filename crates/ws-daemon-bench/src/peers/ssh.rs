@@ -106,13 +106,14 @@ impl Drop for Ssh {
     }
 }
 
-/// Lets us in with the key that was made, and nobody else; 64 sessions on one connection.
+/// Lets us in with the key that was made, and nobody else; 64 sessions on one connection. A shell that believes itself to be within
+/// another does not read its user's settings, which are nothing of ssh's.
 fn config(address: SocketAddr, folder: &Path) -> String {
     let folder = folder.display();
     format!(
         "Port {}\nListenAddress {}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nStrictModes no\nUsePAM no\n\
          PidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n\
-         MaxSessions {}\nLogLevel ERROR\n",
+         SetEnv SHLVL=2\nMaxSessions {}\nLogLevel ERROR\n",
         address.port(),
         address.ip(),
         2 * IN_FLIGHT,
