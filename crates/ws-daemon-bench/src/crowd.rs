@@ -234,9 +234,10 @@ async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let (mut stream, mut received) =
         tokio::time::timeout(HANDSHAKE, shake).await.map_err(|_| anyhow!("no link within {HANDSHAKE:?}"))??;
+    // Before it is counted: whoever waits for that may touch at once.
+    touches.mark_unchanged();
     let _up = Up::count(&shared.up);
     is_up();
-    touches.mark_unchanged();
     // As spread over time as those are who have come at their own time.
     let mut next_ping = tokio::time::Instant::now() + PING.mul_f64(fastrand::f64());
     loop {
@@ -363,9 +364,8 @@ mod tests {
         let server = listener.local_addr().expect("its address");
         let serving = thread::spawn(move || stand_in(listener.accept()?.0, 0));
         let mut crowd = Crowd::new(Way::plain(server, Dialect::Seed)).expect("a thread");
-        crowd.grow(1).expect("a link");
+        let failure = crowd.grow(1).and_then(|()| crowd.touch()).expect_err("it is gone");
         serving.join().expect("no panic").expect("no failure");
-        let failure = crowd.touch().expect_err("it is gone");
         assert!(format!("{failure:#}").contains("link 0"), "{failure:#}");
     }
 }

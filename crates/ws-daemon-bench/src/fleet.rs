@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use rustix::process::Pid;
+use rustix::process::{Pid, Resource, Rlimit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -102,6 +102,19 @@ impl Daemon {
         files.find(is_spool).context("the daemon has no spool")
     }
 
+    /// Sees to it that it may have so many descriptors; in words, if it did not see to that itself.
+    pub fn lift_descriptor_limit(&self, needed: u64) -> Result<Option<String>> {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.pid().as_raw_nonzero()))?;
+        let own = descriptor_limit(&limits).context("no limit of open files in /proc/PID/limits")?;
+        if own >= needed {
+            return Ok(None);
+        }
+        let limit = Rlimit { current: Some(needed), maximum: Some(needed) };
+        rustix::process::prlimit(Some(self.pid()), Resource::Nofile, limit)
+            .with_context(|| format!("the daemon may have {own} descriptors, and {needed} are needed"))?;
+        Ok(Some(format!("the daemon left its limit of descriptors at {own}; it was raised to {needed} from outside")))
+    }
+
     /// Without a word to it.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()
@@ -182,6 +195,12 @@ pub fn write_script(prefix: &Path, name: &str, text: &str) -> Result<()> {
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }
 
+/// The soft limit, in a line such as `Max open files   1024   4096   files`.
+fn descriptor_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 fn is_spool(name: &std::ffi::OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name.starts_with(b"spool-") && name.ends_with(b".db")
@@ -201,6 +220,13 @@ fn listening_address(log: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_of_descriptors_is_read() {
+        let limits = fs::read_to_string("/proc/self/limits").expect("our own limits");
+        assert_eq!(descriptor_limit(&limits), rustix::process::getrlimit(Resource::Nofile).current);
+        assert_eq!(descriptor_limit("Max open files   1024   4096   files\n"), Some(1024));
+    }
 
     #[test]
     fn the_address_is_read_only_from_a_whole_line() {

@@ -76,7 +76,9 @@ pub fn crowd(bench: &mut Bench) -> Result<Vec<Figure>> {
     let (count, schedule) = (bench.many(100_000), bench.schedule);
     let binary = bench.daemon()?;
     let (mut server, address) = Daemon::server_with(binary, &room_for(count))?;
+    let raised = server.lift_descriptor_limit((count + OTHER_LINKS) as u64)?;
     let mut client = Daemon::client_with(binary, address, &json!({}))?;
+    bench.notes.extend(raised.map(|raised| format!("{count} idle links as they come: {raised}")));
     // It holds what it cannot send yet, so this waits for the link.
     Lane::new(Question::Missing, client.connect()?, None)?.ask_once().context("the first answer of the server")?;
     let mut lane = Lane::new(Question::RunThere, server.connect()?, None)?;

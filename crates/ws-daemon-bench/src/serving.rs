@@ -94,7 +94,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
         let daemon = thread::spawn(move || {
             let mut theirs = BufReader::new(theirs);
-            let mut serve = [0; 90];
+            let mut serve = [0; 256];
             let read = theirs.read(&mut serve).expect("SERVE");
             assert!(String::from_utf8_lossy(&serve[..read]).contains(r#""code":"SERVE""#));
             theirs.get_mut().write_all(b"{\"status\":0,\"id\":\"serve\"}\n").expect("room");
