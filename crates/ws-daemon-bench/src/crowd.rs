@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::net::sockopt;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
@@ -241,27 +241,27 @@ async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
     // As spread over time as those are who have come at their own time.
     let mut next_ping = tokio::time::Instant::now() + PING.mul_f64(fastrand::f64());
     loop {
-        let frames = tokio::select! {
-            read = stream.read_buf(&mut received) => {
-                ensure!(read? > 0, "the server closed the connection");
-                let mark = touches.borrow().to_be_bytes();
-                stand_ins::answers(&mut received, |pong| {
-                    if pong == mark {
-                        shared.ponged.fetch_add(1, Ordering::Relaxed);
-                    }
-                })?
+        let mark = touches.borrow().to_be_bytes();
+        let mut frames = stand_ins::answers(&mut received, |pong| {
+            if pong == mark {
+                shared.ponged.fetch_add(1, Ordering::Relaxed);
             }
-            () = tokio::time::sleep_until(next_ping) => {
-                next_ping += PING;
-                stand_ins::masked(FINAL_PING, b"")
-            }
-            changed = touches.changed() => {
-                changed?;
-                stand_ins::masked(FINAL_PING, &touches.borrow().to_be_bytes())
-            }
-        };
+        })?;
         if received.is_empty() {
             received = Vec::new();
+        }
+        if frames.is_empty() {
+            tokio::select! {
+                read = stream.read_buf(&mut received) => ensure!(read? > 0, "the server closed the connection"),
+                () = tokio::time::sleep_until(next_ping) => {
+                    next_ping += PING;
+                    frames = stand_ins::masked(FINAL_PING, b"");
+                }
+                changed = touches.changed() => {
+                    changed?;
+                    frames = stand_ins::masked(FINAL_PING, &touches.borrow().to_be_bytes());
+                }
+            }
         }
         if !frames.is_empty() {
             stream.write_all(&frames).await?;
@@ -277,14 +277,15 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, way: &Way, num
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
     let mut received = Vec::new();
-    while !received.ends_with(END) {
-        ensure!(received.len() < HEAD_BYTES, "the server's answer has no end");
-        if stream.read_buf(&mut received).await? == 0 {
-            bail!("the server closed at once");
+    let head = loop {
+        ensure!(stream.read_buf(&mut received).await? > 0, "the server closed at once");
+        if let Some(place) = received.windows(END.len()).position(|bytes| bytes == END) {
+            break place + END.len();
         }
-    }
-    links::accepted(&received)?;
-    received.clear();
+        ensure!(received.len() < HEAD_BYTES, "the server's answer has no end");
+    };
+    links::accepted(&received[..head])?;
+    received.drain(..head);
     if is_second {
         stream.write_all(&stand_ins::hello(number, epoch)).await?;
         stream.flush().await?;
