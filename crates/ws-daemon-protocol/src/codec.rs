@@ -6,3 +6,4 @@ pub mod framer;
 pub mod scanner;
 pub mod seed;
 pub mod v2;
+pub mod websocket;

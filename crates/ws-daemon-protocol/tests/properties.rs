@@ -7,6 +7,7 @@ use serde_json::Value;
 use ws_daemon_protocol::codec::compact::compact;
 use ws_daemon_protocol::codec::framer::{Frame, Framer};
 use ws_daemon_protocol::codec::seed;
+use ws_daemon_protocol::codec::websocket::{self, Decoder, Opcode, Role, encode};
 use ws_daemon_protocol::message::{Message, Params};
 
 const LIMIT_BYTES: usize = 1 << 20;
@@ -64,6 +65,20 @@ fn frames(bytes: &[u8], pieces: &[usize]) -> Vec<Frame> {
         found.extend(std::iter::from_fn(|| framer.next()));
     }
     found
+}
+
+/// All messages that come when the bytes come in pieces of these lengths, and then the rest.
+fn heard(role: Role, bytes: &[u8], pieces: &[usize]) -> Result<Vec<websocket::Frame>, websocket::Fault> {
+    let mut decoder = Decoder::new(role, LIMIT_BYTES);
+    let (mut found, mut rest) = (Vec::new(), bytes);
+    for length in pieces.iter().copied().chain([usize::MAX]) {
+        let (mut piece, behind) = rest.split_at(length.min(rest.len()));
+        rest = behind;
+        while let Some(frame) = decoder.next(&mut piece)? {
+            found.push(frame);
+        }
+    }
+    Ok(found)
 }
 
 proptest! {
@@ -159,6 +174,28 @@ proptest! {
             let rewritten = serde_json::value::to_raw_value(&value).expect("a value is JSON");
             let again = ws_daemon_protocol::id::CallerId::new(&rewritten).expect("short");
             prop_assert_eq!(id.key(), again.key());
+        }
+    }
+
+    #[test]
+    fn a_message_is_heard_as_it_was_said_in_whatever_pieces_it_comes(
+        texts in vec("[ -~é€𝄞]{0,200}", 0..8),
+        mask in any::<Option<[u8; 4]>>(),
+        pieces in vec(0_usize..40, 0..40),
+    ) {
+        let mut bytes = Vec::new();
+        for text in &texts {
+            encode(&mut bytes, Opcode::Text, text.as_bytes(), mask);
+        }
+        let role = if mask.is_some() { Role::Server } else { Role::Client };
+        let frames = texts.into_iter().map(websocket::Frame::Text).collect();
+        prop_assert_eq!(heard(role, &bytes, &pieces), Ok(frames));
+    }
+
+    #[test]
+    fn any_bytes_are_heard_alike_in_whatever_pieces_they_come(bytes in vec(any::<u8>(), 0..200), pieces in vec(0_usize..9, 0..60)) {
+        for role in [Role::Server, Role::Client] {
+            prop_assert_eq!(heard(role, &bytes, &pieces), heard(role, &bytes, &[]));
         }
     }
 }

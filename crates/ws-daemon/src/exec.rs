@@ -26,6 +26,7 @@ mod start;
 mod starter;
 mod stream;
 mod supervise;
+mod way;
 
 pub use capture::{Captured, Cut, Text};
 pub use contract::{Contract, described as described_contract};

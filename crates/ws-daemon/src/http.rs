@@ -25,7 +25,7 @@ use crate::api::{Api, Visit};
 use crate::audit::{Audit, Entry};
 use crate::config::{InUse, Limits, Open};
 use crate::counters::{Count, Counters};
-use crate::link::{Dialect, Stream, Wire};
+use crate::link::{Dialect, Role, Stream, Wire};
 use crate::peers::{Life, Newcomer, Peers};
 use crate::rate::Seldom;
 use crate::standing::{Proof, Proven, Standing};
@@ -299,7 +299,7 @@ impl Http {
         let (stream, standing) = self.encrypt(stream, address).await?;
         let upgraded = handshake(stream, entrance, &standing, &self.door, &self.peers, visit, &self.stop).await?;
         let Upgraded { stream, behind, dialect, standing } = upgraded;
-        Some((Wire::accepted(stream, behind, self.peers.terms().message).await, dialect, standing))
+        Some((Wire::new(stream, Role::Server, behind, self.peers.terms().message), dialect, standing))
     }
 }
 

@@ -12,6 +12,7 @@ mod session;
 mod stream;
 mod trade;
 mod tunnel;
+mod upgrade;
 mod wire;
 
 pub use backoff::Backoff;
@@ -22,11 +23,10 @@ pub use mux::{Ask, AskBody, Closed, Dialect, Sink};
 pub use run_stream::{RunEvent, RunSink, RunStream, STREAM_CREDIT_BYTES, run_stream};
 pub use session::{Ended, serve};
 pub use stream::Stream;
-pub use tokio_tungstenite::tungstenite::protocol::Role;
-pub use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 pub use trade::{Answer, probe, trade};
 pub use tunnel::ProxyFault;
 pub use wire::{Event, Gone, Wire};
+pub use ws_daemon_protocol::codec::websocket::{CloseCode, Frame, Role};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -449,14 +449,14 @@ mod tests {
         let (near, far) = tokio::io::duplex(64 << 10);
         let host = server.peers.clone();
         tasks.spawn(async move {
-            let wire = Wire::over(Stream::boxed(near), Role::Server, 1 << 20).await;
+            let wire = Wire::new(Stream::boxed(near), Role::Server, Vec::new(), 1 << 20);
             let newcomer =
                 host.welcome(wire, Dialect::Version2, Standing::Anonymous, "near".into()).await.expect("it says HELLO");
             host.host(newcomer, CancellationToken::new()).await;
         });
         let dialler = client.peers.clone();
         tasks.spawn(async move {
-            let wire = Wire::over(Stream::boxed(far), Role::Client, 1 << 20).await;
+            let wire = Wire::new(Stream::boxed(far), Role::Client, Vec::new(), 1 << 20);
             let newcomer = dialler.introduce(wire, "far".into(), dialler.me(), epoch).await.expect("it is taken in");
             dialler.host(newcomer, CancellationToken::new()).await;
         });
@@ -591,13 +591,13 @@ mod tests {
         let (near, far) = tokio::io::duplex(64 << 10);
         let (host, dialler) = (server.peers.clone(), again.peers.clone());
         tasks.spawn(async move {
-            let wire = Wire::over(Stream::boxed(near), Role::Server, 1 << 20).await;
+            let wire = Wire::new(Stream::boxed(near), Role::Server, Vec::new(), 1 << 20);
             let newcomer =
                 host.welcome(wire, Dialect::Version2, Standing::Anonymous, "near".into()).await.expect("it says HELLO");
             host.host(newcomer, CancellationToken::new()).await;
         });
         tasks.spawn(async move {
-            let wire = Wire::over(Stream::boxed(far), Role::Client, 1 << 20).await;
+            let wire = Wire::new(Stream::boxed(far), Role::Client, Vec::new(), 1 << 20);
             let newcomer = dialler.introduce(wire, "far".into(), dialler.me(), 2).await.expect("it is taken in");
             dialler.host(newcomer, CancellationToken::new()).await;
         });

@@ -24,8 +24,7 @@ impl Secret {
     /// When the system gives no random bits.
     pub fn random() -> io::Result<Self> {
         let mut bits = [0; 32];
-        let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
-        random.fill(&mut bits).map_err(|_| io::Error::other("the system gives no random bits"))?;
+        random(&mut bits)?;
         Ok(Self(BASE64_URL_SAFE_NO_PAD.encode(bits).into()))
     }
 
@@ -40,6 +39,15 @@ impl Secret {
     pub fn digest(&self) -> Digest {
         Digest::of(&self.0)
     }
+}
+
+/// Fills `bits` with what nobody can foresee.
+///
+/// # Errors
+/// When the system gives no random bits.
+pub fn random(bits: &mut [u8]) -> io::Result<()> {
+    let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+    random.fill(bits).map_err(|_| io::Error::other("the system gives no random bits"))
 }
 
 impl From<&str> for Secret {

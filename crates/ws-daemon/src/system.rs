@@ -308,7 +308,7 @@ mod tests {
         let follow = |name: &str| {
             let mut seen = Vec::new();
             let folder = fs::File::open(&base).expect("opened");
-            let found = walk_by(look, folder.into(), &[&base], Path::new(name), |path, _| {
+            let found = walk_by(look, OwnedFd::from(folder).into(), &[&base], Path::new(name), |path, _| {
                 seen.push(path.strip_prefix(&base).expect("beneath").to_str().expect("UTF-8").to_owned());
                 Ok::<(), io::Error>(())
             });

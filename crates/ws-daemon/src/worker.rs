@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 use tracing::{info, warn};
 use uuid::Uuid;
 use ws_daemon_protocol::codec::v2::{Progress, Verdict};
@@ -122,6 +123,8 @@ impl Worker {
                     let run = seat.key.run.clone();
                     drop(seat);
                     replier.report(&report, Verdict::default());
+                    // Its asker waits for it, and nobody for what is written of it.
+                    yield_now().await;
                     ended.log();
                     worker.has_ended(&run, &report).await;
                 });

@@ -17,13 +17,12 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use ws_daemon::api::Visit;
 use ws_daemon::audit::Audit;
 use ws_daemon::config::{InUse, Limits, Open, ServerUrl, Settings, Source, Sources, Times, Written};
 use ws_daemon::http::{Door, Http};
-use ws_daemon::link::{CloseCode, Event, Terms, Wire, dial};
+use ws_daemon::link::{CloseCode, Event, Frame, Terms, Wire, dial};
 use ws_daemon::peers::{Known, Peers};
 use ws_daemon::tasks::{Stop, Tasks};
 use ws_daemon::tls::{ClientPlan, ClientTls, ServerPlan, ServerTls};
@@ -143,8 +142,8 @@ async fn case_count(address: &str) -> usize {
     let mut wire = reach(address, "getCaseCount").await;
     loop {
         match timeout(ONE, wire.event(true)).await.expect("it is said at once") {
-            Event::Frame(Message::Text(count)) => {
-                wire.part(CloseCode::Normal, "").await;
+            Event::Frame(Frame::Text(count)) => {
+                wire.part(CloseCode::NORMAL, "").await;
                 return count.parse().expect("a number");
             }
             Event::Control | Event::Flushed => {}

@@ -14,6 +14,9 @@ use super::rounds::Asker;
 use super::stream::StreamBuffer;
 use crate::standing::Standing;
 
+/// So much of a script's name stands in the log; the rest is left out.
+const LOGGED_NAME_BYTES: usize = 256;
+
 /// One run to be done.
 #[derive(Debug)]
 pub struct Job {
@@ -84,6 +87,7 @@ impl Job {
     }
 
     pub(super) fn span(&self) -> Span {
-        info_span!("run", id = %self.run, script = self.name)
+        let script = &self.name[..self.name.floor_char_boundary(LOGGED_NAME_BYTES)];
+        info_span!("run", id = %self.run, script)
     }
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Display, Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Access, AtFlags, FileType, Stat, access, statat};
 use serde_json::Value;
@@ -12,6 +13,7 @@ use tracing::warn;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::contract::{ENDING, Fault, Shelf, Terms, beside};
+use super::way::{Way, WayKept};
 use crate::system::trust::{Obstacle, Sticky, Writers, exposed, open_folder, quoted};
 use crate::system::walk::{Found, PATH_BYTES, walk};
 
@@ -38,6 +40,7 @@ pub struct ScriptEntry {
 pub struct Scripts {
     folder: PathBuf,
     writers: Writers,
+    way: WayKept,
     shelf: Shelf,
 }
 
@@ -51,10 +54,10 @@ pub struct Script {
 }
 
 impl Scripts {
-    /// The scripts in `folder`, which need not be there yet: it is opened anew for each look, so that a folder that is
+    /// The scripts in `folder`, which need not be there yet: each look goes by the folder that is there then, so that one that is
     /// replaced as a whole is seen at once.
     pub fn new(folder: PathBuf, writers: Writers) -> Self {
-        Self { folder, writers, shelf: Shelf::default() }
+        Self { folder, writers, way: WayKept::default(), shelf: Shelf::default() }
     }
 
     /// Whether the folder can be opened. One that is missing answers as well; a dead network disk does not return.
@@ -87,7 +90,7 @@ impl Scripts {
             return refuse(ErrorCode::Forbidden, &format!("a name must lead straight down from {}/", self.label()));
         }
         let missing = format!("there is no such script in {}", self.folder.display());
-        let (folder, found) = match self.find(name) {
+        let (way, found) = match self.find(name) {
             Ok(found) => found,
             Err(Obstacle::Exposed(exposed)) => return refuse(ErrorCode::Forbidden, &exposed),
             Err(Obstacle::System(error)) => {
@@ -103,7 +106,7 @@ impl Scripts {
             }
         };
         self.check(&found, name)?;
-        let terms = self.terms(name, &folder, &found).map_err(|fault| {
+        let terms = self.terms(name, &way, &found).map_err(|fault| {
             let why = format!("{}: its contract {} is broken: {}", shown(name), fault.path.display(), fault.what);
             Outcome::failed(ErrorCode::Forbidden, why)
         })?;
@@ -112,13 +115,12 @@ impl Scripts {
     }
 
     /// The contract of what was found under `name`. It stands beside the file itself, so that no other name of it leads round.
-    fn terms(&self, name: &str, folder: &Path, found: &Found) -> Result<Option<Terms>, Fault> {
-        let Some(parent) = &found.folder else { return Ok(None) };
+    fn terms(&self, name: &str, way: &Way, found: &Found) -> Result<Option<Terms>, Fault> {
+        let (Some(parent), folder) = (&found.folder, way.path()) else { return Ok(None) };
         let guard = |path: &Path, look: &Stat| self.guard(path, look, Sticky::WillNotDo);
         let follow = |path: &Path| {
             let inside = path.strip_prefix(folder).unwrap_or(path);
-            let start = open_folder(folder).map_err(io::Error::from)?;
-            walk(start, &[&*self.folder, folder], inside, guard)
+            walk(way.folder(), &[&*self.folder, folder], inside, guard)
         };
         let terms = self.shelf.find(parent.as_fd(), &found.path, guard, follow)?;
         let plain = Path::new(name).components().filter(|part| matches!(part, Component::Normal(_)));
@@ -139,19 +141,18 @@ impl Scripts {
         Ok(terms.map(|(terms, _)| terms))
     }
 
-    /// Follows the path of the folder from the root, and the name from there; where the folder really is, and what was found.
-    fn find(&self, name: &str) -> Result<(PathBuf, Found), Obstacle> {
+    /// The way to the folder, and what was found under `name` from there.
+    fn find(&self, name: &str) -> Result<(Arc<Way>, Found), Obstacle> {
         // Found in pieces, it could not be started in one.
         if self.folder.as_os_str().len() + 1 + name.len() >= PATH_BYTES {
             return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG).into());
         }
-        let root = open_folder(Path::new("/")).map_err(io::Error::from)?;
-        let folder = walk(root, &[Path::new("/")], &self.folder, |path, look| self.guard(path, look, Sticky::WillDo))?;
-        self.guard(&folder.path, &folder.look, Sticky::WillNotDo)?;
+        let way = self.way.find(&self.folder, |path, look, sticky| self.guard(path, look, sticky))?;
         // A link may name the folder as it was configured, or as it is without links.
-        let names = [&*self.folder, &*folder.path];
-        let found = walk(folder.file, &names, Path::new(name), |path, look| self.guard(path, look, Sticky::WillNotDo))?;
-        Ok((folder.path, found))
+        let names = [&*self.folder, way.path()];
+        let guard = |path: &Path, look: &Stat| self.guard(path, look, Sticky::WillNotDo);
+        let found = walk(way.folder(), &names, Path::new(name), guard)?;
+        Ok((way, found))
     }
 
     /// Refuses what others may write: whoever can write a script, or a folder on its path, chooses what is run.

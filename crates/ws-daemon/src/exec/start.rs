@@ -38,7 +38,16 @@ pub enum Started {
     BeingWritten(Outcome),
     /// As many of it run as may at once.
     InLine(Arc<Line>),
-    /// To look at its params may take a while: it is to be started where that holds nobody up.
+}
+
+/// What stands between a job and its script.
+#[derive(Debug)]
+pub enum Barred {
+    /// It is not there, or not for this.
+    Refused(Outcome),
+    /// As many of it run as may at once.
+    InLine(Arc<Line>),
+    /// To look at its params may take a while: that is to be done where it holds nobody up.
     Elsewhere,
 }
 
@@ -47,7 +56,7 @@ pub enum Started {
 pub struct Attempt {
     /// What came of it.
     pub started: Started,
-    /// The path and the contract that it went by, as soon as they are known.
+    /// The path and the contract that it went by, unless they are what is in the way.
     pub script: Option<Script>,
     /// Its place among those of its script that run at once.
     pub held: Option<Held>,
@@ -56,21 +65,25 @@ pub struct Attempt {
 /// Params up to this length, in bytes, are looked at wherever a run is started.
 const LOOKED_AT_HERE_BYTES: usize = 64 * 1024;
 
-/// Tries to start the script of `job`, which may have a place among its like already. `here`: on a thread that must not be held
-/// up, and with its output registered as in [`Program`].
-pub fn start(inner: &Inner, job: &Job, mut held: Option<Held>, here: bool) -> Attempt {
-    let script = match inner.folder(job.folder).resolve(&job.name) {
-        Ok(script) => script,
-        Err(outcome) => return Attempt { started: Started::Refused(outcome), script: None, held },
-    };
-    let started = match script.terms.as_ref().and_then(|terms| bar(job, terms, &mut held, here)) {
-        Some(barred) => barred,
-        None => match start_script(inner, job, &script, here) {
-            Ok((process, pipes)) => Started::Running(process, pipes),
-            Err(error) => not_running(&script, &error),
-        },
-    };
-    Attempt { started, script: Some(script), held }
+/// Looks the script of `job` up, and asks its contract; the run may have a place among its like already, and has one then if it needs one.
+/// `here`: on a thread that must not be held up.
+///
+/// # Errors
+/// What stands in the way.
+pub fn find(inner: &Inner, job: &Job, held: &mut Option<Held>, here: bool) -> Result<Script, Barred> {
+    let script = inner.folder(job.folder).resolve(&job.name).map_err(Barred::Refused)?;
+    match script.terms.as_ref().and_then(|terms| bar(job, terms, held, here)) {
+        Some(barred) => Err(barred),
+        None => Ok(script),
+    }
+}
+
+/// Tries to start a script that was found; `here` as there, and with its output registered as in [`Program`].
+pub fn start(inner: &Inner, job: &Job, script: &Script, here: bool) -> Started {
+    match start_script(inner, job, script, here) {
+        Ok((process, pipes)) => Started::Running(process, pipes),
+        Err(error) => not_running(script, &error),
+    }
 }
 
 /// What came of a script that the system would not start.
@@ -80,8 +93,8 @@ pub fn not_running(script: &Script, error: &io::Error) -> Started {
 }
 
 /// What the script's contract has against the run.
-fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<Started> {
-    let refused = |code, why: String| Some(Started::Refused(Outcome::failed(code, format!("{}: {why}", shown(&job.name)))));
+fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<Barred> {
+    let refused = |code, why: String| Some(Barred::Refused(Outcome::failed(code, format!("{}: {why}", shown(&job.name)))));
     let contract = &terms.contract;
     if !contract.admits(&job.caller) {
         return refused(ErrorCode::Denied, "its contract does not list whoever asks among its callers".into());
@@ -89,7 +102,7 @@ fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<
     if contract.has_schema() {
         let params = job.params.as_written();
         if here && params.len() > LOOKED_AT_HERE_BYTES {
-            return Some(Started::Elsewhere);
+            return Some(Barred::Elsewhere);
         }
         if let Some(fault) = contract.fault_in(params) {
             return refused(ErrorCode::InvalidParams, format!("its contract refuses the params: {fault}"));
@@ -102,7 +115,7 @@ fn bar(job: &Job, terms: &Terms, held: &mut Option<Held>, here: bool) -> Option<
         Some(line) => {
             *held = line.try_take();
             if held.is_none() {
-                return Some(Started::InLine(Arc::clone(line)));
+                return Some(Barred::InLine(Arc::clone(line)));
             }
         }
     }

@@ -38,7 +38,7 @@ use super::job::Job;
 use super::line::{Held, Line};
 use super::output::{Output, drain_both};
 use super::process::{Pipes, Process};
-use super::start::{Attempt, Started, start};
+use super::start::{Attempt, Barred, Started, find, start};
 use super::{Grace, Inner, LISTENING, prelude};
 
 /// How often, and how far apart, a script is tried again that someone is just writing.
@@ -159,24 +159,42 @@ pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut held: Option<Held>) -
             }
             Started::BeingWritten(outcome) | Started::Refused(outcome) => return Err(Not::Ended(outcome)),
             Started::InLine(line) => return Err(Not::InLine(line)),
-            Started::Elsewhere => return Err(Not::Ended(lost())),
         }
     }
 }
 
-/// Here if this is the only run, and on a thread of its own kind if there is more to do or it takes a while.
+/// Looked up here, unless that takes a while. Started here if this is the only run, and on a thread of its own kind if there is more
+/// to do.
 async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>, mut held: Option<Held>) -> Attempt {
-    if !inner.is_busy() {
-        let attempt = start(inner, job, held.take(), true);
-        match attempt.started {
-            Started::Elsewhere => held = attempt.held,
-            _ => return attempt,
+    let found = match find(inner, job, &mut held, true) {
+        Ok(script) if !inner.is_busy() => {
+            let started = start(inner, job, &script, true);
+            return Attempt { started, script: Some(script), held };
         }
-    }
+        Ok(script) => Some(script),
+        Err(Barred::Elsewhere) => None,
+        Err(barred) => return not_started(barred, held),
+    };
     let (inner_there, job_there) = (Arc::clone(inner), Arc::clone(job));
-    let attempt = inner.starters.run(&job.asker(), move || start(&inner_there, &job_there, held, false)).await;
+    let start = move || {
+        let mut held = held;
+        match found.map_or_else(|| find(&inner_there, &job_there, &mut held, false), Ok) {
+            Ok(script) => Attempt { started: start(&inner_there, &job_there, &script, false), script: Some(script), held },
+            Err(barred) => not_started(barred, held),
+        }
+    };
     // Not tried again here: it may have been started there.
+    let attempt = inner.starters.run(&job.asker(), start).await;
     attempt.unwrap_or_else(|| Attempt { started: Started::Refused(lost()), script: None, held: None })
+}
+
+fn not_started(barred: Barred, held: Option<Held>) -> Attempt {
+    let started = match barred {
+        Barred::Refused(outcome) => Started::Refused(outcome),
+        Barred::InLine(line) => Started::InLine(line),
+        Barred::Elsewhere => Started::Refused(lost()),
+    };
+    Attempt { started, script: None, held }
 }
 
 fn lost() -> Outcome {

@@ -5,23 +5,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
-use tokio_tungstenite::client_async_with_config;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::error::Error;
-use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, header};
 use tracing::debug;
 use url::Host;
 use ws_daemon_protocol::codec::v2;
+use ws_daemon_protocol::codec::websocket::Role;
 
 use super::mux::Dialect;
 use super::stream::Stream;
 use super::tunnel::{self, ProxyFault};
+use super::upgrade::{NoLink, Refusal, upgrade};
 use super::wire::Wire;
-use crate::config::{Credentials, HttpProxy, ServerUrl};
+use crate::config::{HttpProxy, ServerUrl};
 use crate::tls::{ClientFault, ClientTls};
 
 /// Why an attempt failed.
@@ -50,7 +46,7 @@ pub enum DialFault {
     Version(String),
     /// Something else answered.
     #[error("no WebSocket there: {0}")]
-    Handshake(Box<Error>),
+    Handshake(String),
     /// The connection ended before an answer came.
     #[error("no answer: {0}")]
     NoAnswer(io::Error),
@@ -76,23 +72,20 @@ pub async fn dial(
 
 async fn try_dial(server: &ServerUrl, tls: &ClientTls, within: Duration, message: usize) -> Result<(Wire, Dialect), DialFault> {
     let socket = connect(server, within).await?;
-    let stream = if server.tls { Stream::encrypted(tls.connect(&server.host, socket).await?) } else { socket };
-    let request = request(server)?;
-    let config = Some(Wire::config(message));
-    let shaken = client_async_with_config(request, stream, config).await;
-    let (socket, response) = shaken.map_err(|error| handshake_fault(server, tls, error))?;
-    let dialect = chosen(&response)?;
-    debug!(status = response.status().as_u16(), ?dialect, "handshake done");
-    Ok((Wire::new(socket), dialect))
+    let mut stream = if server.tls { Stream::encrypted(tls.connect(&server.host, socket).await?) } else { socket };
+    let upgraded = upgrade(&mut stream, server).await.map_err(|fault| no_link(server, tls, fault))?;
+    let dialect = chosen(upgraded.version.as_deref())?;
+    debug!(?dialect, "handshake done");
+    Ok((Wire::new(stream, Role::Client, upgraded.behind, message), dialect))
 }
 
 /// What the server has chosen of what was offered. One that says nothing of it is a seed peer.
-fn chosen<B>(response: &Response<B>) -> Result<Dialect, DialFault> {
-    let Some(version) = response.headers().get(v2::HEADER) else { return Ok(Dialect::Seed) };
-    if version.as_bytes().trim_ascii() == v2::VERSION.as_bytes() {
+fn chosen(version: Option<&[u8]>) -> Result<Dialect, DialFault> {
+    let Some(version) = version else { return Ok(Dialect::Seed) };
+    if version == v2::VERSION.as_bytes() {
         return Ok(Dialect::Version2);
     }
-    let shown = String::from_utf8_lossy(version.as_bytes()).chars().filter(|char| !v2::moves(*char)).take(40).collect();
+    let shown = String::from_utf8_lossy(version).chars().filter(|char| !v2::moves(*char)).take(40).collect();
     Err(DialFault::Version(shown))
 }
 
@@ -139,45 +132,29 @@ async fn reach(host: &Host, port: u16, within: Duration) -> Result<TcpStream, Di
     Err(fault)
 }
 
-type Request = tokio_tungstenite::tungstenite::handshake::client::Request;
-
-/// The handshake of the seed, no subprotocol, no `Origin`, and the versions of the link beyond it. A token goes in a header (RFC 7617), never in the URL.
-fn request(server: &ServerUrl) -> Result<Request, DialFault> {
-    let fault = |error| DialFault::Handshake(Box::new(error));
-    let mut request = server.to_string().into_client_request().map_err(fault)?;
-    request.headers_mut().insert(v2::HEADER, HeaderValue::from_static(v2::VERSION));
-    if let Some(Credentials { name, token }) = &server.credentials {
-        let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{token}")));
-        let mut value = HeaderValue::try_from(basic).map_err(|error| fault(Error::HttpFormat(error.into())))?;
-        value.set_sensitive(true);
-        request.headers_mut().insert(header::AUTHORIZATION, value);
-    }
-    Ok(request)
-}
-
-fn handshake_fault(server: &ServerUrl, tls: &ClientTls, error: Error) -> DialFault {
-    match error {
-        Error::Http(response) if server.tls && tls.lacks_certificate() => DialFault::RefusedWithoutKey(answer(&response)),
-        Error::Http(response) => DialFault::Refused(answer(&response)),
-        Error::Io(error) if server.tls => DialFault::Tls(tls.explain(&server.host, &error)),
-        error => DialFault::Handshake(Box::new(error)),
+fn no_link(server: &ServerUrl, tls: &ClientTls, fault: NoLink) -> DialFault {
+    match fault {
+        NoLink::Refused(refusal) if server.tls && tls.lacks_certificate() => DialFault::RefusedWithoutKey(answer(&refusal)),
+        NoLink::Refused(refusal) => DialFault::Refused(answer(&refusal)),
+        NoLink::Lost(error) if server.tls => DialFault::Tls(tls.explain(&server.host, &error)),
+        fault @ (NoLink::Lost(_) | NoLink::Page(_) | NoLink::Other(_)) => DialFault::Handshake(fault.to_string()),
     }
 }
 
 /// What the server said, short and on one line.
-fn answer(response: &Response<Option<Vec<u8>>>) -> String {
+fn answer(refusal: &Refusal) -> String {
     const SHOWN_CHARS: usize = 300;
-    let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+    let body = String::from_utf8_lossy(&refusal.body);
     let body: String = body.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN_CHARS).collect();
     let clean: String = body.chars().filter(|char| !v2::moves(*char)).collect();
-    let words = match response.status().as_u16() {
+    let words = match refusal.status.as_u16() {
         _ if !clean.is_empty() => &clean,
         // Its words come behind the head, and where a proxy has cut between them they are not here.
         401 => "it knows no peer of this name and token; join it with a new invitation",
         403 => "it lets in from here only who has a token; join it with an invitation",
         _ => "",
     };
-    format!("{} {words}", response.status())
+    format!("{} {words}", refusal.status)
 }
 
 #[cfg(test)]
@@ -185,29 +162,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_handshake_is_the_seeds_and_hides_the_token() {
-        let server = ServerUrl::parse("till:pass@example.org:81/a?b=c", None).expect("a form of the contract");
-        let request = request(&server).expect("a request");
-        assert_eq!(request.uri().to_string(), "ws://example.org:81/a?b=c");
-        let headers = request.headers();
-        for absent in ["Origin", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"] {
-            assert!(!headers.contains_key(absent), "{absent}");
-        }
-        assert_eq!(headers["ws-daemon"], "2");
-        assert_eq!(headers["authorization"], "Basic dGlsbDpwYXNz");
-        assert!(!format!("{headers:?}").contains("dGls"));
-    }
-
-    #[test]
     fn a_server_that_names_no_version_is_a_seed_peer_and_one_that_was_not_offered_is_refused() {
-        let answer = |version: Option<&str>| {
-            let response = Response::builder().status(101);
-            let response = version.into_iter().fold(response, |response, version| response.header("Ws-Daemon", version));
-            chosen(&response.body(()).expect("a response"))
-        };
-        assert!(matches!(answer(None), Ok(Dialect::Seed)));
-        assert!(matches!(answer(Some(" 2")), Ok(Dialect::Version2)));
-        let Err(fault) = answer(Some("3")) else { panic!("taken") };
+        assert!(matches!(chosen(None), Ok(Dialect::Seed)));
+        assert!(matches!(chosen(Some(b"2")), Ok(Dialect::Version2)));
+        let Err(fault) = chosen(Some(b"3")) else { panic!("taken") };
         assert_eq!(
             fault.to_string(),
             "the server speaks version 3 of the link; this daemon speaks version 2, and that of the seed"

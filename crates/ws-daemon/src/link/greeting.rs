@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::protocol::Message;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use ws_daemon_protocol::codec::v2::{self, Frame, Hello};
+use ws_daemon_protocol::codec::websocket::{self, CloseCode};
 
 use super::wire::{Event, Gone, Wire};
 
@@ -91,7 +90,7 @@ impl Wire {
                 Event::Gone(gone) => return Err(self.why_closed().unwrap_or(GreetingFault::Gone(gone))),
             };
             let text = match &message {
-                Message::Text(text) => text.as_str(),
+                websocket::Frame::Text(text) => text.as_str(),
                 _ => "",
             };
             return match v2::decode(text, nesting) {

@@ -8,11 +8,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
-use tokio_tungstenite::tungstenite::protocol::Message;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tracing::{debug, warn};
 use ws_daemon_protocol::codec::seed;
 use ws_daemon_protocol::codec::v2::{self, Order, Refused, RunFrame, StatusFrame, Verdict};
+use ws_daemon_protocol::codec::websocket::{CloseCode, Frame};
 use ws_daemon_protocol::command::{Command, Place};
 use ws_daemon_protocol::id::CallerId;
 use ws_daemon_protocol::message::CommandMessage;
@@ -68,7 +67,7 @@ pub async fn serve(mut wire: Wire, link: Link, inbound: mpsc::Sender<Inbound>, t
     let mut session = Session { link: link.clone(), inbound, terms, stalled: None, bad_frames: 0 };
     let ended = match (session.run(&mut wire).await, wire.last_words()) {
         (Ended::Gone(_), Some((CLOSE_CLONE.., words))) => Ended::Told(words),
-        (Ended::Gone(_), Some((code, _))) if code == u16::from(CloseCode::Restart) => Ended::Restarts,
+        (Ended::Gone(_), Some((code, _))) if code == CloseCode::RESTART.0 => Ended::Restarts,
         (Ended::ClosedHere, _) if link.0.closed_for_restart.load(Ordering::Acquire) => Ended::RestartsHere,
         (ended, _) => ended,
     };
@@ -208,11 +207,11 @@ impl Session {
         timeout(CLOSING, leave).await.unwrap_or(Ended::ClosedHere)
     }
 
-    fn hear(&mut self, frame: &Message) {
+    fn hear(&mut self, frame: &Frame) {
         let text = match frame {
-            Message::Text(text) => text.as_str(),
+            Frame::Text(text) => text.as_str(),
             // JSON in a binary frame is what a peer with a careless library sends.
-            Message::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+            Frame::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
             _ => return,
         };
         // What an old link still reads is no longer this peer's word.
@@ -325,13 +324,13 @@ async fn part(wire: &mut Wire, ended: &Ended) {
     let closing = match ended {
         Ended::Gone(gone) => gone.close_code(),
         Ended::Told(_) | Ended::Dead(_) | Ended::Restarts => None,
-        Ended::DoesNotRead => Some((CloseCode::Policy, "outcomes are not read")),
+        Ended::DoesNotRead => Some((CloseCode::POLICY, "outcomes are not read")),
         Ended::Replaced => {
-            Some((CloseCode::Away, "replaced by a newer link of the same instance, or of who has proved its name"))
+            Some((CloseCode::AWAY, "replaced by a newer link of the same instance, or of who has proved its name"))
         }
-        Ended::Expelled(code, words) => Some((CloseCode::Library(*code), *words)),
-        Ended::ClosedHere => Some((CloseCode::Away, "going away")),
-        Ended::RestartsHere => Some((CloseCode::Restart, "restarting")),
+        Ended::Expelled(code, words) => Some((CloseCode(*code), *words)),
+        Ended::ClosedHere => Some((CloseCode::AWAY, "going away")),
+        Ended::RestartsHere => Some((CloseCode::RESTART, "restarting")),
     };
     if let Some((code, reason)) = closing {
         wire.part(code, reason).await;

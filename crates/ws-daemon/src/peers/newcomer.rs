@@ -53,7 +53,7 @@ impl Peers {
                 Err(error) => {
                     self.counters().count(Count::NoHello);
                     warn!(address, %error, "a link was not made");
-                    wire.part(CloseCode::Protocol, &error.to_string()).await;
+                    wire.part(CloseCode::PROTOCOL, &error.to_string()).await;
                     return None;
                 }
             },
@@ -78,7 +78,7 @@ impl Peers {
             Ok(hello) => Ok(Newcomer { wire, address, hello: Some(Box::new(hello)), me, standing: Standing::Server }),
             Err(error) => {
                 if let GreetingFault::NoHello(_) = error {
-                    wire.part(CloseCode::Protocol, &error.to_string()).await;
+                    wire.part(CloseCode::PROTOCOL, &error.to_string()).await;
                 }
                 Err(error)
             }
@@ -224,12 +224,12 @@ impl Peers {
 impl Unwelcome {
     pub(super) fn close_code(&self) -> CloseCode {
         match self {
-            Self::Clone { .. } => CloseCode::Library(CLOSE_CLONE),
-            Self::NameTaken { .. } | Self::Unproven { .. } => CloseCode::Library(CLOSE_NAME_TAKEN),
-            Self::Bound(Unbound::Revoked(_)) | Self::Revoked { .. } => CloseCode::Library(CLOSE_REVOKED),
-            Self::Bound(Unbound::Register(_)) => CloseCode::Again,
-            Self::Bound(_) => CloseCode::Library(CLOSE_BOUND),
-            Self::OtherName { .. } => CloseCode::Library(CLOSE_OTHER_NAME),
+            Self::Clone { .. } => CloseCode(CLOSE_CLONE),
+            Self::NameTaken { .. } | Self::Unproven { .. } => CloseCode(CLOSE_NAME_TAKEN),
+            Self::Bound(Unbound::Revoked(_)) | Self::Revoked { .. } => CloseCode(CLOSE_REVOKED),
+            Self::Bound(Unbound::Register(_)) => CloseCode::AGAIN,
+            Self::Bound(_) => CloseCode(CLOSE_BOUND),
+            Self::OtherName { .. } => CloseCode(CLOSE_OTHER_NAME),
         }
     }
 

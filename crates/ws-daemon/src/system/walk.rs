@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
@@ -17,17 +19,51 @@ const LINKS: usize = 40;
 /// The longest path that is followed, as long as the system takes one.
 pub const PATH_BYTES: usize = 4096;
 
+/// A file that changed so lately, in seconds, may change again and look the same.
+const SETTLES: i64 = 1;
+
+/// By what a file is known to be as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark([i128; 10]);
+
 /// Where a walk ended.
 #[derive(Debug)]
 pub struct Found {
     /// What is there.
-    pub file: OwnedFd,
+    pub file: Arc<OwnedFd>,
     /// The folder that it stands in, unless the walk ended where it began.
-    pub folder: Option<OwnedFd>,
+    pub folder: Option<Arc<OwnedFd>>,
     /// The same as it was when it was opened.
     pub look: Stat,
     /// The way to it without links, beginning as the walk did.
     pub path: PathBuf,
+}
+
+impl Mark {
+    /// Of a file that looks like this.
+    #[must_use]
+    #[expect(clippy::cast_lossless, reason = "the types differ from system to system")]
+    pub fn of(look: &Stat) -> Self {
+        Self([
+            look.st_dev as i128,
+            look.st_ino as i128,
+            look.st_mtime as i128,
+            look.st_mtime_nsec as i128,
+            look.st_ctime as i128,
+            look.st_ctime_nsec as i128,
+            look.st_size as i128,
+            look.st_mode as i128,
+            look.st_uid as i128,
+            look.st_gid as i128,
+        ])
+    }
+
+    /// Whether a file with the same mark is the same.
+    #[must_use]
+    pub fn is_settled(self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i128::from(now.as_secs()) - self.0[4] > i128::from(SETTLES)
+    }
 }
 
 /// Follows `path` from `folder`, which is known by the absolute paths of `names`: an absolute link that leads through one of them
@@ -37,7 +73,7 @@ pub struct Found {
 /// # Errors
 /// `EXDEV` if the path leads out, `ELOOP` for too many links, what open(2) says, and whatever `see` does.
 pub fn walk<E: From<io::Error>>(
-    folder: OwnedFd,
+    folder: impl Into<Arc<OwnedFd>>,
     names: &[&Path],
     path: &Path,
     see: impl FnMut(&Path, &Stat) -> Result<(), E>,
@@ -46,13 +82,13 @@ pub fn walk<E: From<io::Error>>(
     let look = super::linux::look();
     #[cfg(not(target_os = "linux"))]
     let look = super::portable::look();
-    walk_by(look, folder, names, path, see)
+    walk_by(look, folder.into(), names, path, see)
 }
 
 /// The same with a way to open.
 pub(super) fn walk_by<E: From<io::Error>>(
     look: OFlags,
-    folder: OwnedFd,
+    folder: Arc<OwnedFd>,
     names: &[&Path],
     path: &Path,
     mut see: impl FnMut(&Path, &Stat) -> Result<(), E>,
@@ -75,7 +111,7 @@ struct Walk<'a> {
     by: OFlags,
     names: &'a [&'a Path],
     /// What was opened on the way, so that `..` goes back to that and never above the first.
-    way: Vec<(OwnedFd, Stat)>,
+    way: Vec<(Arc<OwnedFd>, Stat)>,
     /// The path of the last of them.
     path: PathBuf,
     ahead: VecDeque<OsString>,
@@ -83,7 +119,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(by: OFlags, folder: OwnedFd, names: &'a [&'a Path]) -> io::Result<Self> {
+    fn new(by: OFlags, folder: Arc<OwnedFd>, names: &'a [&'a Path]) -> io::Result<Self> {
         let look = fstat(&folder)?;
         let path = names.first().ok_or_else(out)?.to_path_buf();
         Ok(Self { by, names, way: vec![(folder, look)], path, ahead: VecDeque::new(), links: 0 })
@@ -127,7 +163,7 @@ impl<'a> Walk<'a> {
         self.path.push(part);
         see(&self.path, &look)?;
         if FileType::from_raw_mode(look.st_mode) != FileType::Symlink {
-            self.way.push((file.ok_or_else(|| io::Error::from(Errno::LOOP))?, look));
+            self.way.push((file.ok_or_else(|| io::Error::from(Errno::LOOP))?.into(), look));
             return Ok(());
         }
         self.links += 1;
@@ -177,7 +213,7 @@ mod tests {
         for name in ["real", "link", "link/../real", "high"] {
             let path = folder.path().join(name);
             let root = File::open("/").expect("opened");
-            let found = walk(root.into(), &[Path::new("/")], &path, |_, _| Ok::<(), io::Error>(())).expect(name);
+            let found = walk(OwnedFd::from(root), &[Path::new("/")], &path, |_, _| Ok::<(), io::Error>(())).expect(name);
             assert_eq!(found.path, path.canonicalize().expect("there"), "{name}");
         }
     }

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::process::nice;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -48,6 +49,9 @@ const IN_THE_STORM: usize = 400;
 /// alone beside, asked in turn: the storm comes from the same two cores, and makes a daemon slower that has nothing to do with it.
 /// Without optimization the daemon's one thread has so much to do for each turn that below this all is good.
 const NOISE: Duration = if cfg!(debug_assertions) { Duration::from_millis(250) } else { Duration::ZERO };
+
+/// The niceness of whoever gives way to everybody else.
+const GIVES_WAY: i32 = 19;
 
 /// How often it is tried on a machine that others disturb.
 const STORMS: usize = 4;
@@ -173,14 +177,16 @@ fn storm() -> Result<(), String> {
     judge(&server, &calm, &stormy)
 }
 
-/// Has this thread do `work` on one core and leave the others: who blows a storm has a machine of its own, and what it takes of this
-/// one is nothing that the daemon does.
+/// Has this thread do `work` on one core and leave the others, and give way there too: who blows a storm has a machine of its own, and
+/// what it takes of this one is nothing that the daemon does.
 fn from_one_core<T>(work: impl FnOnce() -> T) -> T {
     let allowed = sched_getaffinity(None).expect("it is this thread");
     let first = (0..CpuSet::MAX_CPU).find(|core| allowed.is_set(*core)).expect("it runs somewhere");
     let mut one = CpuSet::new();
     one.set(first);
     sched_setaffinity(None, &one).expect("it is allowed");
+    // Of this thread alone.
+    nice(GIVES_WAY).expect("it is allowed");
     work()
 }
 

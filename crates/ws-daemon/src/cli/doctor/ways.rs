@@ -101,7 +101,7 @@ async fn one(settings: &Settings, server: &ServerUrl, tls: &ClientTls, is_linked
     }
     match dial(server, tls, Instant::now() + within, within, settings.limits.message).await {
         Ok((mut wire, _)) => {
-            wire.part(CloseCode::Normal, "only looked at").await;
+            wire.part(CloseCode::NORMAL, "only looked at").await;
             found.ok("link", format!("{server} lets this client in"));
         }
         Err(fault) => found.fail_in_words("link", fault.to_string()),

@@ -48,7 +48,7 @@ async fn link(settings: &Settings, server: &ServerUrl, spool: &Spool) -> Result<
     let greeted = timeout_at(deadline, greet(settings, spool, &mut wire)).await;
     let found = greeted.map_err(|_| (Exit::Unavailable, format!("no link within {within:?}")))?;
     let found = found.map_err(|fault| (Exit::Denied, fault.to_string()))?;
-    wire.part(CloseCode::Normal, "joined; the daemon comes next").await;
+    wire.part(CloseCode::NORMAL, "joined; the daemon comes next").await;
     Ok(found)
 }
 

@@ -7,7 +7,6 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
@@ -15,16 +14,13 @@ use rustix::io::Errno;
 use super::Contract;
 use crate::exec::line::Line;
 use crate::system::trust::Obstacle;
-use crate::system::walk::Found;
+use crate::system::walk::{Found, Mark};
 
 /// The longest contract, in bytes; a longer one is broken.
 const CONTRACT_BYTES: u64 = 256 * 1024;
 
 /// Contracts that are kept in memory; with more, those that nobody runs by are read again.
 const KEPT: usize = 10_000;
-
-/// A file that changed so lately, in seconds, may change again and look the same.
-const SETTLES: i64 = 1;
 
 /// What a contract's file is called behind its script's name.
 pub const ENDING: &str = ".json";
@@ -41,10 +37,6 @@ struct Kept {
     contract: Arc<Contract>,
     line: Option<Arc<Line>>,
 }
-
-/// By what a file is known to be as it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mark([i128; 7]);
 
 /// What a run goes by.
 #[derive(Debug, Clone)]
@@ -147,26 +139,6 @@ pub fn beside(script: &Path) -> PathBuf {
     let mut path = script.as_os_str().to_owned();
     path.push(ENDING);
     path.into()
-}
-
-impl Mark {
-    #[expect(clippy::cast_lossless, reason = "the types differ from system to system")]
-    fn of(look: &Stat) -> Self {
-        Self([
-            look.st_dev as i128,
-            look.st_ino as i128,
-            look.st_mtime as i128,
-            look.st_mtime_nsec as i128,
-            look.st_ctime as i128,
-            look.st_ctime_nsec as i128,
-            look.st_size as i128,
-        ])
-    }
-
-    fn is_settled(self) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i128::from(now.as_secs()) - self.0[4] > i128::from(SETTLES)
-    }
 }
 
 fn read(folder: BorrowedFd<'_>, name: &Path, mark: Mark) -> Result<Vec<u8>, String> {

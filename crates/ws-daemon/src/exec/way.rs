@@ -1,0 +1,133 @@
+//! The way from the root to the folder of scripts: walked and looked at part by part, and kept while all of it is as it was. It never
+//! takes a part for another that stands in its place now, and opens nothing in the folder.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Stat, lstat};
+
+use crate::system::c_text;
+use crate::system::trust::{Obstacle, Sticky, open_folder};
+use crate::system::walk::{Mark, walk};
+
+/// How long a way is kept at most: who may write it is not only a matter of what is on it, but of who is in which group.
+const KEPT: Duration = Duration::from_secs(5);
+
+/// The way that was walked last, if it is of use.
+#[derive(Debug, Default)]
+pub struct WayKept(Mutex<Option<Arc<Way>>>);
+
+/// A way to a folder.
+#[derive(Debug)]
+pub struct Way {
+    /// Every folder and link on it, and how it was.
+    parts: Vec<(CString, Mark)>,
+    since: Instant,
+    folder: Arc<OwnedFd>,
+    path: PathBuf,
+}
+
+impl WayKept {
+    /// The way to `folder`, of which `guard` has seen every part as it is. A way that is kept costs a look at each part instead of opening
+    /// and closing it.
+    ///
+    /// # Errors
+    /// What open(2) says, and whatever `guard` does.
+    pub fn find(
+        &self,
+        folder: &Path,
+        guard: impl Fn(&Path, &Stat, Sticky) -> Result<(), Obstacle>,
+    ) -> Result<Arc<Way>, Obstacle> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(way) = kept.filter(|way| way.is_as_it_was()) {
+            return Ok(way);
+        }
+        let way = Arc::new(Way::walk(folder, guard)?);
+        let is_settled = way.parts.iter().all(|(_, mark)| mark.is_settled());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = is_settled.then(|| Arc::clone(&way));
+        Ok(way)
+    }
+}
+
+impl Way {
+    fn walk(folder: &Path, guard: impl Fn(&Path, &Stat, Sticky) -> Result<(), Obstacle>) -> Result<Self, Obstacle> {
+        let since = Instant::now();
+        let mut parts = Vec::new();
+        let root = open_folder(Path::new("/")).map_err(io::Error::from)?;
+        let found = walk(root, &[Path::new("/")], folder, |path, look| {
+            parts.push((c_text(path.as_os_str().as_bytes())?, Mark::of(look)));
+            guard(path, look, Sticky::WillDo)
+        })?;
+        guard(&found.path, &found.look, Sticky::WillNotDo)?;
+        Ok(Self { parts, since, folder: found.file, path: found.path })
+    }
+
+    fn is_as_it_was(&self) -> bool {
+        let is = |(path, mark): &(CString, Mark)| lstat(path.as_c_str()).is_ok_and(|look| Mark::of(&look) == *mark);
+        self.since.elapsed() < KEPT && self.parts.iter().all(is)
+    }
+
+    /// The folder, opened.
+    pub fn folder(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.folder)
+    }
+
+    /// Where it is without links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn way(folder: &Path) -> Way {
+        Way::walk(folder, |_, _, _| Ok(())).expect("there")
+    }
+
+    #[test]
+    fn a_way_is_another_when_a_part_of_it_is_or_has_other_rights() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let [one, other, link] = ["one", "other", "link"].map(|name| root.path().join(name));
+        for release in [&one, &other] {
+            fs::create_dir_all(release.join("scripts")).expect("made");
+        }
+        symlink(&one, &link).expect("linked");
+        let (by_link, straight) = (way(&link.join("scripts")), way(&one.join("scripts")));
+        assert_eq!(by_link.path(), straight.path());
+        assert!(by_link.is_as_it_was() && straight.is_as_it_was());
+        // As a release is put in place of another.
+        symlink(&other, root.path().join("next")).expect("linked");
+        fs::rename(root.path().join("next"), &link).expect("renamed");
+        assert!(!by_link.is_as_it_was());
+        assert_ne!(way(&link.join("scripts")).path(), by_link.path());
+        let straight = way(&one.join("scripts"));
+        assert!(straight.is_as_it_was());
+        fs::set_permissions(&one, Permissions::from_mode(0o777)).expect("set");
+        assert!(!straight.is_as_it_was());
+        let straight = way(&one.join("scripts"));
+        fs::rename(&one, root.path().join("gone")).expect("renamed");
+        assert!(!straight.is_as_it_was());
+    }
+
+    #[test]
+    fn what_may_change_and_look_the_same_is_not_kept() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let kept = WayKept::default();
+        let first = kept.find(root.path(), |_, _, _| Ok(())).expect("there");
+        let again = kept.find(root.path(), |_, _, _| Ok(())).expect("there");
+        assert!(!Arc::ptr_eq(&first, &again), "it is younger than a second");
+        let first = kept.find(Path::new("/usr/bin"), |_, _, _| Ok(())).expect("there");
+        let again = kept.find(Path::new("/usr/bin"), |_, _, _| Ok(())).expect("there");
+        assert!(Arc::ptr_eq(&first, &again));
+    }
+}
