@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use crate::bench::Bench;
 use crate::figure::Figure;
-use crate::{durable, fanout, idle, memory, queue, round_trips, rounds, scale, storm, streaming, system};
+use crate::{durable, fanout, idle, machine, memory, queue, round_trips, rounds, scale, storm, streaming, system};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Part {
@@ -84,6 +84,7 @@ pub fn measure(bench: &mut Bench, parts: &[Part]) -> Result<Found> {
         take(*first, rounds::measure(bench, &shared, &mut others))?;
     }
     for part in Part::value_variants().iter().copied().filter(|part| !SHARED.contains(part) && wanted(*part)) {
+        others.push(machine::busy_share()?);
         take(part, part.measure(bench))?;
     }
     found.others = others;

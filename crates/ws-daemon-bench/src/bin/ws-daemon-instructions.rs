@@ -24,6 +24,7 @@ use ws_daemon::route;
 use ws_daemon::standing::{Proof, Proven, Standing};
 use ws_daemon_protocol::codec::framer::{Frame, Framer};
 use ws_daemon_protocol::codec::v2::{self, Order, Verdict};
+use ws_daemon_protocol::codec::websocket::{self, Decoder, Opcode, Role};
 use ws_daemon_protocol::codec::{compact, seed};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{Message, Params};
@@ -38,6 +39,7 @@ const MANY: u64 = 1100;
 const ONE_PATH: &str = "--path";
 
 const NESTING: usize = 128;
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 const LIMIT: usize = 16 << 20;
 const REQUEST: &str = r#"{"name":"sms/send","id":"8a6e0804","params":{"to":"+4915112345678","text":"Your code is 123456. It is valid for ten minutes."}}"#;
 const OPTIONS: &str = r#"{"name":"sms/send","id":"8a6e0804","params":{"to":"+4915112345678"},"to":["tag:sms","!web-2"],"timeout":"30s","output":"tail"}"#;
@@ -48,7 +50,7 @@ const PARAMS: &str = r#"{ "to": "+4915112345678", "text": "Your code is 123456. 
 type Path = (&'static str, fn(u64));
 
 /// In the order in which a request goes through them.
-const PATHS: [Path; 16] = [
+const PATHS: [Path; 18] = [
     ("a request out of the stream, and parsed", |count| {
         let mut framer = Framer::new(LIMIT, NESTING);
         repeat(count, || parse(&mut framer, REQUEST));
@@ -85,6 +87,19 @@ const PATHS: [Path; 16] = [
     ("an order, read as the seed's", |count| {
         let frame = seed::run("sms/send", &id("\"8a6e0804\""), &params());
         repeat(count, || seed::decode(black_box(&frame), NESTING).expect("an order"));
+    }),
+    ("a WebSocket frame, masked and written", |count| {
+        let mut out = Vec::new();
+        repeat(count, || {
+            out.clear();
+            websocket::encode(&mut out, Opcode::Text, black_box(REQUEST.as_bytes()), black_box(Some(MASK)));
+        });
+    }),
+    ("a WebSocket frame, read and unmasked", |count| {
+        let mut decoder = Decoder::new(Role::Server, LIMIT);
+        let mut frame = Vec::new();
+        websocket::encode(&mut frame, Opcode::Text, REQUEST.as_bytes(), Some(MASK));
+        repeat(count, || decoder.next(&mut black_box(&frame[..])).expect("a frame").expect("all of it"));
     }),
     ("whether a peer may, by 8 rules", |count| {
         let (rules, peer) = (rules(), peer());
@@ -265,4 +280,22 @@ fn rules() -> Rules {
         rule.meant(&Accounts::default()).expect("it names no user")
     });
     Rules::new(rules.collect(), false, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_path_can_be_walked_and_has_a_figure_and_every_figure_a_path() {
+        for (name, path) in PATHS {
+            path(2);
+            walk(name, "1").expect("it is known");
+        }
+        let figures: Figures = serde_json::from_str(&fs::read_to_string(FIGURES).expect("figures")).expect("JSON");
+        let named: BTreeSet<&str> = figures.instructions.keys().map(String::as_str).collect();
+        assert_eq!(named, PATHS.map(|(name, _)| name).into());
+    }
 }
