@@ -135,7 +135,7 @@ fn peers(bench: &mut Bench) -> Result<Vec<Figure>> {
             let mut lane = Lane::new(question, level.server.connect()?, None)?;
             Cost::of(level.server.pid(), each, || lane.measure(pace, length))
         })?;
-        all.extend(figures(what, "peers", &mut levels));
+        all.extend(figures(what, "linked", &mut levels));
     }
     Ok(all)
 }
