@@ -40,6 +40,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const GATHER: Duration = Duration::from_secs(30);
 const GATHER_EACH: Duration = Duration::from_millis(5);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// Descriptors that we need beside one a link.
+const OTHER_DESCRIPTORS: u64 = 500;
 
 /// How the clients come in.
 #[derive(Clone)]
@@ -73,6 +75,7 @@ struct Shared {
     way: Way,
     dialling: Semaphore,
     up: AtomicUsize,
+    dialled: AtomicUsize,
     ponged: AtomicUsize,
     /// Why the first link was lost that was to stay.
     failure: Mutex<Option<anyhow::Error>>,
@@ -101,6 +104,7 @@ impl Crowd {
             way,
             dialling: Semaphore::new(DIALLING),
             up: AtomicUsize::new(0),
+            dialled: AtomicUsize::new(0),
             ponged: AtomicUsize::new(0),
             failure: Mutex::new(None),
         };
@@ -110,7 +114,7 @@ impl Crowd {
 
     /// Until there are `count` links.
     pub fn grow(&mut self, count: usize) -> Result<()> {
-        system::raise_descriptor_limit(count as u64 + 1000)?;
+        system::raise_descriptor_limit(count as u64 + OTHER_DESCRIPTORS)?;
         for number in self.count..count {
             self.handle.spawn(live(Arc::clone(&self.shared), number, self.touches.subscribe()));
         }
@@ -128,6 +132,11 @@ impl Crowd {
     /// How many links there are now.
     pub fn up(&self) -> usize {
         self.shared.up.load(Ordering::Relaxed)
+    }
+
+    /// How often they have dialled, all together.
+    pub fn dialled(&self) -> usize {
+        self.shared.dialled.load(Ordering::Relaxed)
     }
 
     /// An error once a link is gone that was to stay.
@@ -179,8 +188,13 @@ async fn live(shared: Arc<Shared>, number: usize, mut touches: watch::Receiver<u
     let mut permit = shared.dialling.acquire().await.ok();
     let mut bound = BACKOFF_MIN;
     for epoch in 1.. {
-        let began = Instant::now();
-        let result = link(&shared, number, epoch, &mut touches, || drop(permit.take())).await;
+        shared.dialled.fetch_add(1, Ordering::Relaxed);
+        let mut since = None;
+        let is_up = || {
+            drop(permit.take());
+            since = Some(Instant::now());
+        };
+        let result = link(&shared, number, epoch, &mut touches, is_up).await;
         if !shared.way.comes_back {
             if let Err(failure) = result {
                 let mut first = shared.failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,7 +202,8 @@ async fn live(shared: Arc<Shared>, number: usize, mut touches: watch::Receiver<u
             }
             return;
         }
-        bound = if began.elapsed() > LASTING { BACKOFF_MIN } else { (bound * 2).min(BACKOFF_MAX) };
+        let has_lasted = since.is_some_and(|since: Instant| since.elapsed() > LASTING);
+        bound = if has_lasted { BACKOFF_MIN } else { (bound * 2).min(BACKOFF_MAX) };
         tokio::time::sleep(bound.mul_f64(fastrand::f64())).await;
     }
 }

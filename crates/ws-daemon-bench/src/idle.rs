@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Resource;
 use serde_json::{Value, json};
 
 use crate::bench::Bench;
@@ -66,6 +67,15 @@ fn wait(length: Duration, crowd: &Crowd) -> Result<()> {
     Ok(())
 }
 
+/// How many links the machine lets a process have; root may be able to change that.
+fn most_links(wanted: usize) -> Result<usize> {
+    let limit = match system::raise_descriptor_limit((wanted + OTHER_LINKS) as u64) {
+        Ok(()) => return Ok(wanted),
+        Err(_) => rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
+    };
+    usize::try_from(limit)?.checked_sub(OTHER_LINKS).context("this machine has hardly any descriptors")
+}
+
 /// The settings of a server that takes so many links.
 pub fn room_for(links: usize) -> Value {
     json!({ "limits": { "connections": links + OTHER_LINKS } })
@@ -73,7 +83,13 @@ pub fn room_for(links: usize) -> Value {
 
 /// Links by the hundred thousand: held, their pings answered, and what a run takes beside them.
 pub fn crowd(bench: &mut Bench) -> Result<Vec<Figure>> {
-    let (count, schedule) = (bench.many(100_000), bench.schedule);
+    let (wanted, schedule) = (bench.many(100_000), bench.schedule);
+    let count = wanted.min(most_links(wanted)?);
+    if count < wanted {
+        bench.notes.push(format!(
+            "{wanted} idle links: this machine lets a process have descriptors for {count}, and nobody raise that"
+        ));
+    }
     let binary = bench.daemon()?;
     let (mut server, address) = Daemon::server_with(binary, &room_for(count))?;
     let raised = server.lift_descriptor_limit((count + OTHER_LINKS) as u64)?;
@@ -104,6 +120,7 @@ pub fn crowd(bench: &mut Bench) -> Result<Vec<Figure>> {
     let after = runs("after")?;
     let calm = times(&before);
     let figure = |name: String, values| Figure::new("crowd", name, Unit::Microseconds, values);
+    let run_beside = figure(format!("a run beside {count} idle links"), times(&beside)).against("a calm run", Some(&calm));
     Ok(vec![
         Figure::new(
             "crowd",
@@ -114,9 +131,8 @@ pub fn crowd(bench: &mut Bench) -> Result<Vec<Figure>> {
         Figure::new("crowd", "until all are there", Unit::Seconds, vec![gathered.as_secs_f64()]),
         Figure::new("crowd", format!("an idle link, of {count}"), Unit::Bytes, vec![a_link]),
         figure("a calm run, one at a time".to_owned(), calm.clone()),
-        figure(format!("a run beside {count} idle links"), times(&beside))
-            .against("a calm run", Some(&calm))
-            .ratio_must_reach(targets::RUN_BESIDE_MANY_LINKS),
+        // Of fewer than there were to be it says nothing that it has been reached.
+        if count < wanted { run_beside } else { run_beside.ratio_must_reach(targets::RUN_BESIDE_MANY_LINKS) },
         figure("a run when they are gone".to_owned(), times(&after)).against("a calm run", Some(&calm)),
     ])
 }
