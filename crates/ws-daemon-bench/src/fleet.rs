@@ -85,14 +85,14 @@ impl Daemon {
         Ok(connection)
     }
 
-    /// How many queued runs it has that are not over, as it says itself.
-    pub fn unsettled(&mut self) -> Result<u64> {
+    /// What it says of its spool under this key of STATS.
+    pub fn spool_stat(&mut self, key: &str) -> Result<u64> {
         let mut connection = BufReader::new(self.connect()?);
         connection.get_mut().write_all(br#"{"name":"+cmd","id":1,"params":{"code":"STATS"}}"#)?;
         let mut line = String::new();
         connection.read_line(&mut line)?;
         let stats: Value = serde_json::from_str(&line)?;
-        stats["result"]["spool"]["unsettled"].as_u64().with_context(|| format!("no spool in {line}"))
+        stats["result"]["spool"][key].as_u64().with_context(|| format!("no {key} of a spool in {line}"))
     }
 
     /// Where its spool is.

@@ -96,7 +96,7 @@ pub fn restart(bench: &mut Bench) -> Result<Vec<Figure>> {
         server.start_again()?;
         drop(server.connect_heard()?);
         ready.push(began.elapsed().as_secs_f64());
-        let unsettled = server.unsettled()?;
+        let unsettled = server.spool_stat("unsettled")?;
         ensure!(unsettled == count as u64, "{unsettled} of {count} queued requests are left");
     }
     let a_request = (with_them.rss.saturating_sub(alone.rss)) as f64 / count as f64;

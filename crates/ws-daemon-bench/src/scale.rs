@@ -187,6 +187,8 @@ fn history(bench: &mut Bench) -> Result<Vec<Figure>> {
         settled(&server.spool()?, count as u64).context("the history")?;
         server.start_again()?;
         drop(server.connect_heard()?);
+        let rows = server.spool_stat("rows")?;
+        ensure!(rows >= count as u64, "of {count} requests that are over the spool knows {rows}");
         levels.push(Level { count, server, _stand_ins: None, costs: Vec::new() });
     }
     let what = format!("one of {REQUESTS} queued");
