@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::{self, Api, Hosts};
@@ -67,6 +68,9 @@ const CALLERS: &str = "keys/callers.json";
 
 /// What is left of the audit log is written for so long; then the daemon ends, and says that it was not.
 const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// By then links are up that a start brings about, and nothing more of it is to come.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
@@ -384,6 +388,7 @@ impl Daemon {
         counts.connections.spawn(local.clone().accept_socket(socket));
         counts.rest.spawn(service_manager::feed_watchdog(executor, stop.close_local.clone()));
         service_manager::ready();
+        counts.rest.spawn(forget_the_start(stop.close_local.clone()));
         let told = ending::told(&mut signals, &reload, &mut restarts, &program).await;
         let store = service_manager::room_to_store();
         let mut goes_on = told == Told::Restart || (told == Told::Stop && store > 0);
@@ -508,5 +513,14 @@ fn raise_open_files(settings: &Settings) {
     let limit = system::raise_open_files(wanted);
     if limit < wanted {
         info!(limit, wanted, "fewer open files than the limits could need; more with ulimit -Hn, or LimitNOFILE= in a unit");
+    }
+}
+
+/// Gives back what only the start has needed: what this one did, and when it has settled, what its links did.
+async fn forget_the_start(stop: CancellationToken) {
+    system::forget_the_start();
+    tokio::select! {
+        () = sleep(SETTLED) => system::forget_the_start(),
+        () = stop.cancelled() => {}
     }
 }

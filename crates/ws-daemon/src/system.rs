@@ -25,8 +25,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -154,6 +155,13 @@ pub fn own_descriptors() {
     drop(linux::close_range_unshare());
 }
 
+/// Gives back the memory that holds what of the program only its start has needed; what is needed again comes again by itself. A program is
+/// mapped generously while it starts, and most of that is for settings, keys and the command line.
+pub fn forget_the_start() {
+    #[cfg(target_os = "linux")]
+    linux::forget_the_start();
+}
+
 /// Whether whoever started this process had it ignore SIGHUP, as nohup(1) does.
 #[must_use]
 pub fn ignores_hangup() -> bool {
@@ -183,18 +191,52 @@ pub fn has_terminal() -> bool {
     rustix::fs::open("/dev/tty", OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).is_ok()
 }
 
-/// Raises the soft limit of open files to what is `wanted`, or as far as the hard limit lets it; returns the limit in force.
+/// The limits of open files as they were before the daemon raised its own, if it has.
+static OPEN_FILES: OnceLock<Rlimit> = OnceLock::new();
+
+/// Raises the limit of open files to what is `wanted`: the hard one too, if this process may, else as far as that lets it. Returns the limit
+/// in force. Children have the one that was there before.
 #[must_use]
 pub fn raise_open_files(wanted: u64) -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
-    let current = now.current.unwrap_or(u64::MAX);
-    let target = wanted.min(now.maximum.unwrap_or(u64::MAX));
-    if target <= current {
-        return current;
+    let (current, most) = (now.current.unwrap_or(u64::MAX), now.maximum.unwrap_or(u64::MAX));
+    let raise = |to: u64| {
+        let maximum = now.maximum.map(|most| most.max(to));
+        (to > current && setrlimit(Resource::Nofile, Rlimit { current: Some(to), maximum }).is_ok()).then_some(to)
+    };
+    let raised = raise(wanted).or_else(|| raise(wanted.min(most)));
+    if raised.is_some() {
+        OPEN_FILES.get_or_init(|| now);
     }
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(target), maximum: now.maximum });
-    if raised.is_ok() { target } else { current }
+    raised.unwrap_or(current)
+}
+
+/// Goes back to the limits of open files that were there before the daemon raised its own: for a program that takes its place.
+pub fn lower_open_files() {
+    if let Some(before) = OPEN_FILES.get() {
+        // Who takes its place has more than it would have had, then.
+        let _ = setrlimit(Resource::Nofile, *before);
+    }
+}
+
+/// What children are to have in place of the daemon's own limits.
+#[cfg(target_os = "linux")]
+fn open_files_of_children() -> Option<libc::rlimit> {
+    let limit = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
+    OPEN_FILES.get().map(|before| libc::rlimit { rlim_cur: limit(before.current), rlim_max: limit(before.maximum) })
+}
+
+/// Keeps low numbers for what `threads` threads give to the programs that they start: to be called before there are many descriptors. Where
+/// children are started otherwise it does nothing.
+///
+/// # Errors
+/// When there are no more descriptors.
+pub fn keep_low_numbers(threads: usize) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    vfork::keep_low_numbers(threads)?;
+    #[cfg(not(target_os = "linux"))]
+    let _unused = threads;
+    Ok(())
 }
 
 /// What the system says of the process at the other end of a Unix socket, as it was when it connected.

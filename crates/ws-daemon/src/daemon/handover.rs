@@ -172,6 +172,7 @@ impl Handover {
             Ok((path, words, environment)) => {
                 // Until the next life hears them.
                 system::hold_signals(true);
+                system::lower_open_files();
                 match nix::unistd::execve(&path, &words, &environment) {
                     Ok(never) => match never {},
                     Err(error) => error.into(),

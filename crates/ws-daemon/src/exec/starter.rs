@@ -10,6 +10,7 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use super::rounds::{Asker, Rounds};
+use crate::system::keep_low_numbers;
 
 /// A thread is held while its program comes to life, so one for each core would leave cores idle.
 const THREADS_PER_CORE: usize = 2;
@@ -48,7 +49,10 @@ impl Starters {
     /// When the system has no threads.
     pub fn new(most: usize) -> io::Result<Self> {
         let starters = Self(Arc::new(Desk { most: most.into(), state: Mutex::default(), changed: Condvar::new() }));
-        for _ in 0..THREADS_PER_CORE * thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+        let threads = THREADS_PER_CORE * thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        // And for the thread that runs everything else.
+        keep_low_numbers(threads + 1)?;
+        for _ in 0..threads {
             let desk = Arc::clone(&starters.0);
             // Whoever holds the handle could only wait for the thread: it ends with the queue.
             drop(thread::Builder::new().name("starter".into()).spawn(move || desk.work_until_closed())?);

@@ -1,6 +1,7 @@
 //! The Linux ways: O_PATH, pidfd_open(2), close_range(2), inotify(7).
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -37,6 +38,32 @@ impl ExitWatch {
     pub async fn exited(&mut self) -> io::Result<()> {
         self.0.readable().await.map(|mut guard| guard.retain_ready())
     }
+}
+
+/// See [`super::forget_the_start`].
+pub fn forget_the_start() {
+    // Nothing depends on it.
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for (from, to) in maps.lines().filter_map(never_written) {
+        #[expect(
+            unsafe_code,
+            reason = "asks that nothing of the memory is lost: this is a mapping of a file that was never written, so each page is what the \
+                      file says, and is mapped again when it is needed"
+        )]
+        let _stays_if_not_0 =
+            unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(from), to - from, libc::MADV_DONTNEED) };
+    }
+}
+
+/// From where to where a line of /proc/PID/maps (proc(5)) is about a part of a program file that is never written: what is executed, and the
+/// constants at its beginning. Those behind it may have been, when addresses were put in.
+fn never_written(line: &str) -> Option<(usize, usize)> {
+    let mut words = line.split_ascii_whitespace();
+    let (from, to) = words.next()?.split_once('-')?;
+    let (rights, offset, file) = (words.next()?, words.next()?, words.nth(2)?);
+    let is_so = file.starts_with('/') && (rights == "r-xp" || (rights == "r--p" && offset.trim_matches('0').is_empty()));
+    let number = |text| usize::from_str_radix(text, 16).ok();
+    Some((number(from)?, number(to)?)).filter(|_| is_so)
 }
 
 /// Groups of one process that are asked for; the kernel lets it have as many.
@@ -153,5 +180,46 @@ impl FolderWatch {
         }
         guard.clear_ready();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_and_the_constants_before_it_are_never_written() {
+        let table = [
+            (
+                "56201bc8b000-56201cec2000 r-xp 00571000 fe:00 2114 /usr/bin/ws-daemon",
+                Some((0x5620_1bc8_b000, 0x5620_1cec_2000)),
+            ),
+            (
+                "56201b71a000-56201bc8b000 r--p 00000000 fe:00 2114 /usr/bin/ws-daemon",
+                Some((0x5620_1b71_a000, 0x5620_1bc8_b000)),
+            ),
+            ("56201cec2000-56201cf57000 r--p 017a7000 fe:00 2114 /usr/bin/ws-daemon", None),
+            ("7fc5c1a00000-7fc5c1a01000 rwxp 00000000 fe:00 99 /usr/lib/odd.so", None),
+            ("7fc5c1b00000-7fc5c1b01000 rw-p 00000000 fe:00 99 /usr/lib/libc.so.6", None),
+            ("7ffe0b3f1000-7ffe0b3f3000 r-xp 00000000 00:00 0 [vdso]", None),
+            ("7fc5c1c00000-7fc5c1c01000 r-xp 00000000 00:00 0 ", None),
+            ("nonsense", None),
+        ];
+        for (line, found) in table {
+            assert_eq!(never_written(line), found, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_the_start_needed_is_given_back_and_comes_again_when_it_is_needed() {
+        let resident = || {
+            let status = fs::read_to_string("/proc/self/status").expect("Linux has it");
+            let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).expect("it is told").to_owned();
+            line.trim_end_matches("kB").trim().parse::<u64>().expect("a number")
+        };
+        let before = resident();
+        forget_the_start();
+        let after = resident();
+        assert!(after < before, "{after} of {before} KiB");
     }
 }

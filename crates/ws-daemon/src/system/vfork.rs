@@ -2,14 +2,17 @@
 
 #![expect(unsafe_code, reason = "clone(2) with a shared memory has no safe form; the argument stands at each block")]
 
-use std::cell::RefCell;
-use std::ffi::{c_char, c_int, c_void};
+use std::cell::{Cell, RefCell};
+use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::launch::Launch;
@@ -27,7 +30,28 @@ const OURS: [c_int; 8] =
 #[repr(align(16))]
 struct Aligned(#[expect(dead_code, reason = "it is only room")] [u8; 16]);
 
+/// What a child gets has low numbers for as long as it takes to start it: so it need not copy, and close again, as many descriptors as the
+/// daemon has links.
+#[derive(Debug)]
+struct Low {
+    null: File,
+    /// Of threads that have none yet: one for each thing that a child is given.
+    free: Mutex<Vec<Slots>>,
+    /// The first number that is above all of them.
+    above: c_uint,
+}
+
+type Slots = [OwnedFd; 4];
+
+static LOW: OnceLock<Low> = OnceLock::new();
+
+/// A child cannot leave out what it does not need: an old kernel, or somebody forbids it.
+static COPIES_ALL: AtomicBool = AtomicBool::new(false);
+
 thread_local! {
+    /// Taken by the first start on this thread that finds some.
+    static SLOTS: Cell<Option<Slots>> = const { Cell::new(None) };
+
     /// One stack for all children of a thread: only one of them at a time stands on it.
     static STACK: RefCell<Box<[Aligned]>> = RefCell::new(vec![Aligned([0; 16]); STACK_BYTES / size_of::<Aligned>()].into());
 }
@@ -41,8 +65,32 @@ struct Orders {
     descriptors: [c_int; 3],
     /// What becomes descriptor 3, or -1.
     report: c_int,
-    /// The errno of what failed, or 0.
+    /// Descriptors are shared until the child has left those from here on, and has the others to itself; 0: it has a copy of all.
+    above: c_uint,
+    /// How many descriptors the program may have, if it is to be another number than the daemon's.
+    open_files: *const libc::rlimit,
+    /// The errno of what failed, or 0; the negative of it if that was leaving the daemon's descriptors.
     failure: AtomicI32,
+}
+
+/// Keeps low numbers for `threads` threads that start programs: to be called before there are many descriptors. Without it children copy
+/// them all.
+///
+/// # Errors
+/// When there are no more descriptors.
+pub fn keep_low_numbers(threads: usize) -> io::Result<()> {
+    if LOW.get().is_some() {
+        return Ok(());
+    }
+    let null = File::open("/dev/null")?;
+    let slot = || Ok::<OwnedFd, io::Error>(fcntl_dupfd_cloexec(&null, 3)?);
+    let slots = || Ok::<Slots, io::Error>([slot()?, slot()?, slot()?, slot()?]);
+    let free: Vec<Slots> = (0..threads).map(|_| slots()).collect::<io::Result<_>>()?;
+    let highest = free.iter().flatten().map(AsRawFd::as_raw_fd).max().unwrap_or(3);
+    let above = c_uint::try_from(highest + 1).map_err(io::Error::other)?;
+    // Of two at once one is enough.
+    drop(LOW.set(Low { null, free: Mutex::new(free), above }));
+    Ok(())
 }
 
 /// See [`super::launch`].
@@ -50,22 +98,79 @@ struct Orders {
 /// # Errors
 /// As there.
 pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
-    let descriptors = [launch.stdin.as_raw_fd(), launch.stdout.as_raw_fd(), launch.stderr.as_raw_fd()];
     // Below 3, one dup2 could overwrite what the next one copies. Rust's runtime opens the first three at start.
-    if descriptors.iter().any(|descriptor| *descriptor < 3) {
+    if [launch.stdin, launch.stdout, launch.stderr].iter().any(|descriptor| descriptor.as_raw_fd() < 3) {
         return super::portable::launch(launch);
     }
+    let low = LOW.get().filter(|_| !COPIES_ALL.load(Ordering::Relaxed));
+    let slots = |low: &Low| SLOTS.take().or_else(|| low.free.lock().unwrap_or_else(PoisonError::into_inner).pop());
+    if let Some((low, mut slots)) = low.and_then(|low| Some((low, slots(low)?))) {
+        let started = low.lend(&mut slots, launch);
+        SLOTS.set(Some(slots));
+        match started {
+            Err(Trouble::CannotLeave) => COPIES_ALL.store(true, Ordering::Relaxed),
+            started => return started.map_err(Trouble::into),
+        }
+    }
+    launch_with(launch, 0).map_err(Trouble::into)
+}
+
+impl Low {
+    /// Starts the program with what it is given under these numbers.
+    fn lend(&self, slots: &mut Slots, launch: &Launch<'_>) -> Result<Pid, Trouble> {
+        let given = [Some(launch.stdin), Some(launch.stdout), Some(launch.stderr), launch.report];
+        let mut lend = || {
+            for (slot, given) in slots.iter_mut().zip(given) {
+                given.map_or(Ok(()), |given| dup3(given, slot, DupFlags::CLOEXEC)).map_err(io::Error::from)?;
+            }
+            let [stdin, stdout, stderr, report] = slots.each_ref().map(AsFd::as_fd);
+            let report = launch.report.map(|_| report);
+            launch_with(&Launch { stdin, stdout, stderr, report, ..*launch }, self.above)
+        };
+        let started = lend();
+        // Left there, a pipe would have no end. Nothing can go wrong: both are there.
+        for slot in slots {
+            let _ = dup3(&self.null, slot, DupFlags::CLOEXEC);
+        }
+        started
+    }
+}
+
+/// Why a program was not started.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    System(#[from] io::Error),
+    /// The child could not leave the daemon's descriptors.
+    #[error("a child cannot leave descriptors behind")]
+    CannotLeave,
+}
+
+impl From<Trouble> for io::Error {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::System(error) => error,
+            Trouble::CannotLeave => Self::other(trouble),
+        }
+    }
+}
+
+fn launch_with(launch: &Launch<'_>, above: c_uint) -> Result<Pid, Trouble> {
+    let number = |descriptor: BorrowedFd<'_>| descriptor.as_raw_fd();
     let words = launch.arguments.iter().map(|argument| argument.as_ptr());
     let arguments: Vec<*const c_char> = std::iter::once(launch.program.as_ptr()).chain(words).chain([ptr::null()]).collect();
     let environment: Vec<*const c_char> =
         launch.environment.iter().map(|variable| variable.as_ptr()).chain([ptr::null()]).collect();
+    let open_files = super::open_files_of_children();
     let orders = Orders {
         program: launch.program.as_ptr(),
         arguments: arguments.as_ptr(),
         environment: environment.as_ptr(),
         folder: launch.folder.as_ptr(),
-        descriptors,
-        report: launch.report.map_or(-1, |report| report.as_raw_fd()),
+        descriptors: [launch.stdin, launch.stdout, launch.stderr].map(number),
+        report: launch.report.map_or(-1, number),
+        above,
+        open_files: open_files.as_ref().map_or(ptr::null(), ptr::from_ref),
         failure: AtomicI32::new(0),
     };
     let pid = STACK.with_borrow_mut(|stack| start(stack, &orders))?;
@@ -73,8 +178,8 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
         0 => Ok(pid),
         errno => {
             // It has ended already: its answer was its last act but one.
-            waitpid(Some(pid), WaitOptions::empty())?;
-            Err(io::Error::from_raw_os_error(errno))
+            waitpid(Some(pid), WaitOptions::empty()).map_err(io::Error::from)?;
+            Err(if errno < 0 { Trouble::CannotLeave } else { io::Error::from_raw_os_error(errno).into() })
         }
     }
 }
@@ -94,7 +199,8 @@ fn start(stack: &mut [Aligned], orders: &Orders) -> io::Result<Pid> {
         // child that is not yet a program has no children of its own, so no handler of ours can run in it for this signal.
         libc::sigdelset(every.as_mut_ptr(), libc::SIGCHLD);
         libc::pthread_sigmask(libc::SIG_SETMASK, every.as_ptr(), before.as_mut_ptr());
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let files = if orders.above == 0 { 0 } else { libc::CLONE_FILES };
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | files;
         let pid = libc::clone(child, stack.as_mut_ptr_range().end.cast(), flags, ptr::from_ref(orders).cast_mut().cast());
         let error = io::Error::last_os_error();
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
@@ -106,10 +212,14 @@ fn start(stack: &mut [Aligned], orders: &Orders) -> io::Result<Pid> {
 /// The child's whole life before it becomes the program.
 extern "C" fn child(orders: *mut c_void) -> c_int {
     // SAFETY: `start` passes a pointer to its `Orders`, which it keeps alive and only reads once this is over. Dispositions,
-    // descriptors, mask and working directory are copies (no CLONE_SIGHAND, CLONE_FILES, CLONE_FS), so changing them changes
-    // nothing for the parent. The strings and arrays end with a null.
+    // mask and working directory are copies (no CLONE_SIGHAND, CLONE_FS), and so are descriptors, or become so by the first call
+    // below (CLONE_FILES), so changing them changes nothing for the parent. The strings and arrays end with a null.
     unsafe {
         let orders = &*orders.cast::<Orders>();
+        if orders.above > 0 && libc::close_range(orders.above, c_uint::MAX, libc::CLOSE_RANGE_UNSHARE.cast_signed()) != 0 {
+            orders.failure.store(-*libc::__errno_location(), Ordering::Relaxed);
+            libc::_exit(127)
+        }
         let [stdin, stdout, stderr] = orders.descriptors;
         let mut none = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
@@ -120,6 +230,7 @@ extern "C" fn child(orders: *mut c_void) -> c_int {
             // It may be descriptor 3 already, and then still has its mark.
             && (orders.report < 0 || libc::dup2(orders.report, 3) == 3 && libc::fcntl(3, libc::F_SETFD, 0) == 0)
             && libc::chdir(orders.folder) == 0
+            && (orders.open_files.is_null() || libc::setrlimit(libc::RLIMIT_NOFILE, orders.open_files) == 0)
             && OURS.iter().all(|signal| libc::signal(*signal, libc::SIG_DFL) != libc::SIG_ERR)
             && libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) == 0;
         if ready {

@@ -199,6 +199,26 @@ fn a_script_has_its_own_group_default_signals_and_no_descriptors_but_three() {
     }
 }
 
+#[test]
+fn a_script_may_open_as_many_files_as_the_daemon_could_before_it_let_in_more() {
+    const LIMITS: &str = "#!/bin/sh\ncd \"$WSDAEMON_PREFIX\"\necho $(ulimit -Sn) $(ulimit -Hn) > limits\n";
+    // The second one needs more than the hard limit that it is started with, and may raise that if it is root.
+    for limits in ["200 20000", "200 300"] {
+        let (soft, hard) = limits.split_once(' ').expect("two of them");
+        let careful = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$@\"");
+        let plan = Daemon::server().script("limits", LIMITS).config(json!({ "limits": { "connections": 1000 } }));
+        let server = plan.started_by(&["/bin/sh", "-c", &careful, "sh"]).start();
+        for life in 1..=2 {
+            server.wait_log_times("local socket ready", life);
+            let mut peer = Peer::dial(&server);
+            assert_eq!(peer.ask(r#"{"name":"limits","id":1}"#), r#"{"status":0,"id":1}"#);
+            assert_eq!(kept(&server, "limits").trim(), limits, "life {life}");
+            // The next life raises it anew.
+            server.connect().result("RESTART", &Value::Null);
+        }
+    }
+}
+
 // ---- Names -----------------------------------------------------------------------------------------------------
 
 #[test]
