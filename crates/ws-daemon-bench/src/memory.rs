@@ -20,7 +20,8 @@ use crate::{system, targets};
 
 /// Memory hardly varies, and ten thousand links take a while.
 const ROUNDS: usize = 3;
-/// A process is at rest when two looks this far apart see the same.
+/// A process is at rest when so many looks, this far apart, see the same: on a busy machine it may not have had its turn between two.
+const SAME_LOOKS: usize = 4;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 const REST: Duration = Duration::from_secs(10);
 
@@ -85,7 +86,9 @@ fn holding(
     levels: &[usize],
     way: impl FnOnce(std::net::SocketAddr, &Path) -> Result<Way>,
 ) -> Result<Vec<Resident>> {
-    let (server, address) = Daemon::server_with(binary, settings)?;
+    let (mut server, address) = Daemon::server_with(binary, settings)?;
+    // It listens before all of it is there.
+    drop(server.connect_heard()?);
     let mut crowd = Crowd::new(way(address, server.prefix())?)?;
     let mut residents = Vec::new();
     for level in levels {
@@ -110,16 +113,15 @@ fn linked(binary: &Path) -> Result<Resident> {
 
 pub fn at_rest(pid: Pid) -> Result<Resident> {
     let deadline = Instant::now() + REST;
-    let mut last = resident(pid)?;
-    loop {
+    let (mut last, mut same) = (resident(pid)?, 1);
+    while same < SAME_LOOKS && Instant::now() < deadline {
         thread::sleep(BETWEEN_LOOKS);
         system::check_stop()?;
         let now = resident(pid)?;
-        if now == last || Instant::now() > deadline {
-            return Ok(now);
-        }
+        same = if now == last { same + 1 } else { 1 };
         last = now;
     }
+    Ok(last)
 }
 
 fn resident(pid: Pid) -> Result<Resident> {

@@ -50,7 +50,7 @@ const PARAMS: &str = r#"{ "to": "+4915112345678", "text": "Your code is 123456. 
 type Path = (&'static str, fn(u64));
 
 /// In the order in which a request goes through them.
-const PATHS: [Path; 18] = [
+const PATHS: [Path; 17] = [
     ("a request out of the stream, and parsed", |count| {
         let mut framer = Framer::new(LIMIT, NESTING);
         repeat(count, || parse(&mut framer, REQUEST));
@@ -67,10 +67,6 @@ const PATHS: [Path; 18] = [
         let arrivals: Vec<u64> = (1..=100).collect();
         let loads: Vec<_> = (0..100).map(|number| (number % 7 + 1, Some(256))).collect();
         repeat(count, || route::least_busy(black_box(&arrivals), black_box(&loads), black_box(Some(42))));
-    }),
-    ("a key's own of 100 peers", |count| {
-        let names: Vec<String> = (0..100).map(|number| format!("web-{number}")).collect();
-        repeat(count, || route::sticky(black_box("customer 4711"), names.iter().map(String::as_str)));
     }),
     ("an order, written as version 2", |count| {
         let (run, params, order) = (RunId::new(RUN), params(), order());
