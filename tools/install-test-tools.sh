@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 # command: Debian package. None of them is started: the tests do that (RUNLEVEL below says so to their packages).
-needs=(curl:curl nc:netcat-openbsd faketime:faketime nft:nftables tc:iproute2 timeout:coreutils node:nodejs npm:npm python3:python3 strace:strace ip:iproute2 unshare:util-linux cc:gcc c++:g++ openssl:openssl script:bsdutils systemd-analyze:systemd mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mount:mount chromium:chromium mandoc:mandoc zsh:zsh fish:fish git:git php:php-cli adduser:adduser dpkg-shlibdeps:dpkg-dev xz:xz-utils nginx:nginx caddy:caddy)
+needs=(curl:curl nc:netcat-openbsd faketime:faketime nft:nftables tc:iproute2 timeout:coreutils node:nodejs npm:npm python3:python3 strace:strace ip:iproute2 unshare:util-linux cc:gcc c++:g++ openssl:openssl script:bsdutils systemd-analyze:systemd mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mount:mount chromium:chromium mandoc:mandoc zsh:zsh fish:fish git:git php:php-cli adduser:adduser dpkg-shlibdeps:dpkg-dev xz:xz-utils nginx:nginx caddy:caddy valgrind:valgrind)
 missing=()
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")

@@ -9,27 +9,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rusqlite::{Connection, params};
 use ws_daemon::spool::{Accepted, Bounds, Durability, NewRequest, NewRun, Spool};
 use ws_daemon_protocol::id::RunId;
 
+use crate::bench::Bench;
+use crate::figure::{Figure, Unit};
 use crate::rounds::Schedule;
-use crate::sample::{Sample, median};
-use crate::system;
+use crate::sample::{Sample, rates};
+use crate::{system, targets};
 
 /// Requests that wait for the disk at once.
-pub const OUTSTANDING: [usize; 4] = [1, 16, 64, 512];
+const OUTSTANDING: [usize; 4] = [1, 16, 64, 512];
+/// With so many outstanding, the spool must not be what limits.
+const MANY_OUTSTANDING: usize = 64;
 
 /// The same at one number of requests outstanding, a value a round.
-pub struct Enqueued {
-    pub outstanding: usize,
-    pub bare: Vec<Sample>,
-    pub spool: Vec<Sample>,
+struct Enqueued {
+    outstanding: usize,
+    bare: Vec<Sample>,
+    spool: Vec<Sample>,
 }
 
 /// Alternates between both; the first round warms up and is not kept.
-pub fn run(schedule: Schedule) -> Result<Vec<Enqueued>> {
+fn run(schedule: Schedule) -> Result<Vec<Enqueued>> {
     let mut all: Vec<Enqueued> =
         OUTSTANDING.map(|outstanding| Enqueued { outstanding, bare: Vec::new(), spool: Vec::new() }).into();
     for round in 0..=schedule.rounds {
@@ -44,6 +48,22 @@ pub fn run(schedule: Schedule) -> Result<Vec<Enqueued>> {
         }
     }
     Ok(all)
+}
+
+pub fn measure(bench: &mut Bench) -> Result<Vec<Figure>> {
+    run(bench.schedule).map(|enqueued| figures(&enqueued))
+}
+
+/// Requests on disk a second.
+fn figures(enqueued: &[Enqueued]) -> Vec<Figure> {
+    let figures = enqueued.iter().flat_map(|Enqueued { outstanding, bare, spool }| {
+        let base = rates(bare);
+        let name = format!("enqueue, {outstanding} outstanding");
+        let figure = Figure::new("durable", name, Unit::PerSecond, rates(spool)).against("bare loop", Some(&base));
+        let figure = if *outstanding >= MANY_OUTSTANDING { figure.ratio_must_reach(targets::ENQUEUED) } else { figure };
+        [Figure::new("durable", format!("bare loop, {outstanding} a commit"), Unit::PerSecond, base), figure]
+    });
+    figures.collect()
 }
 
 /// In an empty spool, which is gone afterwards.
@@ -177,9 +197,8 @@ fn bare_statements(connection: &Connection, number: u64) -> Result<()> {
 }
 
 fn sample(mut times: Vec<Duration>, elapsed: Duration) -> Result<Sample> {
-    let done = times.len() as u64;
-    let median = (done > 0).then(|| median(&mut times)).context("nothing was put on disk")?;
-    Ok(Sample { done, elapsed, median })
+    ensure!(!times.is_empty(), "nothing was put on disk");
+    Ok(Sample::of(&mut times, elapsed))
 }
 
 #[cfg(test)]

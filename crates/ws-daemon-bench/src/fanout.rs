@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::bench::Bench;
+use crate::figure::{Figure, Unit};
 use crate::fleet::Daemon;
 use crate::links::dial;
 use crate::rounds::Schedule;
-use crate::sample::{Sample, median};
+use crate::sample::{Sample, rates, times};
 use crate::stand_ins::{self, StandIns};
-use crate::{memory, system};
+use crate::system;
 
 /// An answer that takes longer is taken for lost.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,17 +29,17 @@ const OTHER_DESCRIPTORS: u64 = 100;
 const RUN: &str = "0190a0c1-0000-7000-8000-000000000000";
 
 /// What is counted are runs, what is timed are requests; a value a round.
-pub struct FannedOut {
-    pub peers: usize,
-    pub bare: Vec<Sample>,
-    pub daemon: Vec<Sample>,
+struct FannedOut {
+    peers: usize,
+    bare: Vec<Sample>,
+    daemon: Vec<Sample>,
 }
 
 /// Alternates between both; the first round warms up and is not kept.
-pub fn run(schedule: Schedule, binary: &Path, peers: usize) -> Result<FannedOut> {
+fn run(schedule: Schedule, binary: &Path, peers: usize) -> Result<FannedOut> {
     // The server first: it is to raise its own limit, not to inherit ours.
     let (mut server, address) = Daemon::server(binary)?;
-    memory::raise_descriptor_limit(3 * peers as u64 + OTHER_DESCRIPTORS)?;
+    system::raise_descriptor_limit(3 * peers as u64 + OTHER_DESCRIPTORS)?;
     let linked = StandIns::link(address, peers)?;
     let mut caller = Caller::new(server.connect()?, peers)?;
     let mut bare = Bare::new(peers)?;
@@ -56,6 +58,25 @@ pub fn run(schedule: Schedule, binary: &Path, peers: usize) -> Result<FannedOut>
     Ok(all)
 }
 
+pub fn measure(bench: &mut Bench) -> Result<Vec<Figure>> {
+    let (schedule, peers) = (bench.schedule, if bench.quick { 200 } else { 1000 });
+    run(schedule, bench.daemon()?, peers).map(|fanned| figures(&fanned))
+}
+
+/// Runs of everyone a second, and how long until the last line is there.
+fn figures(FannedOut { peers, bare, daemon }: &FannedOut) -> Vec<Figure> {
+    let whole = |samples: &[Sample]| times(samples).iter().map(|micros| micros / 1e3).collect::<Vec<_>>();
+    let rate = |name: String, samples| Figure::new("fanout", name, Unit::PerSecond, rates(samples));
+    let time = |name: String, samples| Figure::new("fanout", name, Unit::Milliseconds, whole(samples));
+    let base = "bare exchange";
+    vec![
+        rate(format!("{base}, {peers} connections"), bare),
+        rate(format!("each, {peers} peers"), daemon).against(base, Some(&rates(bare))),
+        time(format!("{base}, all of it"), bare),
+        time("each, all of it".to_owned(), daemon).against(base, Some(&whole(bare))),
+    ]
+}
+
 /// Asks everyone again and again for about `length`.
 fn slice(length: Duration, peers: usize, mut ask: impl FnMut() -> Result<()>) -> Result<Sample> {
     let mut times = Vec::new();
@@ -68,7 +89,7 @@ fn slice(length: Duration, peers: usize, mut ask: impl FnMut() -> Result<()>) ->
         now = Instant::now();
         times.push(now - began);
     }
-    Ok(Sample { done: (times.len() * peers) as u64, elapsed: now - started, median: median(&mut times) })
+    Ok(Sample { done: (times.len() * peers) as u64, ..Sample::of(&mut times, now - started) })
 }
 
 /// Connections with a stand-in at the end of each.

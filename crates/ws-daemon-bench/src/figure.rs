@@ -15,8 +15,8 @@ pub struct Figure {
     pub values: Spread,
     pub rounds: Vec<f64>,
     pub ratio: Option<Ratio>,
-    pub target: Option<Target>,
-    pub met: Option<bool>,
+    pub goal: Option<Goal>,
+    pub reached: Option<Reached>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -26,8 +26,10 @@ pub enum Unit {
     MegabytesPerSecond,
     Microseconds,
     Milliseconds,
+    Seconds,
     Bytes,
     Percent,
+    Count,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
@@ -45,8 +47,23 @@ pub struct Ratio {
     pub values: Spread,
 }
 
-/// What the ratio, or without one the figure itself, is to be in the median.
+/// What is to be reached in the median, by the ratio or by the figure itself: a station on the way, and what it is all for.
 #[derive(Clone, Copy, Debug, Serialize)]
+pub struct Goal {
+    pub least: Target,
+    pub done: Target,
+}
+
+/// How far it has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reached {
+    Done,
+    Least,
+    Missed,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     AtLeast(f64),
@@ -56,7 +73,7 @@ pub enum Target {
 impl Figure {
     /// `rounds` has at least one value.
     pub fn new(part: &'static str, name: impl Into<String>, unit: Unit, rounds: Vec<f64>) -> Figure {
-        Figure { part, name: name.into(), unit, values: Spread::of(&rounds), rounds, ratio: None, target: None, met: None }
+        Figure { part, name: name.into(), unit, values: Spread::of(&rounds), rounds, ratio: None, goal: None, reached: None }
     }
 
     /// Compares with `base`, if it was measured.
@@ -69,38 +86,39 @@ impl Figure {
     }
 
     /// To reach by the ratio; without one there is no verdict.
-    pub fn ratio_must_reach(mut self, target: Target) -> Figure {
-        self.target = Some(target);
-        self.met = self.ratio.as_ref().map(|ratio| target.is_met_by(ratio.values.median));
+    pub fn ratio_must_reach(mut self, goal: Goal) -> Figure {
+        self.goal = Some(goal);
+        self.reached = self.ratio.as_ref().map(|ratio| goal.reached_by(ratio.values.median));
         self
     }
 
     /// To reach by the figure itself.
-    pub fn must_reach(mut self, target: Target) -> Figure {
-        self.target = Some(target);
-        self.met = Some(target.is_met_by(self.values.median));
+    pub fn must_reach(mut self, goal: Goal) -> Figure {
+        self.goal = Some(goal);
+        self.reached = Some(goal.reached_by(self.values.median));
         self
     }
 
-    /// Its columns: name, median, spread, ratio, target, verdict.
+    /// Its columns: name, median, spread, ratio, goal, verdict.
     pub fn columns(&self) -> [String; 6] {
         let ratio = match &self.ratio {
             Some(Ratio { to, values }) => format!("{:.2} × {to}", values.median),
             None => String::new(),
         };
-        let target = match (&self.ratio, self.target) {
+        let goal = match (&self.ratio, self.goal) {
             (_, None) => String::new(),
-            (None, Some(target)) if self.met.is_some() => target.text(|value| self.unit.text(value)),
-            (_, Some(target)) => target.text(|value| format!("{value:.2} ×")),
+            (None, Some(goal)) if self.reached.is_some() => goal.text(|value| self.unit.text(value)),
+            (_, Some(goal)) => goal.text(|value| format!("{value:.2} ×")),
         };
-        let verdict = match self.met {
-            Some(true) => "met",
-            Some(false) => "MISSED",
+        let verdict = match self.reached {
+            Some(Reached::Done) => "done",
+            Some(Reached::Least) => "least",
+            Some(Reached::Missed) => "MISSED",
             None => "",
         };
         let Spread { median, min, max } = self.values;
         let spread = format!("{} … {}", self.unit.number(min), self.unit.number(max));
-        [self.name.clone(), self.unit.text(median), spread, ratio, target, verdict.to_owned()]
+        [self.name.clone(), self.unit.text(median), spread, ratio, goal, verdict.to_owned()]
     }
 }
 
@@ -111,15 +129,17 @@ impl Unit {
             Unit::MegabytesPerSecond => "MB/s",
             Unit::Microseconds => "µs",
             Unit::Milliseconds => "ms",
+            Unit::Seconds => "s",
             Unit::Bytes => "B",
             Unit::Percent => "%",
+            Unit::Count => "",
         };
-        format!("{} {name}", self.number(value))
+        format!("{} {name}", self.number(value)).trim_end().to_owned()
     }
 
     fn number(self, value: f64) -> String {
         match self {
-            Unit::PerSecond | Unit::Bytes => grouped(value),
+            Unit::PerSecond | Unit::Bytes | Unit::Count => grouped(value),
             _ if value < 1000.0 => format!("{value:.1}"),
             _ => grouped(value),
         }
@@ -134,6 +154,31 @@ impl Spread {
         let middle = (sorted.len() - 1) / 2;
         let median = f64::midpoint(sorted[middle], sorted[sorted.len() / 2]);
         Spread { median, min: sorted[0], max: sorted[sorted.len() - 1] }
+    }
+}
+
+impl Goal {
+    pub const fn at_least(least: f64, done: f64) -> Goal {
+        Goal { least: Target::AtLeast(least), done: Target::AtLeast(done) }
+    }
+
+    pub const fn at_most(least: f64, done: f64) -> Goal {
+        Goal { least: Target::AtMost(least), done: Target::AtMost(done) }
+    }
+
+    fn reached_by(self, value: f64) -> Reached {
+        if self.done.is_met_by(value) {
+            Reached::Done
+        } else if self.least.is_met_by(value) {
+            Reached::Least
+        } else {
+            Reached::Missed
+        }
+    }
+
+    fn text(self, show: impl Fn(f64) -> String) -> String {
+        let least = self.least.text(&show);
+        if self.least == self.done { least } else { format!("{least}, {}", self.done.text(show)) }
     }
 }
 
@@ -184,26 +229,28 @@ mod tests {
         let base = [100.0, 1000.0, 10.0];
         let figure = Figure::new("runs", "x", Unit::PerSecond, vec![50.0, 400.0, 1.0])
             .against("limit", Some(&base))
-            .ratio_must_reach(Target::AtLeast(0.4));
+            .ratio_must_reach(Goal::at_least(0.4, 0.5));
         assert_eq!(figure.ratio.as_ref().expect("a ratio").values.median, 0.4);
-        assert_eq!(figure.met, Some(true));
+        assert_eq!(figure.reached, Some(Reached::Least));
         let columns = figure.columns();
-        assert_eq!(columns[3..], ["0.40 × limit", "≥ 0.40 ×", "met"]);
+        assert_eq!(columns[3..], ["0.40 × limit", "≥ 0.40 ×, ≥ 0.50 ×", "least"]);
     }
 
     #[test]
     fn without_a_base_there_is_no_verdict() {
         let figure = Figure::new("runs", "x", Unit::Microseconds, vec![12.34])
             .against("limit", None)
-            .ratio_must_reach(Target::AtMost(2.5));
-        assert_eq!(figure.columns(), ["x", "12.3 µs", "12.3 … 12.3", "", "≤ 2.50 ×", ""]);
+            .ratio_must_reach(Goal::at_most(2.5, 2.0));
+        assert_eq!(figure.columns(), ["x", "12.3 µs", "12.3 … 12.3", "", "≤ 2.50 ×, ≤ 2.00 ×", ""]);
     }
 
     #[test]
-    fn a_target_of_its_own() {
-        let figure = Figure::new("memory", "x", Unit::Bytes, vec![1_234_567.0]).must_reach(Target::AtMost(8192.0));
-        let expected = ["x", "1,234,567 B", "1,234,567 … 1,234,567", "", "≤ 8,192 B", "MISSED"];
-        assert_eq!(figure.columns(), expected);
+    fn a_goal_of_its_own() {
+        let figure = |bytes| Figure::new("memory", "x", Unit::Bytes, vec![bytes]).must_reach(Goal::at_most(8192.0, 4096.0));
+        let expected = ["x", "1,234,567 B", "1,234,567 … 1,234,567", "", "≤ 8,192 B, ≤ 4,096 B", "MISSED"];
+        assert_eq!(figure(1_234_567.0).columns(), expected);
+        assert_eq!([figure(8192.0).reached, figure(4096.0).reached], [Some(Reached::Least), Some(Reached::Done)]);
+        assert_eq!(Goal::at_most(2.0, 2.0).text(|value| value.to_string()), "≤ 2");
         assert_eq!(grouped(-1234.0), "-1,234");
     }
 }

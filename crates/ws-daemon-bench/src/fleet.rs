@@ -5,61 +5,65 @@
 //! measured here.
 
 use std::env;
-use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal};
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Resource, Rlimit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::child::Child;
 use crate::load::{Lane, Question};
-use crate::{program, system};
+use crate::program::Program;
 
-/// The name under which the minimal program lies in `scripts/`.
-pub const SCRIPT: &str = "min";
-
-/// A daemon that is not ready by then is given up.
-const READY: Duration = Duration::from_secs(10);
-/// One that has not ended by then is killed.
-const FAREWELL: Duration = Duration::from_secs(5);
-const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(5);
-/// How much of a log is shown when its daemon fails.
-const LOG_TAIL_BYTES: usize = 2000;
+/// The name under which the client of a [`Pair`] is known to its server.
+pub const CLIENT: &str = "bench-client";
 
 /// One running daemon.
 pub struct Daemon {
+    /// Dropped first: the prefix is its own until then.
     child: Child,
+    binary: PathBuf,
     prefix: TempDir,
 }
 
 impl Daemon {
     /// Starts a server on a free loopback port and waits until it listens.
     pub fn server(binary: &Path) -> Result<(Daemon, SocketAddr)> {
-        let config = json!({ "mode": "server", "port": 0, "listen": "127.0.0.1", "local": "off" });
-        let mut daemon = Daemon::start(binary, &config)?;
-        let address = daemon.wait_for("the server's address in its log", |daemon| {
-            let log = fs::read_to_string(daemon.log()).ok()?;
-            listening_address(&log)
-        })?;
+        Daemon::server_with(binary, &json!({}))
+    }
+
+    /// The same with these settings too.
+    pub fn server_with(binary: &Path, more: &Value) -> Result<(Daemon, SocketAddr)> {
+        let config = json!({ "mode": "server", "port": 0, "listen": "127.0.0.1", "local": "off", "name": "bench-server" });
+        let mut daemon = Daemon::start(binary, config, more)?;
+        let address = daemon.address()?;
         Ok((daemon, address))
     }
 
+    /// A server that may be killed and [started again](Daemon::start_again): its port is known beforehand, and stays.
+    pub fn lasting_server(binary: &Path, more: &Value) -> Result<(Daemon, SocketAddr)> {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let mut more = more.clone();
+        more["port"] = port.into();
+        Daemon::server_with(binary, &more)
+    }
+
     /// Starts a client that dials `server`.
-    fn client(binary: &Path, server: SocketAddr) -> Result<Daemon> {
+    pub fn client_with(binary: &Path, server: SocketAddr, more: &Value) -> Result<Daemon> {
         let proxy = server.ip().to_string();
-        let config = json!({ "mode": "client", "proxy": proxy, "port": server.port(), "local": "off" });
-        Daemon::start(binary, &config)
+        let config = json!({ "mode": "client", "proxy": proxy, "port": server.port(), "local": "off", "name": CLIENT });
+        Daemon::start(binary, config, more)
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+        self.child.pid()
     }
 
     pub fn prefix(&self) -> &Path {
@@ -68,7 +72,8 @@ impl Daemon {
 
     /// A new connection to its local socket, as soon as that answers.
     pub fn connect(&mut self) -> Result<UnixStream> {
-        self.wait_for("the local socket", |daemon| UnixStream::connect(daemon.prefix.path().join("ws-daemon.sock")).ok())
+        let socket = self.prefix.path().join("ws-daemon.sock");
+        self.child.wait_for("the local socket", || UnixStream::connect(&socket).ok())
     }
 
     /// The same, and the daemon knows of it: it has echoed a status on it. From then on
@@ -80,71 +85,79 @@ impl Daemon {
         Ok(connection)
     }
 
-    fn start(binary: &Path, config: &Value) -> Result<Daemon> {
+    /// What it says of its spool under this key of STATS.
+    pub fn spool_stat(&mut self, key: &str) -> Result<u64> {
+        let mut connection = BufReader::new(self.connect()?);
+        connection.get_mut().write_all(br#"{"name":"+cmd","id":1,"params":{"code":"STATS"}}"#)?;
+        let mut line = String::new();
+        connection.read_line(&mut line)?;
+        let stats: Value = serde_json::from_str(&line)?;
+        stats["result"]["spool"][key].as_u64().with_context(|| format!("no {key} of a spool in {line}"))
+    }
+
+    /// Where its spool is.
+    pub fn spool(&self) -> Result<PathBuf> {
+        let mut files = fs::read_dir(self.prefix())?.filter_map(|entry| Some(entry.ok()?.path()));
+        let is_spool = |file: &PathBuf| file.file_name().is_some_and(is_spool);
+        files.find(is_spool).context("the daemon has no spool")
+    }
+
+    /// Sees to it that it may have so many descriptors; in words, if it did not see to that itself.
+    pub fn lift_descriptor_limit(&self, needed: u64) -> Result<Option<String>> {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.pid().as_raw_nonzero()))?;
+        let own = descriptor_limit(&limits).context("no limit of open files in /proc/PID/limits")?;
+        if own >= needed {
+            return Ok(None);
+        }
+        let limit = Rlimit { current: Some(needed), maximum: Some(needed) };
+        rustix::process::prlimit(Some(self.pid()), Resource::Nofile, limit)
+            .with_context(|| format!("the daemon may have {own} descriptors, and {needed} are needed"))?;
+        Ok(Some(format!("the daemon left its limit of descriptors at {own}; it was raised to {needed} from outside")))
+    }
+
+    /// Without a word to it.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()
+    }
+
+    /// A new life in the same prefix, of one that was killed.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.child = spawn(&self.binary, self.prefix.path())?;
+        Ok(())
+    }
+
+    /// How its log ends.
+    pub fn last_words(&self) -> String {
+        self.child.log_tail()
+    }
+
+    fn start(binary: &Path, mut config: Value, more: &Value) -> Result<Daemon> {
         let prefix = tempfile::Builder::new().prefix("ws-daemon-bench-").tempdir()?;
+        for (key, value) in more.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
         fs::write(prefix.path().join("config.json"), config.to_string())?;
-        let scripts = prefix.path().join("scripts");
-        fs::create_dir(&scripts)?;
-        program::write(&scripts.join(SCRIPT))?;
-
-        // Into a file: it costs nobody a wake-up, and is there when something fails.
-        let log = File::create(log_in(&prefix))?;
-        let mut command = Command::new(binary);
-        for (name, _) in env::vars_os().filter(|(name, _)| is_ours(name)) {
-            command.env_remove(name);
+        fs::create_dir(prefix.path().join("scripts"))?;
+        for program in Program::ALL {
+            program.write(&prefix.path().join("scripts"))?;
         }
-        command
-            .env("WSDAEMON_PREFIX", prefix.path())
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        let child = system::die_with_us(&mut command).spawn().with_context(|| format!("cannot start {}", binary.display()))?;
-        Ok(Daemon { child, prefix })
+        let child = spawn(binary, prefix.path())?;
+        Ok(Daemon { child, binary: binary.to_owned(), prefix })
     }
 
-    /// What `look` finds, as soon as it finds it.
-    fn wait_for<T>(&mut self, what: &str, look: impl Fn(&Daemon) -> Option<T>) -> Result<T> {
-        let deadline = Instant::now() + READY;
-        loop {
-            if let Some(found) = look(self) {
-                return Ok(found);
-            }
-            system::check_stop()?;
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the daemon ended ({status}) before {what}; its log:\n{}", self.log_tail());
-            }
-            if Instant::now() > deadline {
-                bail!("{what}: not there within {READY:?}; the log:\n{}", self.log_tail());
-            }
-            thread::sleep(PAUSE_BETWEEN_LOOKS);
-        }
-    }
-
-    fn log(&self) -> PathBuf {
-        log_in(&self.prefix)
-    }
-
-    fn log_tail(&self) -> String {
-        let log = fs::read(self.log()).unwrap_or_default();
-        let tail = &log[log.len().saturating_sub(LOG_TAIL_BYTES)..];
-        String::from_utf8_lossy(tail).into_owned()
+    fn address(&mut self) -> Result<SocketAddr> {
+        let log = self.child.log().to_owned();
+        self.child.wait_for("the server's address in its log", || listening_address(&fs::read_to_string(&log).ok()?))
     }
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = rustix::process::kill_process(self.pid(), Signal::TERM);
-        let deadline = Instant::now() + FAREWELL;
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if Instant::now() > deadline {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                return;
-            }
-            thread::sleep(PAUSE_BETWEEN_LOOKS);
-        }
+fn spawn(binary: &Path, prefix: &Path) -> Result<Child> {
+    let mut command = Command::new(binary);
+    for (name, _) in env::vars_os().filter(|(name, _)| is_ours(name)) {
+        command.env_remove(name);
     }
+    command.env("WSDAEMON_PREFIX", prefix).env("NO_COLOR", "1");
+    Child::start(&mut command, prefix.join("log"))
 }
 
 /// A server and a client with a link between them.
@@ -157,7 +170,7 @@ impl Pair {
     /// Starts both, and waits until a run succeeds in either direction.
     pub fn start(binary: &Path) -> Result<Pair> {
         let (server, address) = Daemon::server(binary)?;
-        let client = Daemon::client(binary, address)?;
+        let client = Daemon::client_with(binary, address, &json!({}))?;
         let mut pair = Pair { server, client };
         // The client holds what it cannot send yet, so this waits for the link.
         let mut lane = Lane::new(Question::Run, pair.client.connect()?, None)?;
@@ -170,7 +183,7 @@ impl Pair {
 
     /// How both logs end, for who must find out what went wrong.
     pub fn last_words(&self) -> String {
-        let [server, client] = [self.server.log_tail(), self.client.log_tail()];
+        let [server, client] = [self.server.last_words(), self.client.last_words()];
         format!("the server's log ends:\n{server}\nthe client's log ends:\n{client}\n")
     }
 }
@@ -182,8 +195,15 @@ pub fn write_script(prefix: &Path, name: &str, text: &str) -> Result<()> {
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }
 
-fn log_in(prefix: &TempDir) -> PathBuf {
-    prefix.path().join("log")
+/// The soft limit, in a line such as `Max open files   1024   4096   files`.
+fn descriptor_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn is_spool(name: &std::ffi::OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b"spool-") && name.ends_with(b".db")
 }
 
 fn is_ours(name: &std::ffi::OsStr) -> bool {
@@ -200,6 +220,13 @@ fn listening_address(log: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_of_descriptors_is_read() {
+        let limits = fs::read_to_string("/proc/self/limits").expect("our own limits");
+        assert_eq!(descriptor_limit(&limits), rustix::process::getrlimit(Resource::Nofile).current);
+        assert_eq!(descriptor_limit("Max open files   1024   4096   files\n"), Some(1024));
+    }
 
     #[test]
     fn the_address_is_read_only_from_a_whole_line() {

@@ -45,7 +45,8 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::thread::CpuSet;
 
-use crate::sample::{Pace, Sample, median};
+use crate::program::Program;
+use crate::sample::{Pace, Sample};
 use crate::system::{self, Launcher};
 
 /// Children that one thread has started and not yet reaped. While the newest comes
@@ -58,6 +59,7 @@ const ARGUMENT: &str = "{}";
 /// One way of making runs without a daemon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Spawning {
+    pub program: Program,
     pub method: Method,
     pub placement: Placement,
     pub pace: Pace,
@@ -80,21 +82,26 @@ pub enum Placement {
 }
 
 impl Spawning {
-    pub const ALL: [Spawning; 6] = [
-        Spawning::new(Method::Fastest, Placement::Pinned, Pace::Flood),
-        Spawning::new(Method::Fastest, Placement::Free, Pace::Flood),
-        Spawning::new(Method::PosixSpawn, Placement::Free, Pace::Flood),
-        Spawning::new(Method::Fastest, Placement::Free, Pace::OneByOne),
-        Spawning::new(Method::Fastest, Placement::Pinned, Pace::OneByOne),
-        Spawning::new(Method::PosixSpawn, Placement::Free, Pace::OneByOne),
+    pub const ALL: [Spawning; 10] = [
+        Spawning::new(Program::Minimal, Method::Fastest, Placement::Pinned, Pace::Flood),
+        Spawning::new(Program::Minimal, Method::Fastest, Placement::Free, Pace::Flood),
+        Spawning::new(Program::Minimal, Method::PosixSpawn, Placement::Free, Pace::Flood),
+        Spawning::new(Program::Minimal, Method::Fastest, Placement::Free, Pace::OneByOne),
+        Spawning::new(Program::Minimal, Method::Fastest, Placement::Pinned, Pace::OneByOne),
+        Spawning::new(Program::Minimal, Method::PosixSpawn, Placement::Free, Pace::OneByOne),
+        Spawning::new(Program::Shell, Method::Fastest, Placement::Pinned, Pace::Flood),
+        Spawning::new(Program::Shell, Method::Fastest, Placement::Free, Pace::Flood),
+        Spawning::new(Program::Shell, Method::PosixSpawn, Placement::Free, Pace::Flood),
+        Spawning::new(Program::Shell, Method::Fastest, Placement::Free, Pace::OneByOne),
     ];
 
-    pub const fn new(method: Method, placement: Placement, pace: Pace) -> Spawning {
-        Spawning { method, placement, pace }
+    pub const fn new(program: Program, method: Method, placement: Placement, pace: Pace) -> Spawning {
+        Spawning { program, method, placement, pace }
     }
 
-    /// Makes runs for about `length`, on as many threads as there are cores (or one).
-    pub fn measure(self, program: &Path, length: Duration) -> Result<Sample> {
+    /// Makes runs of its program in `folder` for about `length`, on as many threads as there are cores (or one).
+    pub fn measure(self, folder: &Path, length: Duration) -> Result<Sample> {
+        let program = &folder.join(self.program.name());
         let cores = cores()?;
         let cores = match self.pace {
             Pace::Flood => &cores[..],
@@ -110,10 +117,10 @@ impl Spawning {
         let elapsed = started.elapsed();
         let mut times = Vec::new();
         for life in lives {
-            times.extend(life.context("cannot spawn the minimal program")?);
+            times.extend(life.context("cannot spawn the program")?);
         }
         ensure!(!times.is_empty(), "not one run was made in {length:?}");
-        Ok(Sample { done: times.len() as u64, elapsed, median: median(&mut times) })
+        Ok(Sample::of(&mut times, elapsed))
     }
 
     /// One thread's work; each run's time from start to reaped.
@@ -234,15 +241,15 @@ mod tests {
     #[test]
     fn each_way_makes_runs_or_says_why_not() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let program = folder.path().join("min");
-        crate::program::write(&program).expect("the program is written");
+        for program in Program::ALL {
+            program.write(folder.path()).expect("the program is written");
+        }
         for spawning in Spawning::ALL {
             let length = Duration::from_millis(20);
-            let sample = spawning.measure(&program, length).unwrap_or_else(|failure| panic!("{spawning:?}: {failure:#}"));
+            let sample = spawning.measure(folder.path(), length).unwrap_or_else(|failure| panic!("{spawning:?}: {failure:#}"));
             assert!(sample.done > 0 && sample.median > Duration::ZERO, "{spawning:?}");
 
-            let nothing = folder.path().join("nothing");
-            let failure = spawning.measure(&nothing, length).expect_err("it is not there");
+            let failure = spawning.measure(&folder.path().join("nothing"), length).expect_err("it is not there");
             let cause = failure.root_cause().downcast_ref::<io::Error>();
             assert_eq!(cause.map(io::Error::kind), Some(io::ErrorKind::NotFound), "{failure:#}");
         }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::sample::{Pace, Sample, median};
+use crate::contest::Measured;
+use crate::sample::{Pace, Sample};
 use crate::system;
 
 /// Requests in flight under [`Pace::Flood`].
@@ -26,8 +27,20 @@ const SHOWN_BYTES: usize = 300;
 /// What is asked, again and again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Question {
-    /// Run the minimal program on the peer.
+    /// Run the minimal program on the peer whose turn it is.
     Run,
+    /// Run the shell script on the peer.
+    Shell,
+    /// Run the minimal program on the [client](crate::fleet::CLIENT), whoever else there is.
+    RunThere,
+    /// An order for the [first stand-in](crate::stand_ins::name), whoever else there is.
+    First,
+    /// A call of whoever [serves](crate::serving).
+    Call,
+    /// A round trip to the [client](crate::fleet::CLIENT), and no run.
+    Ping,
+    /// Keep a request on disk, for a peer that never was.
+    Keep,
     /// Run what does not exist: the whole way there and back, and no process.
     Missing,
     /// A status for nobody, which goes to a local process of the peer: the way there
@@ -52,6 +65,39 @@ impl Question {
                 request: [r#"{"name":"min","id":""#, r#"","params":{}}"#],
                 answer: [r#"{"status":0,"id":""#, r#""}"#],
                 holds: "",
+            },
+            Question::Shell => Wording {
+                request: [r#"{"name":"sh","id":""#, r#"","params":{}}"#],
+                answer: [r#"{"status":0,"id":""#, r#""}"#],
+                holds: "",
+            },
+            Question::RunThere => Wording {
+                request: [r#"{"name":"min","id":""#, r#"","params":{},"to":"bench-client"}"#],
+                answer: [r#"{"status":0,"id":""#, r#"","run":""#],
+                holds: r#","peer":"bench-client""#,
+            },
+            Question::First => Wording {
+                request: [r#"{"name":"min","id":""#, r#"","params":{},"to":"bench-0"}"#],
+                answer: [r#"{"status":0,"id":""#, r#"","run":""#],
+                holds: r#","peer":"bench-0""#,
+            },
+            Question::Call => Wording {
+                request: [r#"{"name":"bench/call","id":""#, r#"","params":{}}"#],
+                answer: [r#"{"status":0,"id":""#, r#""}"#],
+                holds: "",
+            },
+            Question::Ping => Wording {
+                request: [r#"{"name":"+cmd","id":""#, r#"","params":{"code":"PING","data":"bench-client"}}"#],
+                answer: [r#"{"status":0,"id":""#, r#"","peer":"bench-client","us":"#],
+                holds: "}",
+            },
+            Question::Keep => Wording {
+                request: [
+                    r#"{"name":"sms/send","id":""#,
+                    r#"","params":{"to":"+4915112345678","text":"Your code is 123456. It is valid for ten minutes."},"to":"absent","queue":true}"#,
+                ],
+                answer: [r#"{"event":"accepted","id":""#, r#"","run":""#],
+                holds: "}",
             },
             Question::Missing => Wording {
                 request: [r#"{"name":"absent","id":""#, r#"","params":{}}"#],
@@ -118,30 +164,35 @@ impl Lane {
         })
     }
 
-    /// Asks for about `length`, then waits for the last answers.
-    pub fn measure(&mut self, pace: Pace, length: Duration) -> Result<Sample> {
-        let window = match pace {
-            Pace::OneByOne => 1,
-            Pace::Flood => IN_FLIGHT,
-        };
-        let mut times = Vec::new();
-        let started = Instant::now();
-        let until = started + length;
-        self.send(window, started)?;
-        while !self.in_flight.is_empty() {
-            self.hear(&mut times)?;
-            let now = Instant::now();
-            if now < until {
-                self.send(window - self.in_flight.len(), now)?;
-            }
-        }
-        let elapsed = started.elapsed();
-        Ok(Sample { done: times.len() as u64, elapsed, median: median(&mut times) })
-    }
-
     /// One question and its answer.
     pub fn ask_once(&mut self) -> Result<()> {
         self.measure(Pace::OneByOne, Duration::ZERO).map(drop)
+    }
+
+    /// So many, [`IN_FLIGHT`] at a time.
+    pub fn ask(&mut self, count: usize) -> Result<Sample> {
+        let mut left = count;
+        self.ask_while(IN_FLIGHT, |asking| {
+            let more = asking.min(left);
+            left -= more;
+            more
+        })
+    }
+
+    /// `window` in flight for as long as `more` lets so many be asked, then waits for the last answers.
+    fn ask_while(&mut self, window: usize, mut more: impl FnMut(usize) -> usize) -> Result<Sample> {
+        let mut times = Vec::new();
+        let started = Instant::now();
+        self.send(more(window), started)?;
+        while !self.in_flight.is_empty() {
+            self.hear(&mut times)?;
+            let count = more(window - self.in_flight.len());
+            if count > 0 {
+                self.send(count, Instant::now())?;
+            }
+        }
+        ensure!(!times.is_empty(), "nothing was asked");
+        Ok(Sample::of(&mut times, started.elapsed()))
     }
 
     fn send(&mut self, count: usize, now: Instant) -> Result<()> {
@@ -183,6 +234,19 @@ impl Lane {
     }
 }
 
+impl Measured for Lane {
+    /// Asks for about `length`, at least once.
+    fn measure(&mut self, pace: Pace, length: Duration) -> Result<Sample> {
+        let until = Instant::now() + length;
+        let window = match pace {
+            Pace::OneByOne => 1,
+            Pace::Flood => IN_FLIGHT,
+        };
+        let mut begun = false;
+        self.ask_while(window, |room| if !std::mem::replace(&mut begun, true) || Instant::now() < until { room } else { 0 })
+    }
+}
+
 /// Strikes out the request that this line answers; when it was sent.
 fn settle(question: Question, in_flight: &mut Vec<(u64, Instant)>, line: &[u8]) -> Result<Instant> {
     let answered = str::from_utf8(line).ok().and_then(|line| question.id_in(line));
@@ -201,6 +265,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::program::Program;
 
     /// A daemon's local socket that answers every `batch` requests, the last first.
     fn stand_in(batch: usize, answer: fn(&str) -> String) -> UnixStream {
@@ -227,9 +292,19 @@ mod tests {
 
     #[test]
     fn the_script_that_is_asked_for_is_the_one_that_is_there() {
-        let asked = format!(r#"{{"name":"{}","#, crate::fleet::SCRIPT);
-        assert!(Question::Run.wording().request[0].starts_with(&asked));
-        assert!(!Question::Missing.wording().request[0].starts_with(&asked));
+        for (question, program) in
+            [(Question::Run, Program::Minimal), (Question::RunThere, Program::Minimal), (Question::Shell, Program::Shell)]
+        {
+            let asked = format!(r#"{{"name":"{}","#, program.name());
+            assert!(question.wording().request[0].starts_with(&asked), "{question:?}");
+            assert!(!Question::Missing.wording().request[0].starts_with(&asked));
+        }
+        for (question, name) in
+            [(Question::RunThere, crate::fleet::CLIENT.to_owned()), (Question::First, crate::stand_ins::name(0))]
+        {
+            assert!(question.wording().holds.contains(&format!("\"{name}\"")), "{question:?}");
+            assert!(question.wording().request[1].contains(&format!("\"{name}\"")), "{question:?}");
+        }
     }
 
     #[test]

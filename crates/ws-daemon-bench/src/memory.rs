@@ -1,23 +1,27 @@
-//! How much memory a server holds, at rest and for each idle link.
+//! How much memory a server holds, at rest and for each idle link, and a client that is linked.
 //!
-//! A fresh server each time, with no client daemon; only what the kernel says of it
-//! is counted, and the kernel's own socket buffers are not in that.
+//! Fresh ones each time; only what the kernel says of them is counted, and the kernel's own socket buffers are not in that.
 
 use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Resource, Rlimit};
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+use serde_json::json;
 
+use crate::bench::Bench;
+use crate::crowd::{Crowd, Dialect, Way};
+use crate::figure::{Figure, Unit};
 use crate::fleet::Daemon;
-use crate::links::Links;
-use crate::system;
+use crate::load::{Lane, Question};
+use crate::{system, targets};
 
-/// Descriptors that we need beside one a link.
-const OTHER_DESCRIPTORS: u64 = 100;
-/// The server is at rest when two looks this far apart see the same.
+/// Memory hardly varies, and ten thousand links take a while.
+const ROUNDS: usize = 3;
+/// A process is at rest when so many looks, this far apart, see the same: on a busy machine it may not have had its turn between two.
+const SAME_LOOKS: usize = 4;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 const REST: Duration = Duration::from_secs(10);
 
@@ -30,37 +34,94 @@ pub struct Resident {
     pub pss: u64,
 }
 
+pub fn measure(bench: &mut Bench) -> Result<Vec<Figure>> {
+    let (rounds, many) = (bench.schedule.rounds.min(ROUNDS), bench.many(10_000));
+    let few = many / 10;
+    let binary = bench.daemon()?;
+    let (mut rest, mut client, mut plain, mut seed, mut encrypted) = (vec![], vec![], vec![], vec![], vec![]);
+    for round in 1..=rounds {
+        eprintln!("memory, round {round} of {rounds}");
+        let levels = [0, few, many];
+        let all = holding(binary, &json!({}), &levels, |server, _| Ok(Way::plain(server, Dialect::Version2)))?;
+        rest.push(all[0]);
+        plain.push(all);
+        seed.push(holding(binary, &json!({}), &[0, many], |server, _| Ok(Way::plain(server, Dialect::Seed)))?);
+        encrypted.push(holding(binary, &tls(), &[0, many], Way::encrypted)?);
+        client.push(linked(binary)?);
+    }
+    let bytes = |name: &str, residents: &[Resident]| {
+        [
+            ("VmRSS", residents.iter().map(|resident| resident.rss as f64).collect()),
+            ("Pss", residents.iter().map(|resident| resident.pss as f64).collect::<Vec<_>>()),
+        ]
+        .map(|(what, values)| Figure::new("memory", format!("{name}, {what}"), Unit::Bytes, values))
+    };
+    let a_link = |name: String, rounds: &[Vec<Resident>], level: usize, links: usize| {
+        let grown = rounds.iter().map(|levels| (levels[level].rss - levels[0].rss) as f64 / links as f64).collect();
+        Figure::new("memory", name, Unit::Bytes, grown)
+    };
+    let [server, server_pss] = bytes("server at rest", &rest);
+    let [client, client_pss] = bytes("client at rest", &client);
+    Ok(vec![
+        server.must_reach(targets::SERVER_BYTES),
+        server_pss,
+        client.must_reach(targets::CLIENT_BYTES),
+        client_pss,
+        a_link(format!("an idle link, of {few}"), &plain, 1, few),
+        a_link(format!("an idle link, of {many}"), &plain, 2, many).must_reach(targets::PLAIN_LINK_BYTES),
+        a_link(format!("an idle seed link, of {many}"), &seed, 1, many),
+        a_link(format!("an idle link over TLS, of {many}"), &encrypted, 1, many).must_reach(targets::TLS_LINK_BYTES),
+    ])
+}
+
+/// The settings of a server that is encrypted.
+pub fn tls() -> serde_json::Value {
+    json!({ "tls": { "names": ["127.0.0.1"] } })
+}
+
 /// What a fresh server holds with each of these numbers of idle links.
-pub fn measure(binary: &Path, levels: &[usize]) -> Result<Vec<Resident>> {
-    // The server first: it is to raise its own limit, not to inherit ours.
-    let (server, address) = Daemon::server(binary)?;
-    let most = levels.iter().copied().max().unwrap_or(0);
-    raise_descriptor_limit(most as u64 + OTHER_DESCRIPTORS)?;
-    let mut links = Links::new(address);
+fn holding(
+    binary: &Path,
+    settings: &serde_json::Value,
+    levels: &[usize],
+    way: impl FnOnce(std::net::SocketAddr, &Path) -> Result<Way>,
+) -> Result<Vec<Resident>> {
+    let (mut server, address) = Daemon::server_with(binary, settings)?;
+    // It listens before all of it is there.
+    drop(server.connect_heard()?);
+    let mut crowd = Crowd::new(way(address, server.prefix())?)?;
     let mut residents = Vec::new();
     for level in levels {
-        links.grow(*level)?;
-        links.touch()?;
+        crowd.grow(*level)?;
+        crowd.touch()?;
         residents.push(at_rest(server.pid())?);
-        links.touch().context("the server let an idle link go")?;
+        crowd.touch().context("the server let an idle link go")?;
     }
     // The links first: the server then has nobody left to say good-bye to.
-    drop(links);
+    drop(crowd);
     Ok(residents)
 }
 
-fn at_rest(pid: Pid) -> Result<Resident> {
+/// What a fresh client holds whose link is up, and that has made no run.
+fn linked(binary: &Path) -> Result<Resident> {
+    let (_server, address) = Daemon::server(binary)?;
+    let mut client = Daemon::client_with(binary, address, &json!({}))?;
+    // It holds what it cannot send yet, so this waits for the link.
+    Lane::new(Question::Missing, client.connect()?, None)?.ask_once().context("the first answer of the server")?;
+    at_rest(client.pid())
+}
+
+pub fn at_rest(pid: Pid) -> Result<Resident> {
     let deadline = Instant::now() + REST;
-    let mut last = resident(pid)?;
-    loop {
+    let (mut last, mut same) = (resident(pid)?, 1);
+    while same < SAME_LOOKS && Instant::now() < deadline {
         thread::sleep(BETWEEN_LOOKS);
         system::check_stop()?;
         let now = resident(pid)?;
-        if now == last || Instant::now() > deadline {
-            return Ok(now);
-        }
+        same = if now == last { same + 1 } else { 1 };
         last = now;
     }
+    Ok(last)
 }
 
 fn resident(pid: Pid) -> Result<Resident> {
@@ -77,21 +138,6 @@ fn bytes_of(table: &str, name: &str) -> Option<u64> {
     let value = table.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     let kibibytes: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
-}
-
-/// For so many descriptors of our own.
-pub fn raise_descriptor_limit(needed: u64) -> Result<()> {
-    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= needed) {
-        return Ok(());
-    }
-    ensure!(
-        maximum.is_none_or(|maximum| maximum >= needed),
-        "{needed} descriptors are needed, the hard limit is {}; try --quick, or raise it",
-        maximum.unwrap_or_default(),
-    );
-    let limit = Rlimit { current: Some(needed), maximum };
-    rustix::process::setrlimit(Resource::Nofile, limit).context("cannot raise the limit")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! The program that is run: the smallest one that Linux starts, an ELF64 file
-//! of about 130 bytes whose only deed is `exit_group(0)`.
+//! The programs that are run: the smallest one that Linux starts, an ELF64 file
+//! of about 130 bytes whose only deed is `exit_group(0)`, and a shell script that does as much.
 //!
-//! Written by hand, so that no compiler is needed and no loader, libc or
+//! The first is written by hand, so that no compiler is needed and no loader, libc or
 //! page of data adds its own time to what is measured: the limit and the
 //! daemons run the very same bytes. It never reads, and never writes.
 
@@ -38,10 +38,37 @@ const CODE: &[u8] = &[
     0x01, 0x00, 0x00, 0xd4, // svc #0
 ];
 
-/// Writes the program to `path`, executable by all.
-pub fn write(path: &Path) -> io::Result<()> {
-    fs::write(path, image())?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+const SHELL_SCRIPT: &[u8] = b"#!/bin/sh\nexit 0\n";
+
+/// What is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Program {
+    /// The smallest one.
+    Minimal,
+    /// `#!/bin/sh` and `exit 0`.
+    Shell,
+}
+
+impl Program {
+    pub const ALL: [Program; 2] = [Program::Minimal, Program::Shell];
+
+    /// The name under which it lies in `scripts/`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Program::Minimal => "min",
+            Program::Shell => "sh",
+        }
+    }
+
+    /// Writes it into `folder`, executable by all.
+    pub fn write(self, folder: &Path) -> io::Result<()> {
+        let path = folder.join(self.name());
+        match self {
+            Program::Minimal => fs::write(&path, image())?,
+            Program::Shell => fs::write(&path, SHELL_SCRIPT)?,
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+    }
 }
 
 fn image() -> Vec<u8> {

@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::bench::Bench;
+use crate::compared::{self, Base};
+use crate::contest::Measured;
+use crate::figure::Figure;
 use crate::fleet::Pair;
-use crate::limit::Spawning;
+use crate::limit::{self, Spawning};
 use crate::load::{Lane, Question};
-use crate::memory::{self, Resident};
+use crate::part::Part;
+use crate::program::Program;
 use crate::sample::{Pace, Sample};
 use crate::{machine, system};
-
-const MEMORY_ROUNDS: usize = 3;
 
 /// The daemon whose local socket takes the requests; the other one does the work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Serialize)]
@@ -31,13 +34,6 @@ pub enum Side {
 pub struct Schedule {
     pub rounds: usize,
     pub slice: Duration,
-}
-
-impl Schedule {
-    /// A server's memory hardly varies, and ten thousand links take a while.
-    pub fn memory_rounds(self) -> usize {
-        self.rounds.min(MEMORY_ROUNDS)
-    }
 }
 
 /// What one way of asking brought, a value a round.
@@ -65,34 +61,74 @@ pub struct Spawned {
 
 /// What the timed rounds brought.
 #[derive(Default)]
-pub struct Timed {
-    pub spawned: Vec<Spawned>,
-    pub asked: Vec<Asked>,
+struct Timed {
+    spawned: Vec<Spawned>,
+    asked: Vec<Asked>,
     /// The share of the machine's time that others took, a value a round.
-    pub others: Vec<f64>,
+    others: Vec<f64>,
+}
+
+/// Those of these parts that share their rounds; `others` gets the share of the machine's time that others took in each.
+pub fn measure(bench: &mut Bench, parts: &[Part], others: &mut Vec<f64>) -> Result<Vec<Figure>> {
+    let wants = |part| parts.contains(&part);
+    let mut questions = Vec::new();
+    if wants(Part::Runs) || wants(Part::Cpu) {
+        questions.push(Question::Run);
+    }
+    if wants(Part::Runs) {
+        questions.push(Question::Shell);
+    }
+    if wants(Part::Messages) {
+        questions.extend([Question::Missing, Question::Notice]);
+    }
+    // Processor time is taken while runs are made, which are then shown only if they are wanted.
+    let shown: Vec<Question> =
+        questions.iter().copied().filter(|question| *question != Question::Run || wants(Part::Runs)).collect();
+
+    let folder = tempfile::Builder::new().prefix("ws-daemon-bench-").tempdir()?;
+    for program in Program::ALL {
+        program.write(folder.path()).context("cannot write the programs")?;
+    }
+    let mut asking = if questions.is_empty() {
+        None
+    } else {
+        let from = bench.from;
+        Some(Asking::new(bench.daemon()?, from, &questions)?)
+    };
+    let spawnings = if wants(Part::Limit) { &Spawning::ALL[..] } else { &[] };
+    let timed = run(bench.schedule, folder.path(), spawnings, asking.as_mut())?;
+    let cores = limit::cores()?.len();
+    let base = Base::of(&timed.spawned, cores);
+    let mut figures = compared::limit_figures(&timed.spawned, &base, cores);
+    figures.extend(compared::ask_figures(&timed.asked, &shown, &base));
+    if wants(Part::Cpu) {
+        figures.extend(compared::cpu_figures(&timed.asked, &base));
+    }
+    others.extend(timed.others);
+    Ok(figures)
 }
 
 /// The timed rounds: these ways of spawning, and questions through a pair of daemons.
-pub fn run(schedule: Schedule, program: &Path, spawnings: &[Spawning], mut asking: Option<&mut Asking>) -> Result<Timed> {
+fn run(schedule: Schedule, folder: &Path, spawnings: &[Spawning], mut asking: Option<&mut Asking>) -> Result<Timed> {
     let mut timed = Timed::default();
     if spawnings.is_empty() && asking.is_none() {
         return Ok(timed);
     }
     eprintln!("warming up");
     let mut warm_up = Timed::default();
-    warm_up.round(schedule.slice / 5, program, spawnings, asking.as_deref_mut())?;
+    warm_up.round(schedule.slice / 5, folder, spawnings, asking.as_deref_mut())?;
     for round in 1..=schedule.rounds {
         eprintln!("round {round} of {}", schedule.rounds);
-        timed.round(schedule.slice, program, spawnings, asking.as_deref_mut())?;
+        timed.round(schedule.slice, folder, spawnings, asking.as_deref_mut())?;
     }
     Ok(timed)
 }
 
 impl Timed {
-    fn round(&mut self, slice: Duration, program: &Path, spawnings: &[Spawning], asking: Option<&mut Asking>) -> Result<()> {
+    fn round(&mut self, slice: Duration, folder: &Path, spawnings: &[Spawning], asking: Option<&mut Asking>) -> Result<()> {
         self.others.push(machine::busy_share()?);
         for spawning in spawnings {
-            let sample = spawning.measure(program, slice)?;
+            let sample = spawning.measure(folder, slice)?;
             self.spawned_by(*spawning).samples.push(sample);
         }
         if let Some(asking) = asking {
@@ -121,24 +157,14 @@ impl Timed {
     }
 }
 
-/// Memory at each level, a row a round; each round has a server of its own.
-pub fn run_memory(rounds: usize, binary: &Path, levels: &[usize]) -> Result<Vec<Vec<Resident>>> {
-    (1..=rounds)
-        .map(|round| {
-            eprintln!("memory, round {round} of {rounds}");
-            memory::measure(binary, levels)
-        })
-        .collect()
-}
-
 /// A pair of daemons, and a lane a question.
-pub struct Asking {
+struct Asking {
     pair: Pair,
     lanes: Vec<(Question, Lane)>,
 }
 
 impl Asking {
-    pub fn new(binary: &Path, from: Side, questions: &[Question]) -> Result<Asking> {
+    fn new(binary: &Path, from: Side, questions: &[Question]) -> Result<Asking> {
         let mut pair = Pair::start(binary)?;
         let mut lanes = Vec::new();
         for question in questions {
@@ -148,7 +174,7 @@ impl Asking {
             };
             let hear = match question {
                 Question::Notice => Some(doer.connect_heard()?),
-                Question::Run | Question::Missing | Question::Echo => None,
+                _ => None,
             };
             lanes.push((*question, Lane::new(*question, asker.connect()?, hear)?));
         }

@@ -16,7 +16,9 @@ use rustix::event::epoll;
 use crate::links::{FINAL_PING, FINAL_PONG, MASK, MASKED, dial, shake_hands};
 use crate::system;
 
-const FINAL_TEXT: u8 = 0x81;
+pub const FINAL_TEXT: u8 = 0x81;
+/// The line of the handshake by which version 2 is offered.
+pub const OFFERED: &str = "Ws-Daemon: 2\r\n";
 /// A frame of more than this says so in two more bytes.
 const SHORT_BYTES: usize = 125;
 const TWO_MORE: u8 = 126;
@@ -96,26 +98,35 @@ fn frame(kind: u8, bit: u8, mask: &[u8], payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// What a stand-in says first, on a link that offers version 2; its epoch must rise with every link.
+pub fn hello(number: usize, epoch: u64) -> Vec<u8> {
+    let who = serde_json::json!({
+        "name": name(number), "configured": true, "instance": format!("00000000-0000-4000-8000-{number:012}"), "epoch": epoch,
+        "version": "0.2.0",
+    });
+    masked(FINAL_TEXT, format!(r#"{{"name":"&cmd","params":{{"code":"HELLO","data":{who}}}}}"#).as_bytes())
+}
+
+/// Whether the server has said HELLO, which is taken out of what was received.
+pub fn greeted(received: &mut Vec<u8>) -> Result<bool> {
+    let Some((kind, place)) = first_frame(received)? else { return Ok(false) };
+    let payload = String::from_utf8_lossy(&received[place.clone()]);
+    ensure!(kind == FINAL_TEXT && payload.contains(r#""code":"HELLO""#), "no HELLO from the server: {payload}");
+    received.drain(..place.end);
+    Ok(true)
+}
+
 /// Dials, says HELLO and waits for the server's: then the link is up.
 fn greet(server: SocketAddr, number: usize) -> Result<TcpStream> {
     let mut stream = dial(server, number)?;
-    shake_hands(&mut stream, server, "Ws-Daemon: 2\r\n")?;
-    let who = serde_json::json!({
-        "name": name(number), "configured": true, "instance": format!("00000000-0000-4000-8000-{number:012}"), "epoch": 1,
-        "version": "0.2.0",
-    });
-    let hello = format!(r#"{{"name":"&cmd","params":{{"code":"HELLO","data":{who}}}}}"#);
-    stream.write_all(&masked(FINAL_TEXT, hello.as_bytes()))?;
+    shake_hands(&mut stream, server, OFFERED)?;
+    stream.write_all(&hello(number, 1))?;
     let mut received = Vec::new();
-    loop {
+    while !greeted(&mut received)? {
         ensure!(receive(&mut stream, &mut received)?, "the server closed the connection");
-        if let Some((kind, place)) = first_frame(&received)? {
-            let payload = String::from_utf8_lossy(&received[place.clone()]);
-            ensure!(kind == FINAL_TEXT && payload.contains(r#""code":"HELLO""#), "no HELLO from the server: {payload}");
-            ensure!(place.end == received.len(), "the server says more than HELLO");
-            return Ok(stream);
-        }
     }
+    ensure!(received.is_empty(), "the server says more than HELLO");
+    Ok(stream)
 }
 
 /// Answers on all of them until the other end of `end` is closed.
@@ -141,7 +152,8 @@ fn serve(streams: Vec<TcpStream>, end: &UnixStream) -> Result<()> {
             let (stream, received) = &mut stand_ins[usize::try_from(number)?];
             let open = receive(stream, received)?;
             ensure!(open, "the server closed the link of stand-in {number}");
-            answer(stream, received).with_context(|| format!("stand-in {number}"))?;
+            let answers = answers(received, |_| {}).with_context(|| format!("stand-in {number}"))?;
+            stream.write_all(&answers)?;
         }
     }
 }
@@ -154,20 +166,22 @@ fn receive(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<bool> {
     Ok(read > 0)
 }
 
-/// Answers every whole frame, with one write.
-fn answer(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<()> {
+/// The answers to every whole frame, which are taken out of what was received; `pong` gets what pongs bring.
+pub fn answers(received: &mut Vec<u8>, mut pong: impl FnMut(&[u8])) -> Result<Vec<u8>> {
     let mut answers = Vec::new();
-    while let Some((kind, place)) = first_frame(received)? {
-        let payload = &received[place.clone()];
+    let mut rest = 0;
+    while let Some((kind, place)) = first_frame(&received[rest..])? {
+        let payload = &received[rest..][place.clone()];
         match kind {
             FINAL_TEXT => answers.extend(order(payload).map(done).unwrap_or_default()),
             FINAL_PING => answers.extend(masked(FINAL_PONG, payload)),
-            FINAL_PONG => {}
+            FINAL_PONG => pong(payload),
             other => bail!("the server sent a frame that begins with {other:#04x}"),
         }
-        received.drain(..place.end);
+        rest += place.end;
     }
-    Ok(stream.write_all(&answers)?)
+    received.drain(..rest);
+    Ok(answers)
 }
 
 /// The run that is ordered, if it is an order: whatever else a server says to its peers wants no answer.

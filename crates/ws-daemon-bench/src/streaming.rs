@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::bench::Bench;
+use crate::figure::{Figure, Unit};
 use crate::fleet::Pair;
 use crate::rounds::Schedule;
-use crate::sample::{Sample, median};
+use crate::sample::{Sample, rates};
 use crate::system;
 
 /// What is printed: one file, so many times.
@@ -34,7 +36,7 @@ const SHOWN_BYTES: usize = 300;
 
 /// What kind of output it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+enum Kind {
     /// Lines of 64 characters.
     Text,
     /// Lines of 64 bytes, half of them letters and half of them above ASCII as chance has it: no UTF-8, so it goes in base 64.
@@ -42,21 +44,21 @@ pub enum Kind {
 }
 
 /// A value a round.
-pub struct Streamed {
-    pub relay: Vec<Sample>,
-    pub printed: Vec<Printed>,
+struct Streamed {
+    relay: Vec<Sample>,
+    printed: Vec<Printed>,
 }
 
 /// One kind of output through the daemons; what is counted are bytes that arrived.
-pub struct Printed {
-    pub kind: Kind,
-    pub samples: Vec<Sample>,
+struct Printed {
+    kind: Kind,
+    samples: Vec<Sample>,
     /// The share of what was printed that did not arrive, 0 to 1.
-    pub lost: Vec<f64>,
+    lost: Vec<f64>,
 }
 
 /// Alternates between all; the first round warms up and is not kept.
-pub fn run(schedule: Schedule, binary: &Path) -> Result<Streamed> {
+fn run(schedule: Schedule, binary: &Path) -> Result<Streamed> {
     let mut pair = Pair::start(binary)?;
     let folder = pair.client.prefix().to_owned();
     for kind in Kind::ALL {
@@ -82,6 +84,29 @@ pub fn run(schedule: Schedule, binary: &Path) -> Result<Streamed> {
     Ok(all)
 }
 
+pub fn measure(bench: &mut Bench) -> Result<Vec<Figure>> {
+    let schedule = bench.schedule;
+    run(schedule, bench.daemon()?).map(|streamed| figures(&streamed))
+}
+
+/// Output that arrived a second, and the share that did not.
+fn figures(streamed: &Streamed) -> Vec<Figure> {
+    let megabytes = |samples: &[Sample]| rates(samples).iter().map(|bytes| bytes / 1e6).collect::<Vec<_>>();
+    let relay = megabytes(&streamed.relay);
+    let mut figures = vec![Figure::new("streaming", "relay, text", Unit::MegabytesPerSecond, relay.clone())];
+    for Printed { kind, samples, lost } in &streamed.printed {
+        let name = match kind {
+            Kind::Text => "text",
+            Kind::Binary => "binary, in base 64",
+        };
+        let arrived = Figure::new("streaming", format!("{name}, arrived"), Unit::MegabytesPerSecond, megabytes(samples));
+        let lost = lost.iter().map(|share| share * 100.0).collect();
+        figures.push(arrived.against("relay", Some(&relay)));
+        figures.push(Figure::new("streaming", format!("{name}, lost at full speed"), Unit::Percent, lost));
+    }
+    figures
+}
+
 /// Has it printed again and again for about `length`; also the share that was lost.
 fn slice(length: Duration, mut print: impl FnMut() -> Result<u64>) -> Result<(Sample, f64)> {
     let (mut times, mut done) = (Vec::new(), 0);
@@ -96,7 +121,7 @@ fn slice(length: Duration, mut print: impl FnMut() -> Result<u64>) -> Result<(Sa
     }
     let printed = times.len() as u64 * FILE_BYTES * TIMES;
     let lost = 1.0 - done as f64 / printed as f64;
-    Ok((Sample { done, elapsed: now - started, median: median(&mut times) }, lost))
+    Ok((Sample { done, ..Sample::of(&mut times, now - started) }, lost))
 }
 
 impl Kind {

@@ -13,15 +13,19 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions};
+use anyhow::Context;
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions};
 
 /// Room for a child's five calls, and for a signal's frame should one arrive.
 const STACK_BYTES: usize = 32 * 1024;
 
 static STOP: AtomicBool = AtomicBool::new(false);
+/// The limit that we were started with, once it was raised.
+static DESCRIPTORS: OnceLock<Rlimit> = OnceLock::new();
 
 /// Starts one program over and over, in the cheapest way Linux has: a child
 /// that shares our memory until it has become the program (as `vfork`), so no
@@ -146,9 +150,16 @@ pub fn cpu_time(pid: Pid) -> io::Result<Duration> {
 
 /// Has the kernel stop the process that `command` starts when this thread ends
 /// without having done so: then no Drop guard ran. To be started by the main thread.
+/// It gets the limit of descriptors that we were started with, to raise by itself.
 pub fn die_with_us(command: &mut Command) -> &mut Command {
-    let stop = || Ok(rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?);
-    // SAFETY: the closure runs between fork and exec and makes one system call; it
+    let limit = DESCRIPTORS.get().copied();
+    let stop = move || {
+        if let Some(limit) = limit {
+            rustix::process::setrlimit(Resource::Nofile, limit)?;
+        }
+        Ok(rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?)
+    };
+    // SAFETY: the closure runs between fork and exec and makes two system calls; it
     // neither allocates nor takes a lock.
     unsafe { command.pre_exec(stop) }
 }
@@ -170,6 +181,18 @@ pub fn heed_stop_signals() {
 pub fn check_stop() -> anyhow::Result<()> {
     anyhow::ensure!(!STOP.load(Ordering::Relaxed), "stopped by a signal");
     Ok(())
+}
+
+/// For so many descriptors of our own. Root may go beyond the hard limit.
+pub fn raise_descriptor_limit(needed: u64) -> anyhow::Result<()> {
+    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    DESCRIPTORS.get_or_init(|| Rlimit { current, maximum });
+    let maximum = maximum.map(|maximum| maximum.max(needed));
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum })
+        .with_context(|| format!("{needed} descriptors are needed; try --quick, or raise the limit (ulimit -n)"))
 }
 
 #[cfg(test)]
