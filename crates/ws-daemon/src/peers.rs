@@ -673,6 +673,7 @@ mod tests {
         assert_eq!(turns, ["web-1", "web-2", "a", "web-1"]);
         assert_eq!(pick(Some(&target("tag:tag-web-2")), &turn, None), "web-2");
         assert_eq!(pick(Some(&target("web-*")), &turn, Some("w1")), "web-2");
+        assert_eq!(pick(Some(&target("web-2")), &turn, None), "web-2", "by its name");
         assert_eq!(pick(Some(&target("web-1")), &turn, Some("w1")), "KnownButAbsent");
         assert_eq!(pick(Some(&target("web-3")), &turn, None), "KnownButAbsent");
         assert_eq!(pick(Some(&target("tag:absent")), &turn, None), "KnownButAbsent");

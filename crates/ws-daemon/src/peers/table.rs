@@ -24,7 +24,8 @@ pub struct Table {
     pub arrivals: Vec<u64>,
     pub links: Vec<Link>,
     pub by_instance: HashMap<String, Link>,
-    pub by_name: HashMap<String, Link>,
+    /// Who had a name last, and the number of its arrival.
+    by_name: HashMap<String, (u64, Link)>,
     pub registry: Registry,
     pub returning: Returning,
     next: u64,
@@ -111,7 +112,7 @@ impl Table {
         self.next += 1;
         self.arrivals.push(arrival);
         self.links.push(link.clone());
-        self.by_name.insert(link.peer().to_owned(), link.clone());
+        self.by_name.insert(link.peer().to_owned(), (arrival, link.clone()));
         if let Some(instance) = link.instance() {
             self.by_instance.insert(instance.to_owned(), link.clone());
             self.returning.came(instance);
@@ -125,7 +126,7 @@ impl Table {
             self.arrivals.remove(index);
             self.links.remove(index);
         }
-        if self.by_name.get(link.peer()) == Some(link) {
+        if self.named(link.peer()) == Some(link) {
             self.by_name.remove(link.peer());
         }
         if let Some(instance) = link.instance().filter(|instance| self.by_instance.get(*instance) == Some(link)) {
@@ -134,9 +135,13 @@ impl Table {
         }
     }
 
+    fn named(&self, name: &str) -> Option<&Link> {
+        self.by_name.get(name).map(|(_, link)| link)
+    }
+
     /// Who has a name beside `instance`: its address, and whether it was given the name.
     pub fn holder(&self, name: &str, instance: &str) -> Option<(String, bool)> {
-        let link = self.by_name.get(name).filter(|link| link.instance() != Some(instance))?;
+        let link = self.named(name).filter(|link| link.instance() != Some(instance))?;
         Some((link.address().to_owned(), link.hello().is_some_and(|hello| hello.configured && hello.name == name)))
     }
 
@@ -146,7 +151,7 @@ impl Table {
     /// # Errors
     /// Another instance is here with the same proof.
     pub fn in_the_way(&self, proven: &Proven, instance: Option<&str>) -> Result<Option<Link>, Unwelcome> {
-        let holder = self.by_name.get(&*proven.name).filter(|link| instance.is_none() || link.instance() != instance);
+        let holder = self.named(&proven.name).filter(|link| instance.is_none() || link.instance() != instance);
         let Some(holder) = holder else { return Ok(None) };
         let has_proved = holder.standing().proven().is_some_and(|held| held.name == proven.name);
         if has_proved && (instance.is_some() || holder.instance().is_some()) {
@@ -205,6 +210,11 @@ impl Table {
             let may = choice.within.is_none_or(|within| within.has(link.peer(), link.tags()));
             may && !link.is_draining() && !asks && choice.target.is_none_or(|target| target.matches(link.peer(), link.tags()))
         };
+        // Whoever is asked for by one name is found by it, however many there are. One that may not be asked may have a namesake.
+        let named = choice.target.and_then(Target::single_name).and_then(|name| self.by_name.get(name));
+        if let Some(index) = named.and_then(|(arrival, _)| self.arrivals.binary_search(arrival).ok()).filter(fits) {
+            return Some(index);
+        }
         // The common way: whoever is next, most likely at the first look.
         if *choice.route == Route::RoundRobin {
             let first = route::round_robin(&self.arrivals, self.last)?;
