@@ -439,7 +439,13 @@ mod tests {
         fs::write(&path, text).expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
         let program = c_text(path.as_os_str().as_bytes()).expect("no NUL");
-        let (pid, said) = says(start, "an argument", &program).expect("started");
+        let (pid, said) = loop {
+            match says(start, "an argument", &program) {
+                // What another thread of this test has just started has the file open for writing until it is its program.
+                Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => std::thread::yield_now(),
+                result => break result.expect("started"),
+            }
+        };
         let shown = path.display();
         let group = pid.as_raw_nonzero();
         // Descriptors 0, 1, 2, and the one by which ls reads the folder. Of the signals, the lower half of the set: what stands

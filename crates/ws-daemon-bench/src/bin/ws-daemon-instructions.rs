@@ -29,6 +29,7 @@ use ws_daemon_protocol::codec::{compact, seed};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::{Message, Params};
 use ws_daemon_protocol::outcome::{Outcome, Report};
+use ws_daemon_protocol::worker::{Asked, Said};
 
 /// The share by which a path may take more than its figure says; and from here on less is worth new figures.
 const MARGIN: f64 = 0.05;
@@ -50,7 +51,7 @@ const PARAMS: &str = r#"{ "to": "+4915112345678", "text": "Your code is 123456. 
 type Path = (&'static str, fn(u64));
 
 /// In the order in which a request goes through them.
-const PATHS: [Path; 17] = [
+const PATHS: [Path; 19] = [
     ("a request out of the stream, and parsed", |count| {
         let mut framer = Framer::new(LIMIT, NESTING);
         repeat(count, || parse(&mut framer, REQUEST));
@@ -119,6 +120,20 @@ const PATHS: [Path; 17] = [
     ("an outcome, read as the seed's", |count| {
         let frame = seed::status(&Report::from(Outcome::Exited(0)), Some(&id("\"8a6e0804\"")));
         repeat(count, || seed::decode(black_box(&frame), NESTING).expect("an outcome"));
+    }),
+    ("a call, written for a worker", |count| {
+        let (run, params) = (RunId::new(RUN), params());
+        let asked =
+            Asked { run: &run, name: "sms/send", params: &params, peer: "till-3", caller: None, deadline: None, trace: None };
+        let mut lines = String::new();
+        repeat(count, || {
+            lines.clear();
+            black_box(&asked).write(&mut lines);
+        });
+    }),
+    ("an answer, read of a worker", |count| {
+        let line = format!("{{\"id\":\"{RUN}\",\"status\":0}}");
+        repeat(count, || Said::parse(black_box(&line)).expect("an answer"));
     }),
     ("a final line", |count| {
         let (id, report) = (id("\"8a6e0804\""), Report::from(Outcome::Exited(0)));
