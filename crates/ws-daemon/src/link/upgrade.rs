@@ -14,6 +14,9 @@ use super::stream::Stream;
 use crate::config::{Credentials, ServerUrl};
 use crate::secret::random;
 
+/// One read of the answer, in bytes: with its head come the words of a refusal.
+const READ_BYTES: usize = 4 << 10;
+
 /// The head of the answer, in bytes, and its lines.
 const ANSWER_HEAD_BYTES: usize = 64 << 10;
 const ANSWER_HEADERS: usize = 100;
@@ -62,6 +65,7 @@ pub async fn upgrade(stream: &mut Stream, server: &ServerUrl) -> Result<Upgraded
     stream.flush().await?;
     let mut heard = Vec::new();
     loop {
+        heard.reserve(READ_BYTES);
         let room = ANSWER_HEAD_BYTES.saturating_sub(heard.len()) as u64;
         if room == 0 {
             return Err(NoLink::Other("its answer has no end"));
