@@ -11,6 +11,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::DEADLINE;
@@ -91,9 +92,7 @@ pub fn play(page: &str) -> Option<(usize, usize)> {
         }
     }
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    // Between here and the server's start another program may take the port; then the log says so.
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
-    let port = port.to_string();
+    let port = port_of_its_own().to_string();
     let (mut script, mut printed, mut runs) = (String::new(), Vec::new(), 0);
     let at = |run: usize, what: &str| folder.path().join(format!("{run}.{what}"));
     for block in &blocks {
@@ -143,4 +142,17 @@ pub fn play(page: &str) -> Option<(usize, usize)> {
     }
     assert!(!said.err.contains("command not found"), "{page}: {}", said.err);
     Some((runs, printed.len()))
+}
+
+/// A port that is free, and stays so until it is bound: below those that systems give to whoever asks for any, and each once.
+fn port_of_its_own() -> u16 {
+    const FIRST: u16 = 20_000;
+    const PORTS: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    // Another process that runs these tests begins elsewhere.
+    let ports =
+        std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(101)));
+    let mut ports = ports.map(|number| FIRST + u16::try_from(number % PORTS).expect("it is small"));
+    ports.find(is_free).expect("there are thousands")
 }
