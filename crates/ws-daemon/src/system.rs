@@ -327,6 +327,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::path::Path;
     use std::process::{Command, Stdio};
+    use std::sync::{Mutex, PoisonError};
 
     use rustix::fs::OFlags;
 
@@ -430,8 +431,12 @@ mod tests {
         Ok((pid, said))
     }
 
+    /// Held by whoever counts a child's descriptors, and by whoever has some that children get.
+    static INHERITED: Mutex<()> = Mutex::new(());
+
     /// What every way to start a program must do; the signals of `left` may be ignored still.
     fn starts_as_told(start: Start, left: u64) {
+        let _alone = INHERITED.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("script");
         let text = "#!/bin/sh\necho $0; echo $1; pwd; echo $A-$EMPTY-$HOME; readlink /proc/self/fd/0; ls /proc/self/fd | wc -l\n\
@@ -542,6 +547,7 @@ mod tests {
 
     #[test]
     fn both_ways_keep_descriptors_from_children() {
+        let _alone = INHERITED.lock().unwrap_or_else(PoisonError::into_inner);
         for mark in [linux::close_range_on_exec, portable::close_on_exec] {
             let file = fs::File::open("/dev/null").expect("there");
             rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).expect("cleared");
