@@ -187,24 +187,22 @@ impl Decoder {
     /// What is wrong with them.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Frame>, Fault> {
         loop {
-            if let Some(mut body) = self.body.take() {
-                let (now, rest) = bytes.split_at(body.left.min(bytes.len()));
-                *bytes = rest;
-                body.take(now);
-                if body.left > 0 {
-                    self.body = Some(body);
-                    return Ok(None);
-                }
-                if let Some(frame) = self.end(*body)? {
-                    return Ok(Some(frame));
-                }
-            }
-            if !self.take_head(bytes) {
+            let mut body = match self.body.take() {
+                Some(body) => *body,
+                None if self.take_head(bytes) => self.begin()?,
+                None => return Ok(None),
+            };
+            let (now, rest) = bytes.split_at(body.left.min(bytes.len()));
+            *bytes = rest;
+            body.take(now);
+            if body.left > 0 {
+                // Boxed: a link that waits for nothing has no room for it.
+                self.body = Some(Box::new(body));
                 return Ok(None);
             }
-            self.have = 0;
-            let body = self.begin()?;
-            self.body = Some(Box::new(body));
+            if let Some(frame) = self.end(body)? {
+                return Ok(Some(frame));
+            }
         }
     }
 
@@ -227,8 +225,9 @@ impl Decoder {
         }
     }
 
-    /// What the head says.
+    /// What the head says; the next one is another.
     fn begin(&mut self) -> Result<Body, Fault> {
+        self.have = 0;
         let [first, second, ..] = self.head;
         if first & 0x70 != 0 {
             return Err(Fault::Protocol("reserved bits are set, and no extension was agreed to"));
@@ -274,7 +273,7 @@ impl Decoder {
         let left = usize::try_from(length).ok().filter(|_| whole <= self.most as u64 || opcode.is_control());
         let left = left.ok_or(Fault::TooLarge(whole))?;
         let mut body = Body { opcode, is_last, mask, left, read: 0, bytes };
-        body.bytes.reserve_exact(left.min(TRUSTED_BYTES));
+        body.bytes.reserve(left.min(TRUSTED_BYTES));
         Ok(body)
     }
 
