@@ -417,7 +417,7 @@ impl Copy {
         info!(pid, how, why = why.as_deref(), "worker ended");
         let failed = (is_by_itself && member.answered() == 0).then(|| {
             let last = last.map_or(String::new(), |last| format!(": {last}"));
-            format!("the worker ended ({how}) before it had answered anything{last}")
+            format!("the worker ended ({how}) before it had answered anything{last}; it is to answer each line of stdin until that ends")
         });
         pool.remove(&member, failed);
         if let Some(gone) = gone.or(is_by_itself.then_some(Gone::Ended)) {

@@ -222,7 +222,9 @@ impl Member {
     /// What is wrong with it.
     pub fn hear(&self, line: &str) -> Result<Heard, String> {
         let not_held = |id: &str| format!("it spoke for {:?}, which it does not hold", short(id, 64));
-        match Said::parse(line).map_err(|fault| format!("it said what is no answer: {fault}"))? {
+        match Said::parse(line).map_err(|fault| {
+            format!("it said what is no answer ({fault}); there, a line is one JSON object, and nothing else")
+        })? {
             Said::Message => Ok(Heard::Message),
             Said::Output(Output { id, stream, data, is_base64 }) => {
                 let mut state = self.state();
