@@ -22,7 +22,7 @@ env --default-signal=HUP,INT,QUIT cargo test --workspace
 # Once more with a log at level trace and a token in every client: it must be nowhere but in its file.
 WSDAEMON_TEST_SENTINEL=1 env --default-signal=HUP,INT,QUIT cargo test --package ws-daemon --test black_box
 # As a stranger would install it, of what is built already.
-cargo install --path crates/ws-daemon --debug --locked --quiet --root target/installed --target-dir target --no-track --force
+cargo install --path crates/ws-daemon --debug --locked --offline --quiet --root target/installed --target-dir target --no-track --force
 PATH=$PWD/target/installed/bin:$PATH ws-daemon --version
 
 skipped=$(sort -u "$WSDAEMON_TEST_SKIPS" | grep -c . || true)

@@ -72,6 +72,20 @@ fn every_bound_that_is_listed_is_in_the_code() {
 }
 
 #[test]
+fn the_spools_statements_are_prepared_once_but_for_those_that_open_it() {
+    let verbs: Vec<_> =
+        sources().into_iter().filter(|(path, _)| path.starts_with("spool/") && !path.ends_with("/file.rs")).collect();
+    let prepared = verbs.iter().filter(|(_, text)| text.contains(".prepare_cached(")).count();
+    assert!(prepared >= 3, "{prepared} files with statements");
+    for (path, text) in &verbs {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for anew in [".prepare(", "connection.execute(", "connection.query_row(\"SELECT"] {
+            assert!(!code.contains(anew), "{path} has a statement prepared each time: {anew}");
+        }
+    }
+}
+
+#[test]
 fn the_protocol_page_has_every_error_word_with_its_status() {
     let page = fs::read_to_string(root().join("docs/protocol.md")).expect("it is there");
     for (code, word, status) in ErrorCode::ALL {

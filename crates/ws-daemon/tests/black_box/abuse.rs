@@ -4,12 +4,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-use rustix::process::nice;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -49,9 +49,6 @@ const IN_THE_STORM: usize = 400;
 /// alone beside, asked in turn: the storm comes from the same two cores, and makes a daemon slower that has nothing to do with it.
 /// Without optimization the daemon's one thread has so much to do for each turn that below this all is good.
 const NOISE: Duration = if cfg!(debug_assertions) { Duration::from_millis(250) } else { Duration::ZERO };
-
-/// The niceness of whoever gives way to everybody else.
-const GIVES_WAY: i32 = 19;
 
 /// How often it is tried on a machine that others disturb.
 const STORMS: usize = 4;
@@ -185,8 +182,10 @@ fn from_one_core<T>(work: impl FnOnce() -> T) -> T {
     let mut one = CpuSet::new();
     one.set(first);
     sched_setaffinity(None, &one).expect("it is allowed");
-    // Of this thread alone.
-    nice(GIVES_WAY).expect("it is allowed");
+    // A thread that is merely nice keeps a core until its turn is over, and that alone is as long as a run.
+    let thread = gettid().as_raw_nonzero().to_string();
+    let gives_way = Command::new("chrt").args(["--idle", "--pid", "0", &thread]).status();
+    assert!(gives_way.expect("util-linux is there").success(), "everybody may give way");
     work()
 }
 

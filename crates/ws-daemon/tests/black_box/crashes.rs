@@ -12,7 +12,8 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde_json::json;
 
 use crate::support::{
-    Book, Cable, Counts, DEADLINE, Daemon, DaemonPlan, WRITES_DOWN, dice, need_tool, number, pass, tag, wait_readable,
+    Book, Cable, Counts, DEADLINE, Daemon, DaemonPlan, WRITES_DOWN, dice, need_faketime, need_tool, number, pass, tag,
+    wait_readable,
 };
 
 const DOERS: usize = 3;
@@ -236,7 +237,7 @@ fn without_spool(plan: DaemonPlan) -> DaemonPlan {
 
 #[test]
 fn clocks_that_jump_by_ten_years_between_two_lives_lose_repeat_and_expire_nothing() {
-    let Some(library) = faketime() else { return };
+    let Some(library) = need_faketime() else { return };
     let mut fleet = Fleet::new(1);
     let year = year_of(fleet.asker());
     for jump in ["+10y", "-10y", "+0y"] {
@@ -269,15 +270,6 @@ fn clocks_that_jump_by_ten_years_between_two_lives_lose_repeat_and_expire_nothin
     }
     let counts = fleet.close("clocks");
     assert_eq!((counts.settled, counts.done, counts.started), (9, 9, 9), "{counts:?}\n{}", fleet.logs());
-}
-
-/// The library that lies about the time to whoever loads it.
-fn faketime() -> Option<String> {
-    need_tool("faketime").then(|| {
-        let folders = fs::read_dir("/usr/lib").expect("a system has libraries").flatten();
-        let found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).find(|library| library.exists());
-        found.expect("faketime comes with its library").to_string_lossy().into_owned()
-    })
 }
 
 /// The year that a daemon's log began in.

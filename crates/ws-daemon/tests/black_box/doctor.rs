@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    CertificateAuthority, Daemon, DaemonPlan, ForwardProxy, Way, command, need_namespaces, need_other_users, need_tool, ran,
+    CertificateAuthority, Daemon, DaemonPlan, ForwardProxy, Way, command, need_faketime, need_namespaces, need_other_users, ran,
 };
 
 const HOUR: i64 = 3600;
@@ -164,12 +164,11 @@ fn what_keeps_a_client_from_its_server_is_named() {
     assert_found(&examined(&plan, &[]), "ok", "link", "lets this client in", "");
     tool(&server, &["peers", "revoke", "web"]);
     assert_found(&examined(&plan, &[]), "fail", "link", "401", "");
-    if need_tool("faketime") {
-        let mut late = Command::new("faketime");
-        late.args(["-f", "+2h", env!("CARGO_BIN_EXE_ws-daemon"), "doctor", "--json"]);
+    if let Some(library) = need_faketime() {
         let near = Daemon::client(&server);
         near.written();
-        late.env("WSDAEMON_PREFIX", near.prefix());
+        let mut late = near.command();
+        late.args(["doctor", "--json"]).env("LD_PRELOAD", library).env("FAKETIME", "+2h");
         assert_found(&findings(late), "warn", "clock", "apart", "timedatectl set-ntp true");
     }
     let port = server.port();

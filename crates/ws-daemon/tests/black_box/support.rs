@@ -48,7 +48,8 @@ pub use scripted::{Conversation, ScriptedDaemon};
 pub use stand_in::{MuteServer, seed_client};
 pub use tls::Authority;
 pub use tool::{
-    need_namespaces, need_networks, need_other_users, need_packager, need_python, need_root, need_stand_ins, need_tool,
+    need_faketime, need_namespaces, need_networks, need_other_users, need_packager, need_python, need_root, need_stand_ins,
+    need_tool,
 };
 pub use watched::{Watched, children};
 pub use web::{Reply, Web, signature};

@@ -28,6 +28,16 @@ pub fn need_python(name: &str) -> Option<std::path::PathBuf> {
     have(is_executable(&program), name).then_some(program)
 }
 
+/// The library that lies about the time to whoever loads it; a test that gets `None` returns at once. Not the program that loads it: that
+/// one gives up where a process of the same number was killed under it before.
+pub fn need_faketime() -> Option<String> {
+    need_tool("faketime").then(|| {
+        let folders = fs::read_dir("/usr/lib").expect("a system has libraries").flatten();
+        let found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).find(|library| library.exists());
+        found.expect("faketime comes with its library").to_string_lossy().into_owned()
+    })
+}
+
 /// Whether namespaces can be made, as a container has them.
 pub fn need_namespaces() -> bool {
     let may = || {
