@@ -26,7 +26,7 @@ use crate::audit::{Audit, Entry};
 use crate::config::{InUse, Limits, Open};
 use crate::counters::{Count, Counters};
 use crate::link::{Dialect, Role, Stream, Wire};
-use crate::peers::{Life, Newcomer, Peers};
+use crate::peers::{Life, Newcomer, Peers, Unwelcome};
 use crate::rate::Seldom;
 use crate::standing::{Proof, Proven, Standing};
 use crate::tasks::{Stop, Tasks, Turn};
@@ -184,7 +184,7 @@ impl Http {
                 info!(count, "a half-open connection was dropped to make room for a new one");
             }
         }
-        self.tasks.spawn(self.clone().attend(stream, address, entered.seat, entered.dropped));
+        self.tasks.spawn(self.attend(stream, address, entered.seat, entered.dropped));
     }
 
     fn turn_away(&self, address: SocketAddr, why: TurnedAway, floods: &mut Floods) {
@@ -215,11 +215,44 @@ impl Http {
         self.addresses.fail(address.ip(), Instant::now());
     }
 
-    /// One connection, from its first byte to the end of its link.
-    async fn attend(self, stream: TcpStream, address: SocketAddr, seat: Seat, dropped: CancellationToken) {
+    /// One connection, from its first byte to the end of its link. The way to the link takes several times the room that a link needs, and
+    /// is boxed: ten thousand links would each keep that room for as long as they stand.
+    fn attend(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        seat: Seat,
+        dropped: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
+        let http = self.clone();
+        let entry = Box::pin(self.clone().enter(stream, address, seat, dropped));
+        async move {
+            let Some((newcomer, _seat)) = entry.await else { return };
+            let claimed = newcomer.claimed();
+            if let Life::Unwelcome(why) = http.peers.host(newcomer, CancellationToken::new()).await {
+                http.failed(address);
+                Box::pin(http.record_unwelcome(address, claimed, why)).await;
+            }
+        }
+    }
+
+    async fn record_unwelcome(&self, address: SocketAddr, claimed: Vec<(&'static str, String)>, why: Unwelcome) {
+        let entry = || Entry::new("link").with("address", address.to_string()).with("allowed", false);
+        let entry = || claimed.iter().fold(entry(), |entry, (what, claimed)| entry.text(what, claimed));
+        self.door.audit.record(|| entry().with("why", why.to_string())).await;
+    }
+
+    /// From the first byte to a link whose peer is known, and the place that it has; `None` if it does not become one, in time.
+    async fn enter(
+        self,
+        stream: TcpStream,
+        address: SocketAddr,
+        seat: Seat,
+        dropped: CancellationToken,
+    ) -> Option<(Newcomer, Seat)> {
         // Frames are small and waited for; a socket that does not know the option still works.
         drop(stream.set_nodelay(true));
-        let (visit, asks) = (Visit::default(), self.stop.askers.token());
+        let (visit, _asks) = (Visit::default(), self.stop.askers.token());
         let within = *self.handshake.now();
         let greeted = tokio::select! {
             greeted = self.greet(stream, address, &visit) => Ok(greeted),
@@ -228,14 +261,7 @@ impl Http {
         match greeted {
             Ok(Some(newcomer)) => {
                 seat.became_link();
-                drop(asks);
-                let claimed = newcomer.claimed();
-                if let Life::Unwelcome(why) = self.peers.host(newcomer, CancellationToken::new()).await {
-                    self.failed(address);
-                    let entry = || Entry::new("link").with("address", address.to_string()).with("allowed", false);
-                    let entry = || claimed.iter().fold(entry(), |entry, (what, claimed)| entry.text(what, claimed));
-                    self.door.audit.record(|| entry().with("why", why.to_string())).await;
-                }
+                return Some((newcomer, seat));
             }
             Err(Enough::Wanted) => {}
             // Also who keeps the connection after an open page until its time is over has done nothing wrong.
@@ -247,6 +273,7 @@ impl Http {
                 info!(%address, ?within, "a connection was closed: no handshake in time");
             }
         }
+        None
     }
 
     /// Ends when a connection may not stay for longer. Once somebody has shown on it who it is, it may, and drops for nobody.
@@ -262,7 +289,7 @@ impl Http {
         }
     }
 
-    /// From the first byte to a link whose peer is known; `None` if it does not become one.
+    /// From the first byte to a link whose peer is known; `None` if it does not become one. The deadline is the caller's.
     async fn greet(&self, stream: TcpStream, address: SocketAddr, visit: &Visit) -> Option<Newcomer> {
         let (wire, dialect, standing) = self.upgrade(stream, address, visit).await?;
         self.peers.welcome(wire, dialect, standing, address.to_string()).await

@@ -1,17 +1,18 @@
 //! The life of one link: frames in are decoded and handed up, frames out are fed and flushed, pings keep it honest. When it ends,
 //! for whatever reason, everything in flight on it is settled.
 
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, warn};
 use ws_daemon_protocol::codec::seed;
 use ws_daemon_protocol::codec::v2::{self, Order, Refused, RunFrame, StatusFrame, Verdict};
-use ws_daemon_protocol::codec::websocket::{CloseCode, Frame};
+use ws_daemon_protocol::codec::websocket::{CloseCode, Frame, Role};
 use ws_daemon_protocol::command::{Command, Place};
 use ws_daemon_protocol::id::CallerId;
 use ws_daemon_protocol::message::CommandMessage;
@@ -25,6 +26,9 @@ use crate::tasks::Turn;
 
 /// Pings that may stay without any sign of life before a peer counts as dead.
 const MISSED_PINGS: u32 = 2;
+
+/// Moments of one interval between two pings on which the looks of all links fall.
+const LOOKS: u128 = 256;
 
 /// How long what is left may take to leave.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -112,28 +116,58 @@ struct Session {
 struct Pulse {
     moved: (u64, u64),
     was_flushing: bool,
-    pinged: bool,
+    /// It has pinged since the last look.
+    has_pinged: bool,
+    /// By now something should have come: the answer to a ping, or the next ping of one that pings by itself.
+    is_due: bool,
     missed: u32,
 }
 
+/// What a look at the pulse is followed by.
+enum Look {
+    /// A ping.
+    Ping,
+    /// Nothing: the peer has pinged by itself, and its pings are as good as ours.
+    Nothing,
+    /// The end of the link.
+    Dead,
+}
+
 impl Pulse {
-    /// Looks at the bytes since the last ping, before the next one; says how many pings in a row were missed. Bytes read are
-    /// life. Bytes written are life only if they had been waiting: they moved because the peer took what was before them.
-    fn missed(&mut self, wire: &Wire) -> u32 {
+    /// Looks at the bytes since the last look, a ping's interval ago. Bytes read are life. Bytes written are life only if they had
+    /// been waiting: they moved because the peer took what was before them.
+    ///
+    /// Only who was dialled leaves the pinging to the other side: if both did, both would wait for each other. It finds a peer dead
+    /// no later for it, since a ping that does not come is missed like an answer that does not.
+    fn look(&mut self, wire: &Wire) -> Look {
         let (read, written) = wire.moved();
         let alive = read > self.moved.0 || (self.was_flushing && written > self.moved.1);
-        self.missed = if alive { 0 } else { self.missed + u32::from(self.pinged) };
+        self.missed = if alive { 0 } else { self.missed + u32::from(self.is_due) };
         self.moved = (read, written);
         self.was_flushing = wire.is_flushing();
-        self.pinged = true;
-        self.missed
+        self.is_due = true;
+        match (std::mem::take(&mut self.has_pinged), wire.role()) {
+            _ if self.missed >= MISSED_PINGS => Look::Dead,
+            (true, Role::Server) => Look::Nothing,
+            _ => Look::Ping,
+        }
     }
+}
+
+/// In an interval, or hardly later: together with the looks of other links, so that ten thousand idle ones wake the daemon so many times in
+/// an interval and not ten thousand times.
+fn next_look(interval: Duration) -> Instant {
+    static BEGIN: OnceLock<Instant> = OnceLock::new();
+    let begin = *BEGIN.get_or_init(Instant::now);
+    let (step, at) = (interval.as_nanos() / LOOKS, begin.elapsed() + interval);
+    let beyond = at.as_nanos().checked_rem(step).unwrap_or_default();
+    let rest = if beyond == 0 { 0 } else { step - beyond };
+    begin + at + Duration::from_nanos(u64::try_from(rest).unwrap_or_default())
 }
 
 impl Session {
     async fn run(&mut self, wire: &mut Wire) -> Ended {
-        let mut ping = interval_at(Instant::now() + self.terms.ping, self.terms.ping);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = std::pin::pin!(sleep_until(next_look(self.terms.ping)));
         let mut pulse = Pulse::default();
         // A peer may never stop talking.
         let mut turn = Turn::default();
@@ -149,6 +183,7 @@ impl Session {
                         self.hear(&frame);
                         turn.done(frame.len()).await;
                     }
+                    Event::Pinged => pulse.has_pinged = true,
                     Event::Control | Event::Flushed => {}
                     Event::Gone(gone) => return gone.into(),
                 },
@@ -160,14 +195,16 @@ impl Session {
                 () = link.mux().woken() => if link.mux().is_overfull() {
                     return Ended::DoesNotRead;
                 },
-                _ = ping.tick() => {
-                    if pulse.missed(wire) >= MISSED_PINGS {
-                        return Ended::Dead(self.terms.ping * MISSED_PINGS);
+                () = &mut look => {
+                    look.as_mut().reset(next_look(self.terms.ping));
+                    match pulse.look(wire) {
+                        Look::Ping => if let Err(gone) = wire.ping() {
+                            return gone.into();
+                        },
+                        Look::Nothing => {}
+                        Look::Dead => return Ended::Dead(self.terms.ping * MISSED_PINGS),
                     }
                     link.mux().sweep();
-                    if let Err(gone) = wire.ping() {
-                        return gone.into();
-                    }
                 }
                 // The peer has left this link for another one: nothing that waits here is for it.
                 () = link.0.closing.cancelled() => return match link.0.farewell.get() {

@@ -63,7 +63,9 @@ struct Inner {
 pub enum Event {
     /// A text or binary frame, whole.
     Frame(Frame),
-    /// A ping, a pong, or part of a closing handshake: a sign of life.
+    /// A ping, whose answer is fed.
+    Pinged,
+    /// A pong, or part of a closing handshake: a sign of life.
     Control,
     /// All that was fed has been written; more may be fed.
     Flushed,
@@ -153,6 +155,12 @@ impl Wire {
     #[must_use]
     pub fn last_words(&mut self) -> Option<(u16, String)> {
         self.0.said.take()
+    }
+
+    /// Which end this is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.0.role
     }
 
     /// Bytes read and written so far.
@@ -326,6 +334,7 @@ impl Inner {
             Frame::Ping(bytes) if !self.has_closed => {
                 self.pongs += bytes.len() + FRAME_HEAD_BYTES;
                 self.say(Opcode::Pong, &bytes)?;
+                return Ok(Event::Pinged);
             }
             Frame::Ping(_) | Frame::Pong => {}
             Frame::Close(said) => {

@@ -736,6 +736,21 @@ fn a_peer_that_answers_pings_stays_however_idle_it_is() {
 }
 
 #[test]
+fn a_server_leaves_the_pinging_to_a_client_that_pings_and_misses_its_pings_when_they_stop() {
+    const INTERVAL: Duration = Duration::from_millis(150);
+    let server = Daemon::server().config(json!({ "times": { "ping": "150ms" } })).start();
+    let mut peer = Peer::dial(&server);
+    let begun = Instant::now();
+    while begun.elapsed() < INTERVAL * 5 {
+        peer.send(Message::Ping(Vec::new().into()));
+        assert!(matches!(peer.message(), Message::Pong(_)), "nobody pings it");
+    }
+    assert!(matches!(peer.message(), Message::Ping(_)), "it is asked for a sign of life");
+    // It reads no more, so nothing answers.
+    server.wait_log("nothing was heard of the peer");
+}
+
+#[test]
 fn any_frame_is_a_sign_of_life() {
     let server = Daemon::server().config(json!({ "times": { "ping": "150ms" } })).start();
     let mut peer = Peer::dial(&server);
