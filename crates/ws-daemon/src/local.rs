@@ -3,6 +3,7 @@
 
 mod answers;
 mod lobby;
+mod outcomes;
 mod session;
 mod socket_file;
 

@@ -3,6 +3,7 @@
 
 mod aftermath;
 mod direct;
+mod ends;
 mod follow;
 mod handover;
 mod held;
@@ -10,6 +11,7 @@ mod ledger;
 mod order;
 mod queued;
 mod records;
+mod waiting_room;
 mod whom;
 
 use std::collections::HashSet;
@@ -38,8 +40,12 @@ use crate::spool::{RunState, Spool, SpoolError};
 use crate::tasks::{Stop, Tasks};
 use held::Held;
 use ledger::{Ledger, Live, Seat};
+use waiting_room::WaitingRoom;
 
+pub use ends::Ends;
+pub use follow::Follow;
 pub use handover::Awaited;
+pub use order::tells_the_end_only;
 pub use whom::RELAYED;
 
 /// The asking side of one daemon. Clones are the same.
@@ -71,6 +77,7 @@ struct Inner {
     /// On a client: the requests that wait for the server.
     held: Option<Held>,
     ledger: Ledger,
+    waiting_room: WaitingRoom,
     /// One permit for each byte of the direct requests with options that wait for a client's server; none left: `queue_full`.
     waiting: Semaphore,
     /// One permit for each queued run whose params are on their way from the spool to a link.
@@ -147,6 +154,7 @@ impl Origin {
             means,
             held,
             ledger: Ledger::default(),
+            waiting_room: WaitingRoom::default(),
             waiting,
             reading: Arc::new(Semaphore::new(READING)),
             lost: Mutex::default(),
@@ -188,6 +196,10 @@ impl Origin {
 
     fn ledger(&self) -> &Ledger {
         &self.0.ledger
+    }
+
+    fn waiting_room(&self) -> &WaitingRoom {
+        &self.0.waiting_room
     }
 
     fn is_client(&self) -> bool {
@@ -307,6 +319,7 @@ impl Origin {
             }
         }
         live.cancel.cancel();
+        self.waiting_room().call(&live);
         Ok(true)
     }
 

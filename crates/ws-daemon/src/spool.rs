@@ -204,7 +204,8 @@ impl Spool {
         self.ask(move |store| store.correct(&run, &report)).await
     }
 
-    /// Requests with runs that have not settled, oldest first: at most so many of those behind the request `after`; 0 is before all.
+    /// Requests with runs that have not settled, oldest first: at most so many of those behind the request `after`, fewer if they are
+    /// large; 0 is before all.
     pub async fn unsettled(&self, after: u64, most: usize) -> Result<Vec<StoredRequest>> {
         self.ask(move |store| store.unsettled(after, most)).await
     }

@@ -157,6 +157,17 @@ impl Answers {
         self.0.gone_next.notify_one();
     }
 
+    /// Ends when the connection is gone.
+    pub async fn gone(&self) {
+        let Inner { gone, gone_next, .. } = &*self.0;
+        let mut woken = std::pin::pin!(gone_next.notified());
+        woken.as_mut().enable();
+        if !gone.load(Ordering::Acquire) {
+            woken.await;
+        }
+        gone_next.notify_one();
+    }
+
     /// What to write next.
     pub async fn next(&self) -> Next {
         loop {
@@ -225,13 +236,7 @@ impl Pending {
 
     /// Ends when the connection is gone.
     pub async fn gone(&self) {
-        let Inner { gone, gone_next, .. } = &*self.answers.0;
-        let mut woken = std::pin::pin!(gone_next.notified());
-        woken.as_mut().enable();
-        if !gone.load(Ordering::Acquire) {
-            woken.await;
-        }
-        gone_next.notify_one();
+        self.answers.gone().await;
     }
 
     fn end(&mut self, state: &mut State) {

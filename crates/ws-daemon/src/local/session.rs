@@ -21,11 +21,12 @@ use ws_daemon_protocol::message::{CommandMessage, Message, Rejection, Request};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::answers::{Answers, IN_FLIGHT, Next, Pending};
+use super::outcomes::Outcomes;
 use super::{Before, Local, Parked};
 use crate::api::Visitor;
 use crate::control::{Answer, Asker, Control, Whose};
 use crate::exec::{Connection, Heard, LINE_ROOM_BYTES, Served};
-use crate::origin::Said;
+use crate::origin::{Said, tells_the_end_only};
 use crate::policy::Caller;
 use crate::system::hung_up;
 use crate::tasks::Turn;
@@ -73,6 +74,7 @@ pub struct Session {
     local: Local,
     asker: Asker,
     answers: Answers,
+    outcomes: Outcomes,
     /// Its place among those that serve, once it has said so.
     served: OnceLock<Served>,
     /// What it serves.
@@ -89,10 +91,13 @@ impl Session {
     /// A connection of `caller`.
     pub fn new(local: Local, caller: Caller) -> Self {
         let asks = Mutex::new(Some(local.stop.askers.token()));
+        let answers = Answers::default();
+        let outcomes = Outcomes::new(local.origin.clone(), answers.clone(), &local.stop);
         Self {
             local,
             asker: Asker::new(caller),
-            answers: Answers::default(),
+            answers,
+            outcomes,
             served: OnceLock::new(),
             serves: Mutex::default(),
             closing: CancellationToken::new(),
@@ -113,8 +118,10 @@ impl Session {
         // It was let serve when it said so.
         drop(serves.map(|serve| self.serve(serve)));
         for (id, awaited) in later {
-            if let Some(pending) = self.answers.begin(true) {
-                self.local.origin.deliver(lines(pending, self.local.origin.resume(awaited), id, false));
+            let Some(pending) = self.answers.begin(true) else { continue };
+            match awaited.is_end_of() {
+                Some(run) => self.local.origin.deliver(self.outcomes.clone().resume(pending, id, run)),
+                None => self.local.origin.deliver(lines(pending, self.local.origin.resume(awaited), id, false)),
             }
         }
         let (mut reader, mut writer) = tokio::io::split(stream);
@@ -369,6 +376,10 @@ impl Session {
             Err(outcome) => return self.tell(id.as_ref(), outcome),
         };
         let Some(pending) = self.begin(id.as_ref(), true) else { return };
+        if tells_the_end_only(&request.options) {
+            let kept = self.outcomes.clone().keep(pending, request, self.asker.user.clone(), within);
+            return self.local.origin.deliver(kept);
+        }
         let is_plain = request.options.are_plain();
         if !is_plain || !within.is_anyone() {
             let said = self.local.origin.order(request, &self.asker.user, within);

@@ -12,6 +12,7 @@ use ws_daemon_protocol::event::{Chunk, Event};
 use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
+use super::ends::Heir;
 use super::ledger::Live;
 use super::{Origin, Said};
 use crate::exec::text_of;
@@ -96,6 +97,15 @@ impl Follow {
     /// Which run it is.
     pub fn run(&self) -> &RunId {
         &self.run
+    }
+
+    /// Has nothing told but its end.
+    pub fn leave_to(self, heir: Heir) {
+        match self.source {
+            Source::Live(live) => live.leave_to(heir),
+            Source::Over(report) => heir.tell(Arc::new(*report)),
+            Source::Stays => {}
+        }
     }
 
     /// Tells the steps and the output that are wanted; ends with the report.

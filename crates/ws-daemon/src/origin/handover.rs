@@ -12,6 +12,7 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::follow::Follow;
 use super::{Origin, Said};
+use crate::spool::Spool;
 
 /// Queued runs of one request that somebody waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,21 @@ pub struct Awaited {
     pub events: bool,
     /// Of a fan-out: how many are over, and how many of these did not end with 0.
     pub each: Option<(usize, usize)>,
+}
+
+impl Awaited {
+    /// Of one run, the end alone.
+    #[must_use]
+    pub fn end_of(run: &RunId) -> Self {
+        Self { runs: vec![run.to_string()], events: false, each: None }
+    }
+
+    /// The run, if it is the end of one alone.
+    #[must_use]
+    pub fn is_end_of(&self) -> Option<RunId> {
+        let Self { runs, events: false, each: None } = self else { return None };
+        if let [run] = &runs[..] { Some(RunId::new(run.as_str())) } else { None }
+    }
 }
 
 /// What waits to be told; when full, whoever tells waits.
@@ -37,21 +53,33 @@ impl Origin {
             let Some(spool) = origin.spool().cloned() else { return };
             let mut follows = Vec::new();
             for run in awaited.runs {
-                match spool.run_record(RunId::new(run.clone())).await {
-                    Ok(Some(record)) => follows.push(Follow::known(&origin, record).await),
-                    Ok(None) => {
-                        warn!(run, "a run that somebody waits for is not known any more");
-                        follows.push(Follow::lost(&origin, RunId::new(run)));
-                    }
-                    Err(error) => {
-                        let outcome = Outcome::failed(ErrorCode::SpoolFailed, error.to_string());
-                        drop(say.send(Said::Final(outcome.into())).await);
-                    }
+                match origin.awaited_run(&spool, RunId::new(run)).await {
+                    Ok(follow) => follows.push(follow),
+                    Err(outcome) => drop(say.send(Said::Final(outcome.into())).await),
                 }
             }
             origin.tell_of(follows, awaited.events, false, awaited.each, &say).await;
         });
         said
+    }
+
+    /// The same of a run of which the end alone is told. `None`: there is no spool to find it in.
+    ///
+    /// # Errors
+    /// When it cannot be looked up.
+    pub async fn resume_end(&self, run: RunId) -> Option<Result<Follow, Outcome>> {
+        Some(self.awaited_run(self.spool()?, run).await)
+    }
+
+    async fn awaited_run(&self, spool: &Spool, run: RunId) -> Result<Follow, Outcome> {
+        match spool.run_record(run.clone()).await {
+            Ok(Some(record)) => Ok(Follow::known(self, record).await),
+            Ok(None) => {
+                warn!(%run, "a run that somebody waits for is not known any more");
+                Ok(Follow::lost(self, run))
+            }
+            Err(error) => Err(Outcome::failed(ErrorCode::SpoolFailed, error.to_string())),
+        }
     }
 
     /// Tells of each run until it is over, then, of a fan-out, of all; `each`: how many were over before. When this daemon begins a new

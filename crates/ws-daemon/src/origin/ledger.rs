@@ -11,6 +11,7 @@ use ws_daemon_protocol::command::{RunState, Which};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::outcome::Report;
 
+use super::ends::Heir;
 use crate::counters::Outcomes;
 use crate::peers::wall_ms;
 
@@ -27,6 +28,8 @@ pub struct Ledger(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     table: Mutex<Table>,
+    /// Of the run that is entered next.
+    number: AtomicU64,
     /// Runs that were entered when they were accepted: direct ones, and queued ones.
     accepted: [AtomicU64; 2],
     outcomes: Outcomes,
@@ -47,6 +50,8 @@ struct Table {
 pub struct Live {
     /// Its id.
     pub run: RunId,
+    /// Which one it is of all that were entered in this life of the daemon.
+    pub number: u64,
     /// The script.
     pub name: Box<str>,
     /// Whose it is.
@@ -61,6 +66,8 @@ pub struct Live {
     pub progress: watch::Sender<Progress>,
     /// Cancelled when somebody wants it stopped.
     pub cancel: CancellationToken,
+    /// Who waits for nothing but its end.
+    heirs: Mutex<Vec<Heir>>,
 }
 
 /// How far a run is. What is true of it stays true: a watcher that missed a step still sees it.
@@ -139,6 +146,7 @@ impl Ledger {
     ) -> Seat {
         let live = Arc::new(Live {
             run: run.clone(),
+            number: self.0.number.fetch_add(1, Ordering::Relaxed),
             name: name.into(),
             user: user.into(),
             id,
@@ -146,6 +154,7 @@ impl Ledger {
             accepted_wall_ms,
             progress: watch::Sender::default(),
             cancel: CancellationToken::new(),
+            heirs: Mutex::default(),
         });
         let mut table = self.table();
         if let Some(expected) = table.expected.remove(&run) {
@@ -271,10 +280,31 @@ impl Live {
 
     /// Notes its end.
     pub fn settle(&self, report: &Report) {
+        let report = Arc::new(report.clone());
         self.note(|progress| {
-            progress.report = Some(Arc::new(report.clone()));
+            progress.report = Some(Arc::clone(&report));
             progress.settled_wall_ms = Some(wall_ms());
         });
+        let heirs = std::mem::take(&mut *self.heirs());
+        for heir in heirs {
+            heir.tell(Arc::clone(&report));
+        }
+    }
+
+    /// Has one more told how it ended, once it has.
+    pub fn leave_to(&self, heir: Heir) {
+        let mut heirs = self.heirs();
+        // It is noted before those who are here are told.
+        let report = self.progress.borrow().report.clone();
+        match report {
+            Some(report) => heir.tell(report),
+            None => heirs.push(heir),
+        }
+    }
+
+    fn heirs(&self) -> MutexGuard<'_, Vec<Heir>> {
+        // Every section leaves the list whole.
+        self.heirs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

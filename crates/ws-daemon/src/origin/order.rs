@@ -36,7 +36,7 @@ const SAID: usize = 64;
 const FAN_OUT: usize = 65_536;
 
 /// Requests that are taken up from disk at once.
-const TAKEN_UP: usize = 64;
+const TAKEN_UP: usize = 1024;
 
 /// One run of a request, and whom it is for.
 struct Part {
@@ -102,6 +102,29 @@ impl Origin {
         };
         self.requests().spawn(life);
         said
+    }
+
+    /// Has a queued request of `user` on disk of which no more is [told](tells_the_end_only) than that, and how its run ended.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub async fn keep(&self, request: Request, user: &str, within: &Scope) -> Result<(Event, Follow), Outcome> {
+        let kept = match request.options.queue.clone() {
+            _ if self.stop().refuse.is_cancelled() => {
+                Err(Outcome::failed(ErrorCode::Busy, "the daemon is stopping and takes nothing more"))
+            }
+            Some(queue) => {
+                let id = request.id.clone();
+                self.accept(request, id, &queue, user.into(), within).await
+            }
+            None => Err(Outcome::failed(ErrorCode::BadMessage, "it is not to be queued")),
+        };
+        let kept = kept.and_then(|OnDisk { follows, nearest, .. }| {
+            let follow = follows.into_iter().next();
+            let follow = follow.ok_or_else(|| Outcome::failed(ErrorCode::SpoolFailed, "the request on disk has no run"))?;
+            Ok((Event::Accepted { run: follow.run().clone(), nearest, runs: None }, follow))
+        });
+        kept.inspect_err(|outcome| self.peers().counters().refused().count(outcome))
     }
 
     /// The last word to whoever asked for what is turned away.
@@ -256,7 +279,7 @@ impl Origin {
             }
             Accepted::Fresh => {
                 let params = Arc::new(params);
-                let lives = parts.into_iter().map(|Part { run, whom }| Queued {
+                let life = |Part { run, whom }| Queued {
                     origin: self.clone(),
                     spool: spool.clone(),
                     damaged: damaged.clone(),
@@ -272,9 +295,10 @@ impl Origin {
                     answered: false,
                     expires_ms,
                     not_before_ms,
-                });
-                let lives: Vec<Queued> = lives.collect();
-                let follows = lives.iter().map(|life| Follow::live(self, life.seat.live())).collect();
+                    waits_since: None,
+                };
+                let lives: Vec<_> = parts.into_iter().map(life).collect();
+                let follows = lives.iter().map(|life| Follow::live(self, life.live())).collect();
                 self.start(&options, lives, 0);
                 Ok(OnDisk { options, follows, nearest })
             }
@@ -301,7 +325,7 @@ impl Origin {
     fn start(&self, options: &Arc<Options>, lives: Vec<Queued>, failed: usize) {
         if !options.each || (options.batch.is_none() && options.max_failures.is_none()) {
             for life in lives {
-                self.lives().spawn(life.run());
+                Box::new(life).go_on();
             }
             return;
         }
@@ -328,17 +352,21 @@ impl Origin {
     pub async fn recover(&self) {
         let Some(spool) = self.spool() else { return };
         let damaged = spool.damaged();
-        let mut after = 0;
+        let mut reading = spool.unsettled(0, TAKEN_UP).await;
         loop {
-            let stored = match spool.unsettled(after, TAKEN_UP).await {
+            let stored = match reading {
                 Ok(stored) => stored,
                 Err(error) => break warn!(%error, "what was queued cannot be read"),
             };
             let Some(last) = stored.last() else { break };
-            after = last.request;
-            for stored in stored {
-                self.take_up(spool, &damaged, stored).await;
-            }
+            // The spool's thread reads on meanwhile.
+            let next = spool.unsettled(last.request, TAKEN_UP);
+            let taking_up = async {
+                for stored in stored {
+                    self.take_up(spool, &damaged, stored).await;
+                }
+            };
+            reading = tokio::join!(next, taking_up).0;
         }
         match spool.then_due().await {
             Ok(due) => due.into_iter().for_each(|due| self.aftermath(due)),
@@ -381,12 +409,18 @@ impl Origin {
                 answered: false,
                 expires_ms,
                 not_before_ms,
+                waits_since: None,
             }
         };
         let lives = runs.into_iter().map(life).collect();
         let failed = if options.max_failures.is_some() { failed_before(spool, number).await } else { 0 };
         self.start(&options, lives, failed);
     }
+}
+
+/// Whether whoever makes such a request is told that it is on disk, and how its one run ended, and nothing between.
+pub fn tells_the_end_only(options: &Options) -> bool {
+    options.queue.is_some() && !options.each && !options.events && options.output != OutputMode::Stream
 }
 
 /// How many runs of a request failed before the daemon was started.
@@ -404,11 +438,13 @@ async fn failed_before(spool: &Spool, request: u64) -> usize {
 /// As [`brake`](Origin::brake), but what is not to start is cancelled in its own life, so that the disk knows. What was under way
 /// when the daemon ended goes on.
 async fn brake_queued(options: &Options, lives: Vec<Queued>, mut failed: usize) {
-    let one = async |life: Queued| {
-        let live = Arc::clone(life.seat.live());
-        life.run().await;
-        let progress = live.progress.borrow();
-        progress.report.as_ref().is_some_and(|report| report.status == Some(0))
+    let one = |life: Queued| {
+        let mut progress = life.live().progress.subscribe();
+        Box::new(life).go_on();
+        async move {
+            let over = progress.wait_for(|progress| progress.report.is_some()).await;
+            over.is_ok_and(|progress| progress.report.as_ref().is_some_and(|report| report.status == Some(0)))
+        }
     };
     let (batch, max_failures) = (options.batch.unwrap_or(usize::MAX), options.max_failures.unwrap_or(usize::MAX));
     let (mut left, mut going) = (lives.into_iter(), FuturesUnordered::new());
@@ -416,7 +452,7 @@ async fn brake_queued(options: &Options, lives: Vec<Queued>, mut failed: usize) 
         while going.len() < batch {
             let Some(life) = left.next() else { break };
             if failed >= max_failures && !life.ever_bound {
-                life.seat.live().cancel.cancel();
+                life.live().cancel.cancel();
             }
             going.push(one(life));
         }

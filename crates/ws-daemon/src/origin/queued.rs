@@ -1,5 +1,6 @@
 //! The life of one queued run: one function, the same for a fresh run and for one that was found on disk. What it is bound to, and
-//! how it ended, is on disk before anybody else is told; the end of a link, of a caller or of this daemon settles nothing.
+//! how it ended, is on disk before anybody else is told; the end of a link, of a caller or of this daemon settles nothing. It has a
+//! task while it does something, and a place in the waiting room while it can only wait.
 //!
 //! ```text
 //!   waiting ── bind, COMMIT ──► bound ── offered ──► report ── settle, COMMIT ──► ACK, the final line
@@ -10,6 +11,7 @@
 //!   the spool was damaged, and the new one knows nothing of it: -5 if it may have run, else -2 spool_failed
 //! ```
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +33,13 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 use super::Origin;
 use super::direct::{at, with_peer};
 use super::ledger::{Live, Seat};
+use super::waiting_room::Wait;
 use super::whom::{NoWay, Way, Whom, whole_ms};
 use crate::link::{Ask, AskBody, Backoff, Closed, Departure, Link, RunEvent, RunStream, STREAM_CREDIT_BYTES, Sink, run_stream};
 use crate::spool::{Spool, SpoolError, number};
+
+/// It looks again at least so often whether its time is over.
+const LONGEST_WAIT: Duration = Duration::from_hours(24);
 
 /// How long a run that may be run again waits for the instance it is bound to before it goes to another.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,6 +77,22 @@ pub struct Queued {
     pub expires_ms: i64,
     /// On the spool's clock.
     pub not_before_ms: Option<i64>,
+    /// Since when there is no way to whom it is for.
+    pub waits_since: Option<Instant>,
+}
+
+/// What a run can do now.
+enum Now {
+    /// Nothing: its time is over.
+    Overdue,
+    /// Nothing, and it will not be otherwise later.
+    Cannot(Report),
+    /// It can only wait.
+    Waits(Wait),
+    /// It has waited long enough for the instance it is bound to.
+    Moves,
+    /// It can be offered.
+    Goes(Way),
 }
 
 /// What came of one offer.
@@ -87,17 +109,41 @@ enum Offered {
 }
 
 impl Queued {
-    /// Has the whole life of the run; what is not over when the daemon stops stays on disk.
-    pub async fn run(mut self) {
+    /// Begins its life, or goes on with it, until it is over, or can only wait: then the waiting room has it, and goes on with it when
+    /// that is called for.
+    pub fn go_on(mut self: Box<Self>) {
+        let origin = self.origin.clone();
+        loop {
+            // The many that can only wait are given no task for that.
+            let now = if self.has_damage() { None } else { Some(self.now(true)) };
+            match now {
+                Some(Now::Waits(wait)) => match origin.waiting_room().enter(self, wait) {
+                    None => return,
+                    Some(back) => self = back,
+                },
+                now => return origin.lives().spawn(self.run(now)),
+            }
+        }
+    }
+
+    /// Lives on from what it can do `now`; what is not over when the daemon stops stays on disk.
+    async fn run(mut self: Box<Self>, now: Option<Now>) {
         let stopping = self.origin.stop().close_links.clone();
-        let forgotten = forgotten(self.spool.clone(), self.run_id(), self.damaged.clone());
-        let report = tokio::select! {
+        let done = tokio::select! {
             biased;
             () = stopping.cancelled() => return,
-            report = self.outcome() => Some(report),
-            () = forgotten => None,
+            done = Box::pin(self.outcome(now)) => done,
         };
-        let report = report.unwrap_or_else(|| self.forgotten());
+        let report = match done {
+            Ok(report) => report,
+            Err(wait) => {
+                let room = self.origin.waiting_room().clone();
+                if let Some(back) = room.enter(self, wait) {
+                    back.go_on();
+                }
+                return;
+            }
+        };
         tokio::select! {
             biased;
             () = stopping.cancelled() => {}
@@ -105,7 +151,25 @@ impl Queued {
         }
     }
 
-    fn live(&self) -> &Arc<Live> {
+    /// Whether something has happened to the file that has not been looked at.
+    fn has_damage(&self) -> bool {
+        self.damaged.has_changed().unwrap_or(false)
+    }
+
+    /// Whether there is something to do that it was about to wait for.
+    pub fn is_called(&self, wait: &Wait) -> bool {
+        // Whoever told it may be gone.
+        let has_come = wait.arrival.as_ref().is_some_and(|(_, arrivals)| arrivals.has_changed().unwrap_or(true));
+        has_come || self.is_cancelled_here() || self.has_damage()
+    }
+
+    /// Cancelled while nobody has it.
+    fn is_cancelled_here(&self) -> bool {
+        self.bound.is_none() && self.live().cancel.is_cancelled()
+    }
+
+    /// The run.
+    pub fn live(&self) -> &Arc<Live> {
         self.seat.live()
     }
 
@@ -113,32 +177,25 @@ impl Queued {
         self.live().run.clone()
     }
 
-    async fn outcome(&mut self) -> Report {
-        let cancel = self.live().cancel.clone();
-        let (spool, expires_ms) = (self.spool.clone(), self.expires_ms);
-        let waiting = self.not_before_ms.filter(|at_ms| *at_ms > spool.now_ms());
-        if waiting.is_some() {
-            self.params = None;
-        }
-        let expiry = until(&spool, expires_ms);
-        let begin = async {
-            if let Some(not_before_ms) = waiting {
-                until(&spool, not_before_ms).await;
+    /// How it ended, or for what it waits.
+    async fn outcome(&mut self, now: Option<Now>) -> Result<Report, Wait> {
+        let (spool, run, expires_ms) = (self.spool.clone(), self.run_id(), self.expires_ms);
+        if self.has_damage() {
+            // Before it is asked for: what happens from then on is looked at again.
+            self.damaged.mark_unchanged();
+            if !is_known(&spool, &run).await {
+                return Ok(self.forgotten());
             }
-        };
-        tokio::pin!(expiry);
+        }
+        let now = now.unwrap_or_else(|| self.now(true));
+        let forgotten = forgotten(&spool, &run, self.damaged.clone());
         tokio::select! {
             biased;
-            () = &mut expiry => return self.overdue(),
-            () = cancel.cancelled(), if self.bound.is_none() => return self.never_started(),
-            () = begin => {}
+            done = self.deliver(now) => return done,
+            () = until(&spool, expires_ms) => {}
+            () = forgotten => return Ok(self.forgotten()),
         }
-        let report = tokio::select! {
-            biased;
-            report = self.deliver() => Some(report),
-            () = &mut expiry => None,
-        };
-        report.unwrap_or_else(|| self.overdue())
+        Ok(self.overdue())
     }
 
     /// Cancelled while nobody has it.
@@ -182,27 +239,29 @@ impl Queued {
         outcome.into()
     }
 
-    /// Offers the run until it is over.
-    async fn deliver(&mut self) -> Report {
+    /// Offers the run until it is over, or waits.
+    async fn deliver(&mut self, mut now: Now) -> Result<Report, Wait> {
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
         loop {
-            let offered = match self.way().await {
-                Ok(way) => {
-                    // Boxed: the many that wait for their peers must not hold the memory of one that is offered.
-                    Box::pin(async {
-                        self.bind(&way).await;
-                        self.offer(way).await
-                    })
-                    .await
+            let offered = match now {
+                Now::Overdue => return Ok(self.overdue()),
+                Now::Waits(wait) => return Err(wait),
+                Now::Cannot(report) => Offered::Settled(report),
+                Now::Moves => {
+                    self.next_attempt().await;
+                    Offered::Again { wait: false }
                 }
-                Err(report) => Offered::Settled(report),
+                Now::Goes(way) => {
+                    self.bind(&way).await;
+                    self.offer(way).await
+                }
             };
             match offered {
                 Offered::Settled(report) if self.may_retry(&report) => {
                     info!(run = %self.live().run, attempt = self.attempt, "it may have run, and may run again");
                     self.next_attempt().await;
                 }
-                Offered::Settled(report) => return report,
+                Offered::Settled(report) => return Ok(report),
                 Offered::Again { wait: false } => backoff.reset(),
                 Offered::Again { wait: true } => sleep(backoff.next(fastrand::f64())).await,
                 Offered::Next => {
@@ -211,6 +270,7 @@ impl Queued {
                     sleep(backoff.next(fastrand::f64())).await;
                 }
             }
+            now = self.now(false);
         }
     }
 
@@ -223,46 +283,69 @@ impl Queued {
         self.attempt - self.refused <= self.options.retry && !self.live().cancel.is_cancelled()
     }
 
-    /// The way to whom the run is bound, or to anyone who may have it; waits until there is one.
-    async fn way(&mut self) -> Result<Way, Report> {
-        let since = Instant::now();
-        loop {
-            let whom = match &self.bound {
-                // A seed peer's link was its only one.
-                Some(instance) if instance.starts_with(SEED_INSTANCE) => {
-                    return Err(Outcome::failed(
-                        ErrorCode::Interrupted,
-                        "the link was lost while a seed peer had it; it may have run",
-                    )
-                    .into());
-                }
-                Some(instance) => Whom { instance: Some(instance.clone()), ..Whom::default() },
-                None => self.whom.clone(),
-            };
-            let mut arrivals = self.origin.arrivals(&whom);
-            match self.origin.look(&whom) {
-                Ok(way) => return Ok(self.by_hop(way)),
-                // What may be asked was decided when it was accepted.
-                Err(NoWay::Yet(_) | NoWay::Unknown(_) | NoWay::Denied(_)) => {}
-            }
-            if let Some(instance) = self.bound.as_deref().filter(|instance| self.origin.is_lost(instance)) {
-                let why = format!(
-                    "the instance {instance} that had it is gone for good: revoked, or its spool was lost; it may have run"
-                );
-                return Err(Outcome::Failed(ErrorCode::Interrupted, why).into());
-            }
-            let meant = self.whom.instance.as_deref().filter(|_| self.bound.is_none());
-            if meant.is_some_and(|instance| self.origin.is_lost(instance)) {
-                return Err(self.gone());
-            }
-            self.params = None;
-            let may_move = self.bound.is_some() && self.has_tries_left();
-            tokio::select! {
-                _ = arrivals.changed() => {}
-                () = self.live().cancel.cancelled(), if self.bound.is_none() => return Err(self.never_started()),
-                () = tokio::time::sleep_until(since + PATIENCE), if may_move => Box::pin(self.next_attempt()).await,
-            }
+    /// What it can do as things stand: it is offered to whom it is bound to, or to anyone who may have it. `begins`: it has done nothing
+    /// since it was accepted, or found, or has waited.
+    fn now(&mut self, begins: bool) -> Now {
+        let now_ms = self.spool.now_ms();
+        if now_ms >= self.expires_ms {
+            return Now::Overdue;
         }
+        if begins && self.is_cancelled_here() {
+            return Now::Cannot(self.never_started());
+        }
+        if let Some(at_ms) = self.not_before_ms.filter(|at_ms| *at_ms > now_ms) {
+            self.params = None;
+            return Now::Waits(Wait { arrival: None, until: self.instant(at_ms) });
+        }
+        let whom = match &self.bound {
+            // A seed peer's link was its only one.
+            Some(instance) if instance.starts_with(SEED_INSTANCE) => {
+                let why = "the link was lost while a seed peer had it; it may have run";
+                return Now::Cannot(Outcome::failed(ErrorCode::Interrupted, why).into());
+            }
+            Some(instance) => Cow::Owned(Whom { instance: Some(instance.clone()), ..Whom::default() }),
+            None => Cow::Borrowed(&self.whom),
+        };
+        // Before anybody is looked for, so that no arrival is missed.
+        let awaited = self.origin.awaited(&whom);
+        let arrivals = self.origin.peers().arrivals(awaited.clone());
+        match self.origin.look(&whom) {
+            Ok(way) => {
+                self.waits_since = None;
+                return Now::Goes(self.by_hop(way));
+            }
+            // What may be asked was decided when it was accepted.
+            Err(NoWay::Yet(_) | NoWay::Unknown(_) | NoWay::Denied(_)) => {}
+        }
+        if let Some(instance) = self.bound.as_deref().filter(|instance| self.origin.is_lost(instance)) {
+            let why = format!(
+                "the instance {instance} that had it is gone for good: revoked, or its spool was lost; it may have run"
+            );
+            return Now::Cannot(Outcome::Failed(ErrorCode::Interrupted, why).into());
+        }
+        let meant = self.whom.instance.as_deref().filter(|_| self.bound.is_none());
+        if meant.is_some_and(|instance| self.origin.is_lost(instance)) {
+            return Now::Cannot(self.gone());
+        }
+        if self.is_cancelled_here() {
+            return Now::Cannot(self.never_started());
+        }
+        self.params = None;
+        let mut until = self.instant(self.expires_ms);
+        let since = *self.waits_since.get_or_insert_with(Instant::now);
+        if self.bound.is_some() && self.has_tries_left() {
+            if since + PATIENCE <= Instant::now() {
+                return Now::Moves;
+            }
+            until = until.min(since + PATIENCE);
+        }
+        Now::Waits(Wait { arrival: Some((awaited, arrivals)), until })
+    }
+
+    /// When the spool's clock shows `at_ms`, or when it is to be looked again.
+    fn instant(&self, at_ms: i64) -> Instant {
+        let left = u64::try_from(at_ms - self.spool.now_ms()).unwrap_or(0);
+        Instant::now() + Duration::from_millis(left).min(LONGEST_WAIT)
     }
 
     /// A bound run whose target lies behind the server is passed on by it at each offer.
@@ -530,16 +613,22 @@ impl Queued {
 }
 
 /// Ends when the spool was damaged, and the one in its place knows nothing of a run.
-async fn forgotten(spool: Spool, run: RunId, mut damaged: watch::Receiver<Option<PathBuf>>) {
-    let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+async fn forgotten(spool: &Spool, run: &RunId, mut damaged: watch::Receiver<Option<PathBuf>>) {
     // The sender lives as long as the spool.
     while damaged.changed().await.is_ok() {
-        loop {
-            match spool.run_record(run.clone()).await {
-                Ok(None) => return,
-                Ok(Some(_)) => break,
-                Err(_) => sleep(backoff.next(fastrand::f64())).await,
-            }
+        if !is_known(spool, run).await {
+            return;
+        }
+    }
+}
+
+/// Whether the spool knows the run, as soon as it can say.
+async fn is_known(spool: &Spool, run: &RunId) -> bool {
+    let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+    loop {
+        match spool.run_record(run.clone()).await {
+            Ok(record) => return record.is_some(),
+            Err(_) => sleep(backoff.next(fastrand::f64())).await,
         }
     }
 }

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::sync::watch;
 use tokio::time::timeout;
 use ws_daemon_protocol::codec::v2::Hop;
 use ws_daemon_protocol::message::Request;
@@ -198,15 +197,14 @@ impl Origin {
         Ok(wanted.map(|other| Whom { beyond: Some(other.name), ..Whom::default() }).collect())
     }
 
-    /// The arrivals that may open a way to `whom`. To be had before it is looked for, so that none is missed.
-    pub fn arrivals(&self, whom: &Whom) -> watch::Receiver<u64> {
+    /// Whose arrival may open a way to `whom`; none: anyone's.
+    pub fn awaited(&self, whom: &Whom) -> Option<Awaited> {
         // A client's ways all begin at its server.
-        let awaited = match (&whom.instance, &whom.to) {
+        match (&whom.instance, &whom.to) {
             _ if self.is_client() => None,
             (Some(instance), _) => Some(Awaited::Instance(instance.clone())),
             (None, to) => to.as_ref().and_then(Target::single_name).map(|name| Awaited::Name(name.into())),
-        };
-        self.peers().arrivals(awaited)
+        }
     }
 
     /// The way for a direct run: a server says at once when there is none, a client waits for its

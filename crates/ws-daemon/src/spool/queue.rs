@@ -15,6 +15,9 @@ const WAITING_VERBS: usize = 4096;
 /// Verbs in one transaction; the rest goes into the next.
 const BATCH_VERBS: usize = 512;
 
+/// Callers that are told at once.
+const TOLD_AT_ONCE: usize = 8;
+
 /// A verb with its caller.
 pub trait Job: Send {
     /// Does it inside a transaction; its answer is kept until that is committed. May be called again after a rollback.
@@ -26,7 +29,8 @@ pub trait Job: Send {
 }
 
 /// What else was done in a batch. The thread tells one caller only, which is one wake-up of the runtime; the others are told by that
-/// one, on the runtime's own thread, where a wake-up costs next to nothing. Dropped, whoever by, it tells them.
+/// one, on the runtime's own thread, where a wake-up costs next to nothing. Dropped, whoever by, it tells so many of them, and the last of
+/// these the rest: what else is ready there does not wait behind hundreds.
 #[derive(Default)]
 pub struct Rest(Vec<Box<dyn Job>>);
 
@@ -43,8 +47,13 @@ pub fn answer(mut batch: Vec<Box<dyn Job>>) {
 
 impl Drop for Rest {
     fn drop(&mut self) {
+        let later = self.0.split_off(self.0.len().min(TOLD_AT_ONCE));
+        let last = self.0.pop();
         for job in self.0.drain(..) {
             job.answer(Self::default());
+        }
+        if let Some(last) = last {
+            last.answer(Self(later));
         }
     }
 }
@@ -181,5 +190,32 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Nothing that can panic is done under this lock.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_is_told_a_few_at_a_time_and_all_of_it_also_where_somebody_is_gone() {
+        let callers = || (0..3 * TOLD_AT_ONCE).map(|_| oneshot::channel::<Answer<()>>()).unzip::<_, _, Vec<_>, Vec<_>>();
+        let jobs =
+            |senders: Vec<_>| senders.into_iter().map(|sender| Box::new(Pending::new(|_: &mut Store| Ok(()), sender)) as _);
+        let (senders, mut receivers) = callers();
+        answer(jobs(senders).collect());
+        assert!(receivers[1].try_recv().is_err(), "it waits for the first");
+        drop(receivers[0].try_recv().expect("it is told"));
+        assert!(receivers[TOLD_AT_ONCE + 1].try_recv().is_err(), "it waits for the last of the few before it");
+        for receiver in &mut receivers[1..] {
+            drop(receiver.try_recv().expect("those before it were told"));
+        }
+        let (senders, mut receivers) = callers();
+        drop(receivers.remove(TOLD_AT_ONCE));
+        drop(receivers.remove(0));
+        answer(jobs(senders).collect());
+        for mut receiver in receivers {
+            drop(receiver.try_recv().expect("those before it were told, or are gone"));
+        }
     }
 }

@@ -5,7 +5,7 @@ use ws_daemon_protocol::id::RunId;
 
 use super::records::{Accepted, Filter, NewRequest, NewRun, RunRecord, RunState, Settled, SpoolError, StoredRequest, ThenDue};
 use super::seal::Seal;
-use super::store::{Store, Trouble, Verdict, sealed, unsigned};
+use super::store::{ROW_BYTES, Store, Trouble, Verdict, sealed, unsigned};
 
 /// The rows of `requests` that some words choose, as [`RequestRow::read`] takes them.
 macro_rules! requests {
@@ -28,6 +28,9 @@ macro_rules! runs {
         )
     };
 }
+
+/// What is read at once of the requests that have not settled, with their runs, in bytes; one that is larger comes alone.
+const UNSETTLED_BYTES: u64 = 4 << 20;
 
 /// No script, or it waits for the last run; it is due; it was started.
 const THEN_NONE: i64 = 0;
@@ -186,10 +189,30 @@ impl Store {
 
     /// See [`Spool::unsettled`](super::Spool::unsettled).
     pub fn unsettled(&mut self, after: u64, most: usize) -> Verdict<Vec<StoredRequest>> {
-        let sql = requests!("WHERE settled_ms IS NULL AND id > ?1 ORDER BY id LIMIT ?2");
+        let sql = requests!(
+            "WHERE settled_ms IS NULL AND id > ?1 AND id >= (SELECT request FROM runs WHERE state <> 2 ORDER BY seq LIMIT 1)
+            ORDER BY id LIMIT ?2"
+        );
         let (after, most) = (super::store::signed(after), i64::try_from(most).unwrap_or(i64::MAX));
-        let rows = self.all(sql, &[&after, &most], RequestRow::read)?;
-        rows.into_iter().map(|row| self.stored(row)).collect()
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let (mut found, mut rows, mut bytes) = (statement.query([after, most])?, Vec::new(), 0);
+        while bytes < UNSETTLED_BYTES
+            && let Some(row) = found.next()?
+        {
+            let row = RequestRow::read(row)?;
+            bytes += row.body.len() as u64 + unsigned(row.runs).saturating_mul(ROW_BYTES);
+            rows.push(row);
+        }
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
+        // Requests and their runs have keys in the same order.
+        let sql = runs!("WHERE state <> 2 AND seq BETWEEN ?1 AND ?2 ORDER BY seq");
+        let mut runs = self.all(sql, &[&first.first_seq, &last.last_seq()], RunRow::read)?.into_iter().peekable();
+        let stored = |row: RequestRow| {
+            let up_to = std::iter::from_fn(|| runs.next_if(|run| run.request <= row.id));
+            let own = up_to.filter(|run| run.request == row.id).map(|run| run.record(&row)).collect::<Verdict<_>>()?;
+            Ok(row.stored(own))
+        };
+        rows.into_iter().map(stored).collect()
     }
 
     /// See [`Spool::oldest_ms`](super::Spool::oldest_ms). It is only shown: the seals of the rows are not looked at.
@@ -330,23 +353,6 @@ impl Store {
         let reports = self.reports_of(row)?;
         let (request, spool) = (unsigned(row.id), self.identity.instance.clone());
         Ok(Some(ThenDue { request, spool, script, caller_id: row.caller_id.clone(), reports }))
-    }
-
-    fn stored(&self, row: RequestRow) -> Verdict<StoredRequest> {
-        let mut runs = self.records_of(&row)?;
-        runs.retain(|run| run.state != RunState::Settled);
-        Ok(StoredRequest {
-            request: unsigned(row.id),
-            user: row.user,
-            key: row.key,
-            caller_id: row.caller_id,
-            body: row.body,
-            accepted_ms: row.accepted_ms,
-            expires_ms: row.expires_ms,
-            not_before_ms: row.not_before_ms,
-            then: row.then_script,
-            runs,
-        })
     }
 
     fn reports_of(&self, row: &RequestRow) -> Verdict<Vec<Box<str>>> {
@@ -510,6 +516,21 @@ impl RequestRow {
         };
         let (id, seal) = (found.id, found.seal());
         sealed("requests", id, found, seal, row.get(17)?)
+    }
+
+    fn stored(self, runs: Vec<RunRecord>) -> StoredRequest {
+        StoredRequest {
+            request: unsigned(self.id),
+            user: self.user,
+            key: self.key,
+            caller_id: self.caller_id,
+            body: self.body,
+            accepted_ms: self.accepted_ms,
+            expires_ms: self.expires_ms,
+            not_before_ms: self.not_before_ms,
+            then: self.then_script,
+            runs,
+        }
     }
 
     fn last_seq(&self) -> i64 {

@@ -135,7 +135,7 @@ pub struct Store {
 const RESERVED_PART: u64 = 16;
 
 /// What a row takes beside its texts, with its places in the indexes.
-const ROW_BYTES: u64 = 512;
+pub const ROW_BYTES: u64 = 512;
 
 /// Old requests, and old tombstones, that one transaction drops; the rest goes with the next.
 const SWEPT_ROWS: u32 = 256;

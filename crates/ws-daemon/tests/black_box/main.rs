@@ -35,6 +35,7 @@ mod operator;
 mod output;
 mod packaging;
 mod pages;
+mod path;
 mod proxies;
 mod queue;
 mod recordings;

@@ -680,6 +680,45 @@ fn cancel_of_what_waits_for_its_peer_is_at_once() {
 }
 
 #[test]
+fn very_many_that_wait_for_a_peer_take_little_memory_also_after_a_restart_and_each_is_told_its_own_end() {
+    const REQUESTS: usize = 4000;
+    const AT_ONCE: usize = 50;
+    // What one takes that waits, and its part of what all of them take while they are accepted or taken up.
+    const REQUEST_BYTES: usize = 5 << 10;
+    let server = server().start();
+    let mut process = server.connect();
+    let mut runs = Vec::new();
+    let mut accept = |from: usize, to: usize| {
+        for first in (from..to).step_by(AT_ONCE) {
+            let requests = (first..first + AT_ONCE).map(
+                |id| json!({ "name": "m", "id": id, "params": { "text": "x".repeat(80) }, "to": "nobody", "queue": true }),
+            );
+            process.send(requests.map(|request| request.to_string()).collect::<String>());
+            for _ in 0..AT_ONCE {
+                let said = process.said();
+                assert_eq!(said["event"], "accepted", "{said}");
+                runs.push((said["id"].clone(), said["run"].clone()));
+            }
+        }
+    };
+    accept(0, AT_ONCE);
+    let before = server.peak_memory();
+    accept(AT_ONCE, REQUESTS);
+    let most = before + (REQUESTS * REQUEST_BYTES) as u64;
+    assert!(server.peak_memory() < most, "{} bytes with none, {} with all", before, server.peak_memory());
+    for (id, run) in [&runs[REQUESTS - 1], &runs[0], &runs[REQUESTS / 2]] {
+        assert_eq!(server.connect().command("CANCEL", &json!({ "run": run }))["status"], 0);
+        let said = process.said();
+        assert_error(&said, -4, "cancelled");
+        assert_eq!((&said["id"], &said["run"]), (id, run));
+    }
+    let server = killed(server).start();
+    let stats = server.connect().command("STATS", &json!({}));
+    assert_eq!(stats["result"]["spool"]["unsettled"], REQUESTS - 3, "{stats}");
+    assert!(server.peak_memory() < most, "{} bytes with none, {} with all again", before, server.peak_memory());
+}
+
+#[test]
 fn cancel_of_what_an_absent_peer_may_have_outlives_the_asker() {
     let plan = Daemon::server();
     let asker = plan.clone().start();

@@ -34,6 +34,36 @@ fn a_request_is_accepted_once_and_found_again_by_its_key() {
 }
 
 #[test]
+fn what_has_not_settled_is_read_in_parts_and_nothing_is_lost_between_them() {
+    let (_folder, path) = place();
+    let spool = open(&path).unwrap().spool;
+    block(async {
+        fill(&spool, 40).await;
+        for number in 1000..1002 {
+            let body = "x".repeat(3 << 20).into();
+            spool.accept(NewRequest { body, ..request(&[2 * number, 2 * number + 1], None) }).await.unwrap();
+        }
+        spool.settle(run(2001), "{}".into()).await.unwrap();
+        spool.accept(request(&[3000], None)).await.unwrap();
+        let mut expected = spool.runs(everything()).await.unwrap();
+        expected.retain(|record| record.state != RunState::Settled);
+        expected.reverse();
+        for most in [1, 3, usize::MAX] {
+            let (mut found, mut parts, mut after) = (Vec::new(), 0, 0);
+            loop {
+                let part = spool.unsettled(after, most).await.unwrap();
+                let Some(last) = part.last() else { break };
+                assert!(part.len() <= most);
+                (parts, after) = (parts + 1, last.request);
+                found.extend(part.into_iter().flat_map(|request| request.runs));
+            }
+            assert_eq!(found, expected, "{most} at once");
+            assert!(most < usize::MAX || parts == 2, "the large ones come with few others: {parts}");
+        }
+    });
+}
+
+#[test]
 fn a_run_is_bound_unbound_and_settled_once() {
     let (_folder, path) = place();
     let spool = open(&path).unwrap().spool;
