@@ -4,6 +4,8 @@
 //! It knows neither daemons nor peers.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 use std::thread;
@@ -31,9 +33,19 @@ pub struct Child {
 impl Child {
     /// Starts it. To be called by the main thread: it is stopped too when that one dies without having done so.
     pub fn start(command: &mut Command, log: PathBuf) -> Result<Child> {
-        // Into a file: it costs nobody a wake-up, and is there when something fails.
-        let file = File::options().create(true).append(true).open(&log)?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        command.stdin(Stdio::null()).stdout(appending(&log)?);
+        Child::spawn(command, log)
+    }
+
+    /// The same, but what is written to the stream is its stdin, and its stdout is read from there.
+    pub fn start_spoken_to(command: &mut Command, log: PathBuf) -> Result<(Child, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        command.stdin(OwnedFd::from(theirs.try_clone()?)).stdout(OwnedFd::from(theirs));
+        Ok((Child::spawn(command, log)?, ours))
+    }
+
+    fn spawn(command: &mut Command, log: PathBuf) -> Result<Child> {
+        command.stderr(appending(&log)?);
         let name = command.get_program().to_owned();
         let child = system::die_with_us(command).spawn().with_context(|| format!("cannot start {}", name.display()))?;
         Ok(Child { child, log })
@@ -77,6 +89,11 @@ impl Child {
         let tail = &log[log.len().saturating_sub(LOG_TAIL_BYTES)..];
         String::from_utf8_lossy(tail).into_owned()
     }
+}
+
+/// A log: it costs nobody a wake-up, and is there when something fails.
+fn appending(log: &Path) -> Result<File> {
+    Ok(File::options().create(true).append(true).open(log)?)
 }
 
 impl Drop for Child {

@@ -28,7 +28,7 @@ use crate::stand_ins::{self, OFFERED};
 use crate::system;
 
 /// Handshakes under way while the crowd gathers; each of those who come back comes when it likes.
-const DIALLING: usize = 64;
+pub const DIALLING: usize = 64;
 /// Between two pings of one client, and the bounds of the wait before it dials again, as a daemon has them.
 const PING: Duration = Duration::from_secs(20);
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
@@ -47,6 +47,8 @@ const OTHER_DESCRIPTORS: u64 = 500;
 #[derive(Clone)]
 pub struct Way {
     pub server: SocketAddr,
+    /// The number of the first of them: by it they are named, and have their addresses.
+    pub first: usize,
     /// Plain without it.
     pub tls: Option<Arc<ClientConfig>>,
     pub dialect: Dialect,
@@ -84,7 +86,7 @@ struct Shared {
 impl Way {
     /// Plain links that are to stay.
     pub fn plain(server: SocketAddr, dialect: Dialect) -> Way {
-        Way { server, tls: None, dialect, comes_back: false }
+        Way { server, first: 0, tls: None, dialect, comes_back: false }
     }
 
     /// The same over TLS, to the server in this prefix.
@@ -116,7 +118,7 @@ impl Crowd {
     pub fn grow(&mut self, count: usize) -> Result<()> {
         system::raise_descriptor_limit(count as u64 + OTHER_DESCRIPTORS)?;
         for number in self.count..count {
-            self.handle.spawn(live(Arc::clone(&self.shared), number, self.touches.subscribe()));
+            self.handle.spawn(live(Arc::clone(&self.shared), self.shared.way.first + number, self.touches.subscribe()));
         }
         self.count = count;
         self.wait("links", GATHER + GATHER_EACH * u32::try_from(count)?, |shared| shared.up.load(Ordering::Relaxed))

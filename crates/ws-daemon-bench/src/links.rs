@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 /// Links from one of the addresses 127.0.1.x, so that its ports do not run out.
-const LINKS_PER_ADDRESS: usize = 4000;
+pub const LINKS_PER_ADDRESS: usize = 4000;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The head of an answer that is longer is none.
 pub const HEAD_BYTES: usize = 8192;
@@ -86,6 +86,11 @@ pub fn source(number: usize) -> Result<SocketAddrV4> {
     Ok(SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, host), 0))
 }
 
+/// The first number from this one on whose address no smaller one has.
+pub fn after(number: usize) -> usize {
+    number.next_multiple_of(LINKS_PER_ADDRESS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +108,8 @@ mod tests {
     fn no_address_has_more_connections_than_it_has_ports() {
         assert_eq!(source(0).expect("an address").to_string(), "127.0.1.1:0");
         assert_eq!(source(99_999).expect("an address").to_string(), "127.0.1.25:0");
+        for (last, next) in [(0, 1), (3999, 4000), (4000, 4001), (16_666, 16_667)].map(|(last, next)| (last, after(next))) {
+            assert_ne!(source(last).expect("an address"), source(next).expect("an address"), "{last} and {next}");
+        }
     }
 }

@@ -164,6 +164,11 @@ impl Lane {
         })
     }
 
+    /// The same, whose requests have numbers from `first` on: what is queued is known by them.
+    pub fn numbered_from(self, first: u64) -> Lane {
+        Lane { next_id: first, ..self }
+    }
+
     /// One question and its answer.
     pub fn ask_once(&mut self) -> Result<()> {
         self.measure(Pace::OneByOne, Duration::ZERO).map(drop)

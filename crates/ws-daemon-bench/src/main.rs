@@ -42,6 +42,7 @@ mod peers;
 mod program;
 mod queue;
 mod report;
+mod room;
 mod round_trips;
 mod rounds;
 mod sample;
@@ -52,8 +53,11 @@ mod storm;
 mod streaming;
 mod system;
 mod targets;
+mod throng;
 
 use std::env;
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -62,6 +66,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::bench::Bench;
+use crate::crowd::{Crowd, Dialect, Way};
 use crate::load::IN_FLIGHT;
 use crate::machine::Machine;
 use crate::part::Part;
@@ -96,6 +101,12 @@ struct Arguments {
     /// Where the JSON goes [default: bench.json in the folder above this program's].
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
+    /// Measures nothing, but holds links to this server as its stdin says: so one of us starts others that hold what it cannot.
+    #[arg(long, value_name = "SERVER", hide = true)]
+    hold: Option<SocketAddr>,
+    /// The number of the first of these links.
+    #[arg(long, value_name = "NUMBER", hide = true, default_value_t = 0)]
+    first: usize,
 }
 
 fn main() -> ExitCode {
@@ -111,6 +122,11 @@ fn main() -> ExitCode {
 
 /// Whether every part that was begun was also ended.
 fn measure(arguments: Arguments) -> Result<bool> {
+    if let Some(server) = arguments.hold {
+        let way = Way { first: arguments.first, ..Way::plain(server, Dialect::Version2) };
+        throng::obey(Crowd::new(way)?, io::stdin().lock(), io::stdout())?;
+        return Ok(true);
+    }
     system::heed_stop_signals();
     let cores = limit::cores()?.len();
     let target = target_folder()?;

@@ -24,6 +24,8 @@ const ROUNDS: usize = 3;
 const SAME_LOOKS: usize = 4;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 const REST: Duration = Duration::from_secs(10);
+/// A daemon that has been up for 5 s gives back what only its start needed.
+const STARTED: Duration = Duration::from_secs(7);
 
 /// A process's resident memory, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,6 +91,7 @@ fn holding(
     let (mut server, address) = Daemon::server_with(binary, settings)?;
     // It listens before all of it is there.
     drop(server.connect_heard()?);
+    thread::sleep(STARTED);
     let mut crowd = Crowd::new(way(address, server.prefix())?)?;
     let mut residents = Vec::new();
     for level in levels {
@@ -108,6 +111,7 @@ fn linked(binary: &Path) -> Result<Resident> {
     let mut client = Daemon::client_with(binary, address, &json!({}))?;
     // It holds what it cannot send yet, so this waits for the link.
     Lane::new(Question::Missing, client.connect()?, None)?.ask_once().context("the first answer of the server")?;
+    thread::sleep(STARTED);
     at_rest(client.pid())
 }
 

@@ -42,6 +42,8 @@ pub fn measure(bench: &mut Bench) -> Result<Vec<Figure>> {
 /// One level of something.
 struct Level {
     count: usize,
+    /// The number of the next request that is queued: none is to be known from before.
+    next: usize,
     /// Dropped before the server, which would close their links.
     _stand_ins: Option<StandIns>,
     server: Daemon,
@@ -121,7 +123,7 @@ fn peers(bench: &mut Bench) -> Result<Vec<Figure>> {
         let (server, address) = Daemon::server(binary)?;
         system::raise_descriptor_limit(counts.iter().sum::<usize>() as u64 + OTHER_DESCRIPTORS)?;
         let links = Some(StandIns::link(address, count)?);
-        levels.push(Level { count, server, _stand_ins: links, costs: Vec::new() });
+        levels.push(Level { count, next: 1, server, _stand_ins: links, costs: Vec::new() });
     }
     let mut all = Vec::new();
     let kinds = [
@@ -154,6 +156,7 @@ fn queued(bench: &mut Bench) -> Result<Vec<Figure>> {
         let before = memory::at_rest(level.server.pid())?;
         lane.ask(count)?;
         let grown = memory::at_rest(level.server.pid())?.rss.saturating_sub(before.rss);
+        level.next += WARMING + count;
         a_request.push((count, grown as f64 / count as f64));
         levels.push(level);
     }
@@ -161,6 +164,7 @@ fn queued(bench: &mut Bench) -> Result<Vec<Figure>> {
     alternate(&what, schedule, &mut levels, |level, _| {
         if level.count == 0 {
             level.server = fresh_server(&binary)?;
+            level.next = 1;
         }
         keep(level)
     })?;
@@ -189,7 +193,7 @@ fn history(bench: &mut Bench) -> Result<Vec<Figure>> {
         drop(server.connect_heard()?);
         let rows = server.spool_stat("rows")?;
         ensure!(rows >= count as u64, "of {count} requests that are over the spool knows {rows}");
-        levels.push(Level { count, server, _stand_ins: None, costs: Vec::new() });
+        levels.push(Level { count, next: 1, server, _stand_ins: None, costs: Vec::new() });
     }
     let what = format!("one of {REQUESTS} queued");
     alternate(&what, schedule, &mut levels, |level, _| keep(level))?;
@@ -206,11 +210,12 @@ fn fresh_server(binary: &Path) -> Result<Daemon> {
 }
 
 fn fresh(binary: &Path) -> Result<Level> {
-    Ok(Level { count: 0, server: fresh_server(binary)?, _stand_ins: None, costs: Vec::new() })
+    Ok(Level { count: 0, next: 1, server: fresh_server(binary)?, _stand_ins: None, costs: Vec::new() })
 }
 
 fn keep(level: &mut Level) -> Result<Cost> {
-    let mut lane = Lane::new(Question::Keep, level.server.connect()?, None)?;
+    let mut lane = Lane::new(Question::Keep, level.server.connect()?, None)?.numbered_from(level.next as u64);
+    level.next += WARMING + REQUESTS;
     // What only the first requests of a server's life cost is not asked here.
     lane.ask(WARMING)?;
     Cost::of(level.server.pid(), share, || lane.ask(REQUESTS))
