@@ -19,7 +19,7 @@ pub use backoff::Backoff;
 pub use departure::Departure;
 pub use dial::{DialFault, dial};
 pub use greeting::{CLOSE_BOUND, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CLOSE_REVOKED, GreetingFault};
-pub use mux::{Ask, AskBody, Closed, Dialect, Sink};
+pub use mux::{Ask, AskBody, Closed, Dialect, Direct, Sink, Told};
 pub use run_stream::{RunEvent, RunSink, RunStream, STREAM_CREDIT_BYTES, run_stream};
 pub use session::{Ended, serve};
 pub use stream::Stream;

@@ -2,6 +2,7 @@
 //! the moment a request is put on the way; from there each is on its own. It never sees a socket.
 
 mod aftermath;
+mod asker;
 mod direct;
 mod ends;
 mod follow;
@@ -16,11 +17,11 @@ mod whom;
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -33,15 +34,17 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 use ws_daemon_protocol::target::Target;
 
 use crate::exec::Executor;
-use crate::link::{Ask, AskBody, Closed, Departure, Link, Sink};
+use crate::link::{Ask, AskBody, Closed, Departure, Direct, Link, Sink};
 use crate::news::News;
 use crate::peers::{Choice, Peers, Pick};
 use crate::spool::{RunState, Spool, SpoolError};
 use crate::tasks::{Stop, Tasks};
+use asker::{Asker, Deadline, Leave};
 use held::Held;
 use ledger::{Ledger, Live, Seat};
 use waiting_room::WaitingRoom;
 
+pub use asker::Answer;
 pub use ends::Ends;
 pub use follow::Follow;
 pub use handover::Awaited;
@@ -102,35 +105,6 @@ const READING: usize = 16;
 
 /// Instances that are remembered as lost, beside those that the register says are gone; beyond it they are forgotten, and what is bound to them waits for its ttl.
 const LOST: usize = 65_536;
-
-/// A request that is on its way, or was refused at once.
-#[derive(Debug)]
-pub struct Submitted {
-    settled: oneshot::Receiver<Report>,
-    deadline: Option<Deadline>,
-    departure: Departure,
-    /// A run's place among what can be shown and stopped; commands have none.
-    seat: Option<Seat>,
-    /// The link it left by, once it has.
-    link: Arc<OnceLock<Link>>,
-    news: News,
-}
-
-/// What is noted when a run without options leaves, at once or later.
-#[derive(Debug)]
-struct Leave {
-    live: Arc<Live>,
-    link: Arc<OnceLock<Link>>,
-    news: News,
-}
-
-impl Leave {
-    fn by(self, link: &Link) {
-        // It leaves once.
-        drop(self.link.set(link.clone()));
-        given(&self.news, &self.live, link.peer());
-    }
-}
 
 impl Origin {
     /// The asking side of a server: with nobody connected, requests are refused.
@@ -206,21 +180,21 @@ impl Origin {
         self.0.held.is_some()
     }
 
-    /// Puts a request of `user` without options on the way. Waits only while the chosen link has too much to write; requests submitted one
-    /// after the other leave in that order.
-    pub async fn submit(&self, request: Request, user: &str) -> Submitted {
+    /// Puts a request of `user` without options on the way; how it ended is written to `answer`. Waits only while the chosen link has too
+    /// much to write; requests submitted one after the other leave in that order.
+    pub async fn submit(&self, request: Request, user: &str, answer: impl Answer) {
         let Request { name, id, params, options } = request;
         let run = RunId::new(Uuid::now_v7().to_string());
         let seat = self.ledger().enter(run.clone(), &name, user, id.clone(), false);
         let timeout_ms = options.timeout.map(whom::whole_ms);
         let order = Order { caller: id.clone(), timeout_ms, ..Order::default() };
-        self.put(AskBody::Run(name, params, order), run, id, options.timeout, Some(seat)).await
+        self.put(AskBody::Run(name, params, order), run, id, options.timeout, Some(seat), answer).await;
     }
 
-    /// Puts a command for a peer on the way.
-    pub async fn submit_command(&self, message: CommandMessage) -> Submitted {
+    /// Puts a command for a peer on the way; what came of it is written to `answer`.
+    pub async fn submit_command(&self, message: CommandMessage, answer: impl Answer) {
         let run = RunId::new(Uuid::now_v7().to_string());
-        self.put(AskBody::Command(message.params), run, message.id, None, None).await
+        self.put(AskBody::Command(message.params), run, message.id, None, None, answer).await;
     }
 
     async fn put(
@@ -230,35 +204,39 @@ impl Origin {
         id: Option<CallerId>,
         timeout: Option<Duration>,
         seat: Option<Seat>,
-    ) -> Submitted {
-        let (settle, settled) = oneshot::channel();
-        let departure = Departure::default();
-        let ask = Ask { body, id, run, departure: departure.clone(), sink: Sink::Once(settle) };
+        answer: impl Answer,
+    ) {
         let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit });
-        let (link, news) = (Arc::default(), self.news().clone());
-        let leave =
-            seat.as_ref().map(|seat| Leave { live: Arc::clone(seat.live()), link: Arc::clone(&link), news: news.clone() });
-        let submitted = Submitted { settled, deadline, departure, seat, link, news };
+        let departure = Departure::default();
+        let live = seat.as_ref().map(|seat| Arc::clone(seat.live()));
+        let (asker, timer) =
+            Asker::new(answer, seat, departure.clone(), deadline, self.news().clone(), self.requests().token());
+        let leave = Leave::of(&asker);
+        if let Some(live) = live {
+            live.is_asked_by(leave.clone());
+        }
+        if let Some(timer) = timer {
+            self.requests().spawn(Asker::keep_time(&asker, timer));
+        }
+        let ask = Ask { body, id, run, departure, sink: Sink::Direct(Direct(asker)) };
         if self.stop().refuse.is_cancelled() {
-            refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
-            return submitted;
+            return refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
         }
         let sending = self.send(ask);
-        let sent = match &submitted.deadline {
+        let sent = match deadline {
             None => sending.await,
-            // Over before any link had room: the request is dropped with the attempt, and the outcome finds it withdrawn.
+            // Over before any link had room: the request is dropped with the attempt, and whoever waits is told that.
             Some(deadline) => match timeout_at(deadline.at, sending).await {
                 Ok(sent) => sent,
-                Err(_) => return submitted,
+                Err(_) => return,
             },
         };
         match (sent, &self.0.held) {
-            (Ok(link), _) => leave.into_iter().for_each(|leave| leave.by(&link)),
+            (Ok(link), _) => leave.by(&link),
             (Err(ask), Some(held)) => held.keep(ask, leave),
             // Nobody waits any more: then nobody need be told.
             (Err(ask), None) => drop(ask.sink.settle(nobody(timeout), ws_daemon_protocol::codec::v2::Verdict::default())),
         }
-        submitted
     }
 
     /// Gives the request to the next peer in turn, or back if there is none, or others wait before it.
@@ -318,7 +296,7 @@ impl Origin {
                 Err(error) => return Err(Outcome::failed(ErrorCode::SpoolFailed, error.to_string())),
             }
         }
-        live.cancel.cancel();
+        live.cancel();
         self.waiting_room().call(&live);
         Ok(true)
     }
@@ -400,73 +378,6 @@ fn settled(news: &News, live: &Live, report: &Report) {
 fn line(event: &str, run: &RunId, report: &Report) -> String {
     let report: serde_json::Value = serde_json::from_str(&report.to_json(None)).unwrap_or_default();
     json!({ "event": event, "run": run.to_string(), "report": report }).to_string()
-}
-
-impl Submitted {
-    /// How the request ended. Whoever drops this future is gone: the outcome is nobody's then.
-    pub async fn outcome(self) -> Report {
-        let Self { mut settled, deadline, departure, seat, link, news } = self;
-        let cancel = seat.as_ref().map(|seat| seat.live().cancel.clone()).unwrap_or_default();
-        let mut over = deadline.as_ref().map(|deadline| deadline.at);
-        let mut cancelled = false;
-        let report = loop {
-            tokio::select! {
-                biased;
-                report = &mut settled => break match (report, &deadline) {
-                    (Ok(report), _) => report,
-                    // It was given up before any link had room.
-                    (Err(_), Some(deadline)) if deadline.at <= Instant::now() => deadline.overdue(&departure),
-                    (Err(_), _) => lost_track(),
-                },
-                () = direct::at(over), if over.is_some() => match &deadline {
-                    // On a version 2 link the doer keeps the time.
-                    Some(_) if departure.left_by_version2() => over = None,
-                    Some(deadline) => break deadline.overdue(&departure),
-                    None => over = None,
-                },
-                () = cancel.cancelled(), if !cancelled => {
-                    cancelled = true;
-                    if departure.withdraw() {
-                        break Outcome::failed(ErrorCode::Cancelled, "cancelled before it left; it did not run").into();
-                    }
-                    match (link.get(), &seat) {
-                        (Some(link), Some(seat)) if link.is_v2() => link.send_cancel(&seat.live().run, None),
-                        _ => break direct::unstoppable("it was cancelled"),
-                    }
-                }
-            }
-        };
-        if let Some(seat) = seat {
-            self::settled(&news, seat.live(), &report);
-        }
-        // Whoever asked in the seed's own grammar gets the seed's own keys.
-        report.with_seeds_keys()
-    }
-}
-
-/// Whoever holds the other end settles it, a stopping daemon too; this is for the day that is not so.
-fn lost_track() -> Report {
-    Outcome::failed(ErrorCode::Interrupted, "the daemon lost track of it; it may have run").into()
-}
-
-/// When whoever asked waits no longer, and how long that was meant to be.
-#[derive(Debug)]
-struct Deadline {
-    limit: Duration,
-    at: Instant,
-}
-
-impl Deadline {
-    /// The time is over. What has not left never will; of what has, on a seed link, nobody knows and nobody stops the script.
-    fn overdue(&self, departure: &Departure) -> Report {
-        let limit = self.limit;
-        if departure.withdraw() {
-            return Outcome::Failed(ErrorCode::Expired, format!("it could not be sent within {limit:?}; it did not run"))
-                .into();
-        }
-        let message = format!("no answer within {limit:?}; the peer cannot be told to stop it, so it may still run");
-        Outcome::Failed(ErrorCode::Interrupted, message).into()
-    }
 }
 
 /// Nobody is connected. Byte for byte the seed's answer for whoever asked in the seed's grammar; in words for whoever used more.

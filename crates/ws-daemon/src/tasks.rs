@@ -5,6 +5,7 @@ use std::future::Future;
 use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Starts tasks and knows when all of them have ended. Clones share one count.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +37,12 @@ impl Tasks {
                 }
             })),
         }
+    }
+
+    /// Counts as a task until it is dropped.
+    #[must_use]
+    pub fn token(&self) -> TaskTrackerToken {
+        self.tracker.token()
     }
 
     /// Ends when no task is left; tasks may still be started meanwhile.

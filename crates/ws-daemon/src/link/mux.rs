@@ -2,6 +2,7 @@
 //! synchronous; the session's task is woken to write. It never touches the socket.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
@@ -47,8 +48,35 @@ pub struct Ask {
 pub enum Sink {
     /// The outcome alone. A lost link settles it.
     Once(oneshot::Sender<Report>),
+    /// The same, on the spot.
+    Direct(Direct),
     /// All that becomes known. A lost link is told as such.
     Stream(RunSink),
+}
+
+/// Who is told an outcome on the spot, perhaps under the lock of a link's tables: so they neither wait nor ask the link for anything.
+pub trait Told: fmt::Debug + Send + Sync {
+    /// Whether nobody listens any more.
+    fn is_gone(&self) -> bool;
+
+    /// Tells the outcome.
+    ///
+    /// # Errors
+    /// The report, if nobody listens any more, or it was told before.
+    fn tell(&self, report: Report) -> Result<(), Report>;
+
+    /// Nobody has the request any more. If it has not been told, it never will be.
+    fn forget(&self);
+}
+
+/// What is left of a request for who is told; dropped, nobody has it any more.
+#[derive(Debug)]
+pub struct Direct(pub Arc<dyn Told>);
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        self.0.forget();
+    }
 }
 
 impl Sink {
@@ -57,6 +85,7 @@ impl Sink {
     pub fn is_closed(&self) -> bool {
         match self {
             Self::Once(settle) => settle.is_closed(),
+            Self::Direct(direct) => direct.0.is_gone(),
             Self::Stream(sink) => sink.is_closed(),
         }
     }
@@ -68,6 +97,7 @@ impl Sink {
     pub fn settle(self, report: Report, verdict: Verdict) -> Result<(), Report> {
         match self {
             Self::Once(settle) => settle.send(report),
+            Self::Direct(direct) => direct.0.tell(report),
             Self::Stream(sink) => sink.settle(report, verdict),
         }
     }
@@ -79,7 +109,7 @@ impl Sink {
 
     /// The link is lost; a stream says so by itself when it is dropped.
     fn lose(self, outcome: Outcome) {
-        if let Self::Once(_) = &self {
+        if let Self::Once(_) | Self::Direct(_) = &self {
             self.fail(outcome);
         }
     }
@@ -281,7 +311,9 @@ impl Mux {
         if state.unanswered.get(&number).is_none_or(|entry| entry.attempt != verdict.attempt) {
             return Err(report);
         }
-        match state.forget(number) {
+        let entry = state.forget(number);
+        drop(state);
+        match entry {
             Some(entry) => entry.sink.settle(report, verdict),
             None => Err(report),
         }

@@ -234,6 +234,11 @@ impl Pending {
         self.end(&mut state);
     }
 
+    /// Whether the connection is gone.
+    pub fn is_gone(&self) -> bool {
+        self.answers.0.gone.load(Ordering::Acquire)
+    }
+
     /// Ends when the connection is gone.
     pub async fn gone(&self) {
         self.answers.gone().await;

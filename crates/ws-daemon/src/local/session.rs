@@ -26,7 +26,7 @@ use super::{Before, Local, Parked};
 use crate::api::Visitor;
 use crate::control::{Answer, Asker, Control, Whose};
 use crate::exec::{Connection, Heard, LINE_ROOM_BYTES, Served};
-use crate::origin::{Said, tells_the_end_only};
+use crate::origin::{self, Said, tells_the_end_only};
 use crate::policy::Caller;
 use crate::system::hung_up;
 use crate::tasks::Turn;
@@ -385,8 +385,7 @@ impl Session {
             let said = self.local.origin.order(request, &self.asker.user, within);
             return self.local.origin.deliver(lines(pending, said, id, is_plain));
         }
-        let submitted = self.local.origin.submit(request, &self.asker.user).await;
-        self.local.origin.deliver(deliver(pending, submitted.outcome(), id, Answered::Always));
+        self.local.origin.submit(request, &self.asker.user, Told { pending, id, answered: Answered::Always }).await;
     }
 
     async fn command(&self, message: CommandMessage) {
@@ -399,8 +398,7 @@ impl Session {
             Place::There => {
                 let id = message.id.clone();
                 let Some(pending) = self.begin(id.as_ref(), id.is_some()) else { return };
-                let submitted = self.local.origin.submit_command(message).await;
-                self.local.origin.deliver(deliver(pending, submitted.outcome(), id, Answered::IfFailedOrNamed));
+                self.local.origin.submit_command(message, Told { pending, id, answered: Answered::IfFailedOrNamed }).await;
             }
         }
     }
@@ -473,14 +471,23 @@ enum Answered {
     IfFailedOrNamed,
 }
 
-/// The rest of a request's life: its outcome becomes its answer, unless its caller is gone first.
-async fn deliver(pending: Pending, outcome: impl Future<Output = Report>, id: Option<CallerId>, answered: Answered) {
-    let report = tokio::select! {
-        report = outcome => report,
-        () = pending.gone() => return,
-    };
-    if answered == Answered::Always || id.is_some() || report.status != Some(0) {
-        pending.answer(&report.to_json(id.as_ref()));
+/// A request with one outcome, which becomes its answer.
+struct Told {
+    pending: Pending,
+    id: Option<CallerId>,
+    answered: Answered,
+}
+
+impl origin::Answer for Told {
+    fn is_gone(&self) -> bool {
+        self.pending.is_gone()
+    }
+
+    fn answer(self, report: Report) {
+        let Self { pending, id, answered } = self;
+        if answered == Answered::Always || id.is_some() || report.status != Some(0) {
+            pending.answer(&report.to_json(id.as_ref()));
+        }
     }
 }
 

@@ -43,7 +43,7 @@ impl Direct<'_> {
         loop {
             let report = self.attempt().await;
             let again = report.error_code() == Some(ErrorCode::Interrupted) && tries < self.request.options.retry;
-            if !again || self.live.cancel.is_cancelled() {
+            if !again || self.live.is_cancelled() {
                 return report;
             }
             self.live.take_back();
@@ -63,7 +63,7 @@ impl Direct<'_> {
         let departing = tokio::select! {
             biased;
             attempt = self.depart() => attempt,
-            () = self.live.cancel.cancelled() => return cancelled_here(),
+            () = self.live.cancelled() => return cancelled_here(),
             () = over => {
                 return Outcome::failed(ErrorCode::Expired, format!("it could not be sent within {timeout:?}; it did not run")).into();
             }
@@ -138,7 +138,7 @@ impl Direct<'_> {
                     Heard::Nothing => {}
                     Heard::End(report) => return report,
                 },
-                () = self.live.cancel.cancelled(), if !cancelled => {
+                () = self.live.cancelled(), if !cancelled => {
                     cancelled = true;
                     if departure.withdraw() {
                         return cancelled_here();

@@ -133,10 +133,10 @@ impl Follow {
             }
             Source::Stays => return None,
         };
-        let mut progress = live.progress.subscribe();
+        let mut progress = live.watch();
         let (mut delivered, mut started) = (false, false);
         loop {
-            let now = progress.borrow_and_update().clone();
+            let now = progress.look();
             if let Some(peer) = now.peer.filter(|_| events) {
                 let (run, to) = (|| self.run.clone(), || Arc::clone(&peer));
                 if now.delivered && !std::mem::replace(&mut delivered, true) {
@@ -151,7 +151,7 @@ impl Follow {
             if over {
                 return Some(now.report.map_or_else(|| self.so_far(live), |report| (*report).clone()));
             }
-            progress.changed().await.ok()?;
+            progress.step().await;
         }
     }
 

@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use ws_daemon_protocol::outcome::ErrorCode;
 
-use super::{Leave, refuse};
+use super::asker::Leave;
+use super::refuse;
 use crate::link::{Ask, Closed};
 use crate::peers::{Choice, Peers, Pick};
 
@@ -36,11 +37,11 @@ struct Queue {
     closed: bool,
 }
 
-/// A request that waits, and what is noted when it leaves; of a command nothing is.
+/// A request that waits, and who is told when it leaves.
 #[derive(Debug)]
 struct Waiting {
     ask: Ask,
-    leave: Option<Leave>,
+    leave: Leave,
 }
 
 impl Held {
@@ -61,7 +62,7 @@ impl Held {
     }
 
     /// Keeps a request, or refuses it.
-    pub fn keep(&self, ask: Ask, leave: Option<Leave>) {
+    pub fn keep(&self, ask: Ask, leave: Leave) {
         let cost = ask.cost_bytes();
         let mut queue = self.queue();
         if queue.closed {
@@ -111,9 +112,7 @@ impl Held {
                 let Some(Waiting { ask, leave }) = leaving.waiting.take() else { break };
                 match link.ask(ask) {
                     Ok(()) => {
-                        if let Some(leave) = leave {
-                            leave.by(&link);
-                        }
+                        leave.by(&link);
                         break;
                     }
                     Err(Closed(back)) => leaving.waiting = Some(Waiting { ask: *back, leave }),

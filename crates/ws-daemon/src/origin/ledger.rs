@@ -3,14 +3,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use ws_daemon_protocol::command::{RunState, Which};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::outcome::Report;
 
+use super::asker::Leave;
 use super::ends::Heir;
 use crate::counters::Outcomes;
 use crate::peers::wall_ms;
@@ -63,11 +64,22 @@ pub struct Live {
     /// Wall time, ms since 1970; only to be shown.
     pub accepted_wall_ms: u64,
     /// How far it is.
-    pub progress: watch::Sender<Progress>,
-    /// Cancelled when somebody wants it stopped.
-    pub cancel: CancellationToken,
+    progress: Mutex<Progress>,
+    /// Told when that is another; made for the first who watches, since most runs are watched by nobody.
+    watched: OnceLock<watch::Sender<()>>,
+    /// Cancelled when somebody wants it stopped; made for who waits for that.
+    cancel: OnceLock<CancellationToken>,
+    /// Who waits for nothing but its outcome and has no task, and is stopped by hand; of a run without options.
+    asker: OnceLock<Leave>,
     /// Who waits for nothing but its end.
     heirs: Mutex<Vec<Heir>>,
+}
+
+/// A look at how far a run is, and at each step from there. Whoever misses some sees the last.
+#[derive(Debug)]
+pub struct Watch {
+    live: Arc<Live>,
+    changes: watch::Receiver<()>,
 }
 
 /// How far a run is. What is true of it stays true: a watcher that missed a step still sees it.
@@ -152,8 +164,10 @@ impl Ledger {
             id,
             queued,
             accepted_wall_ms,
-            progress: watch::Sender::default(),
-            cancel: CancellationToken::new(),
+            progress: Mutex::default(),
+            watched: OnceLock::new(),
+            cancel: OnceLock::new(),
+            asker: OnceLock::new(),
             heirs: Mutex::default(),
         });
         let mut table = self.table();
@@ -240,12 +254,12 @@ impl Live {
             let printed = more.map_or(0, |more| length(&more.result) + length(&more.stdout) + length(&more.stderr));
             printed + report.message.as_ref().map_or(0, String::len)
         };
-        FIXED + self.name.len() + self.progress.borrow().report.as_ref().map_or(0, of_report)
+        FIXED + self.name.len() + self.lock().report.as_ref().map_or(0, of_report)
     }
 
     /// How far it is, in one word.
     pub fn state(&self) -> RunState {
-        let progress = self.progress.borrow();
+        let progress = self.lock();
         match (&progress.report, &progress.peer) {
             (Some(_), _) => RunState::Settled,
             (None, Some(_)) => RunState::Running,
@@ -253,20 +267,75 @@ impl Live {
         }
     }
 
+    /// Stops it, or sees to it that it never starts.
+    pub fn cancel(&self) {
+        self.cancelling().cancel();
+        if let Some(asker) = self.asker.get() {
+            asker.cancel();
+        }
+    }
+
+    /// Whether somebody wants it stopped.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.get().is_some_and(CancellationToken::is_cancelled)
+    }
+
+    /// Ends when somebody wants it stopped.
+    pub fn cancelled(&self) -> WaitForCancellationFuture<'_> {
+        self.cancelling().cancelled()
+    }
+
+    fn cancelling(&self) -> &CancellationToken {
+        self.cancel.get_or_init(CancellationToken::new)
+    }
+
+    /// Who waits for it, and is to hear when it is to be stopped.
+    pub fn is_asked_by(&self, asker: Leave) {
+        // One asks for it.
+        drop(self.asker.set(asker));
+    }
+
+    /// How far it is now.
+    pub fn progress(&self) -> Progress {
+        self.lock().clone()
+    }
+
+    /// Watches it from here on.
+    pub fn watch(self: &Arc<Self>) -> Watch {
+        // Made before the first look: what is noted behind that is told.
+        let changes = self.watched.get_or_init(watch::Sender::default).subscribe();
+        Watch { live: Arc::clone(self), changes }
+    }
+
     /// Notes a step.
     pub fn note(&self, step: impl FnOnce(&mut Progress)) {
-        self.progress.send_modify(step);
+        step(&mut self.lock());
+        self.tell_watchers();
+    }
+
+    fn tell_watchers(&self) {
+        if let Some(watched) = self.watched.get() {
+            watched.send_replace(());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        // A step is noted whole.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes who has it now. Whether that is news: a run that is over stays as it is.
     pub fn give(&self, peer: &str) -> bool {
-        self.progress.send_if_modified(|progress| {
-            let is_news = progress.report.is_none() && progress.peer.as_deref() != Some(peer);
-            if is_news {
-                progress.peer = Some(peer.into());
-            }
-            is_news
-        })
+        let mut progress = self.lock();
+        let is_news = progress.report.is_none() && progress.peer.as_deref() != Some(peer);
+        if is_news {
+            progress.peer = Some(peer.into());
+        }
+        drop(progress);
+        if is_news {
+            self.tell_watchers();
+        }
+        is_news
     }
 
     /// Notes that nobody has it any more, and that it may be given to another.
@@ -295,7 +364,7 @@ impl Live {
     pub fn leave_to(&self, heir: Heir) {
         let mut heirs = self.heirs();
         // It is noted before those who are here are told.
-        let report = self.progress.borrow().report.clone();
+        let report = self.lock().report.clone();
         match report {
             Some(report) => heir.tell(report),
             None => heirs.push(heir),
@@ -305,6 +374,30 @@ impl Live {
     fn heirs(&self) -> MutexGuard<'_, Vec<Heir>> {
         // Every section leaves the list whole.
         self.heirs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch {
+    /// How far it is; the next step is one behind this.
+    pub fn look(&mut self) -> Progress {
+        self.changes.mark_unchanged();
+        self.live.progress()
+    }
+
+    /// Ends with the next step.
+    pub async fn step(&mut self) {
+        // The run, which is held here, holds the other end.
+        drop(self.changes.changed().await);
+    }
+
+    /// How it ended, once it has.
+    pub async fn end(mut self) -> Arc<Report> {
+        loop {
+            if let Some(report) = self.look().report {
+                return report;
+            }
+            self.step().await;
+        }
     }
 }
 
@@ -318,7 +411,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         // Without a report it goes on after a restart, or whoever asked is gone.
-        if let Some(report) = &self.live.progress.borrow().report {
+        if let Some(report) = &self.live.lock().report {
             self.ledger.0.outcomes.count_report(report);
         }
         let mut table = self.ledger.table();

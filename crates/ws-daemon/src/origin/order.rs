@@ -387,7 +387,7 @@ impl Origin {
             let accepted_wall_ms = u64::try_from(record.accepted_wall_ms).unwrap_or(0);
             let seat = self.ledger().enter_again(record.run, &name, &user, own_id.clone(), true, accepted_wall_ms);
             if record.cancelled {
-                seat.live().cancel.cancel();
+                seat.live().cancel();
             }
             let whom = record.target.map_or_else(|| whom.clone(), |target| Whom::of_target(&target));
             let bound = record.bound.filter(|_| record.state == RunState::Bound);
@@ -439,12 +439,9 @@ async fn failed_before(spool: &Spool, request: u64) -> usize {
 /// when the daemon ended goes on.
 async fn brake_queued(options: &Options, lives: Vec<Queued>, mut failed: usize) {
     let one = |life: Queued| {
-        let mut progress = life.live().progress.subscribe();
+        let end = life.live().watch().end();
         Box::new(life).go_on();
-        async move {
-            let over = progress.wait_for(|progress| progress.report.is_some()).await;
-            over.is_ok_and(|progress| progress.report.as_ref().is_some_and(|report| report.status == Some(0)))
-        }
+        async move { end.await.status == Some(0) }
     };
     let (batch, max_failures) = (options.batch.unwrap_or(usize::MAX), options.max_failures.unwrap_or(usize::MAX));
     let (mut left, mut going) = (lives.into_iter(), FuturesUnordered::new());
@@ -452,7 +449,7 @@ async fn brake_queued(options: &Options, lives: Vec<Queued>, mut failed: usize) 
         while going.len() < batch {
             let Some(life) = left.next() else { break };
             if failed >= max_failures && !life.ever_bound {
-                life.live().cancel.cancel();
+                life.live().cancel();
             }
             going.push(one(life));
         }

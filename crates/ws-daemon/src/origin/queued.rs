@@ -165,7 +165,7 @@ impl Queued {
 
     /// Cancelled while nobody has it.
     fn is_cancelled_here(&self) -> bool {
-        self.bound.is_none() && self.live().cancel.is_cancelled()
+        self.bound.is_none() && self.live().is_cancelled()
     }
 
     /// The run.
@@ -280,7 +280,7 @@ impl Queued {
 
     /// Whether it may run once more if this attempt may have.
     fn has_tries_left(&self) -> bool {
-        self.attempt - self.refused <= self.options.retry && !self.live().cancel.is_cancelled()
+        self.attempt - self.refused <= self.options.retry && !self.live().is_cancelled()
     }
 
     /// What it can do as things stand: it is offered to whom it is bound to, or to anyone who may have it. `begins`: it has done nothing
@@ -418,7 +418,7 @@ impl Queued {
         };
         let (params, reading) = self.params_with_room(&link).await;
         let by_hop = order.hop.is_some();
-        let cancelled = self.live().cancel.is_cancelled() && !by_hop;
+        let cancelled = self.live().is_cancelled() && !by_hop;
         if cancelled {
             // Before the offer, so that what was not claimed never is. By a hop it comes behind it: who passes on claims nothing.
             link.send_cancel(&self.live().run, Some(self.attempt));
@@ -532,7 +532,7 @@ impl Queued {
                     RunEvent::Lost { .. } if !is_v2 => return Offered::Next,
                     RunEvent::Lost { .. } => return Offered::Again { wait: false },
                 },
-                () = self.live().cancel.cancelled(), if !cancelled => {
+                () = self.live().cancelled(), if !cancelled => {
                     cancelled = true;
                     if !is_v2 {
                         let why = "it was cancelled, but its peer is a seed daemon, which cannot be told to stop it; it may still run";

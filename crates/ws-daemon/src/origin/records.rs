@@ -107,7 +107,7 @@ impl Origin {
 }
 
 fn of_live(live: &Arc<Live>) -> Value {
-    let progress = live.progress.borrow().clone();
+    let progress = live.progress();
     let mut shown = json!({
         "run": live.run.to_string(), "name": live.name, "state": live.state(), "queued": live.queued,
         "accepted": live.accepted_wall_ms, "side": "asked",

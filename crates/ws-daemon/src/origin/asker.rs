@@ -1,0 +1,214 @@
+//! Who waits for the outcome of one request without options, and for nothing else: told once, by whoever knows it first, on the spot.
+//! It has no task; it never chooses a link and never waits.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
+
+use super::direct::unstoppable;
+use super::ledger::{Live, Seat};
+use super::settled;
+use crate::link::{Departure, Link, Told};
+use crate::news::News;
+
+/// Where an outcome is written.
+pub trait Answer: Send + Sync + 'static {
+    /// Whether nobody reads it any more.
+    fn is_gone(&self) -> bool;
+
+    /// Writes it. Whoever tells it may hold a lock: this must not wait, and not ask for anything.
+    fn answer(self, report: Report);
+}
+
+/// One who waits. Shared by the link that has the request, or what holds it until there is one, and by whoever may end it here.
+pub struct Asker<A> {
+    /// Taken by who tells it.
+    waiting: Mutex<Option<Waiting<A>>>,
+    /// The run, if it is one and not a command.
+    live: Option<Arc<Live>>,
+    departure: Departure,
+    /// What it left by, once it has.
+    link: OnceLock<Link>,
+    deadline: Option<Deadline>,
+    news: News,
+}
+
+struct Waiting<A> {
+    answer: A,
+    /// A run's place among what can be shown and stopped.
+    seat: Option<Seat>,
+    /// Until its time is over; dropped with the rest.
+    _timed: Option<oneshot::Sender<()>>,
+    /// Somebody waits for an answer of this daemon.
+    _counted: TaskTrackerToken,
+}
+
+/// When whoever asked waits no longer, and how long that was meant to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    pub limit: Duration,
+    pub at: Instant,
+}
+
+/// What keeps the time of one that has a deadline.
+pub struct Timer {
+    at: Instant,
+    told: oneshot::Receiver<()>,
+}
+
+impl<A: Answer> Asker<A> {
+    /// Who waits for `answer`, and what [keeps its time](Self::keep_time) if it has a deadline.
+    pub fn new(
+        answer: A,
+        seat: Option<Seat>,
+        departure: Departure,
+        deadline: Option<Deadline>,
+        news: News,
+        counted: TaskTrackerToken,
+    ) -> (Arc<Self>, Option<Timer>) {
+        let (timer, timed) = deadline.map_or((None, None), |deadline| {
+            let (timer, told) = oneshot::channel();
+            (Some(Timer { at: deadline.at, told }), Some(timer))
+        });
+        let live = seat.as_ref().map(|seat| Arc::clone(seat.live()));
+        let waiting = Mutex::new(Some(Waiting { answer, seat, _timed: timed, _counted: counted }));
+        (Arc::new(Self { waiting, live, departure, link: OnceLock::new(), deadline, news }), timer)
+    }
+
+    /// Gives it up when its time is over, unless it is told before.
+    pub fn keep_time(asker: &Arc<Self>, timer: Timer) -> impl Future<Output = ()> + use<A> {
+        let asker = Arc::downgrade(asker);
+        async move {
+            tokio::select! {
+                _ = timer.told => {}
+                () = sleep_until(timer.at) => asker.upgrade().into_iter().for_each(|asker| asker.overdue()),
+            }
+        }
+    }
+
+    /// The time is over. What has not left never will; of what has, on a seed link, nobody knows and nobody stops the script. On a
+    /// version 2 link the doer keeps the time.
+    fn overdue(&self) {
+        let Some(Deadline { limit, .. }) = self.deadline else { return };
+        if self.departure.left_by_version2() {
+            return;
+        }
+        let outcome = if self.departure.withdraw() {
+            Outcome::Failed(ErrorCode::Expired, format!("it could not be sent within {limit:?}; it did not run"))
+        } else {
+            let message = format!("no answer within {limit:?}; the peer cannot be told to stop it, so it may still run");
+            Outcome::Failed(ErrorCode::Interrupted, message)
+        };
+        // Somebody may know more by now.
+        drop(self.tell(outcome.into()));
+    }
+}
+
+impl<A: Answer> Told for Asker<A> {
+    fn is_gone(&self) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.as_ref().is_none_or(|waiting| waiting.answer.is_gone())
+    }
+
+    fn tell(&self, report: Report) -> Result<(), Report> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Waiting { answer, seat, _timed, _counted }) = waiting else { return Err(report) };
+        if answer.is_gone() {
+            return Err(report);
+        }
+        if let Some(seat) = seat {
+            settled(&self.news, seat.live(), &report);
+        }
+        // Whoever asked in the seed's own grammar gets the seed's own keys.
+        answer.answer(report.with_seeds_keys());
+        Ok(())
+    }
+
+    fn forget(&self) {
+        match self.deadline {
+            // It was given up before any link had room.
+            Some(deadline) if deadline.at <= Instant::now() => self.overdue(),
+            // Whoever has a request settles it, a stopping daemon too; this is for the day that is not so.
+            _ => {
+                let why = "the daemon lost track of it; it may have run";
+                drop(self.tell(Outcome::failed(ErrorCode::Interrupted, why).into()));
+            }
+        }
+    }
+}
+
+/// What can be done about one who waits, whoever it is.
+pub trait Asking: Send + Sync {
+    /// It has left by this link.
+    fn left_by(&self, link: &Link);
+
+    /// It is to be stopped, or never to be started.
+    fn cancel(&self);
+}
+
+impl<A: Answer> Asking for Asker<A> {
+    fn left_by(&self, link: &Link) {
+        // It leaves once.
+        drop(self.link.set(link.clone()));
+        if let Some(live) = &self.live {
+            super::given(&self.news, live, link.peer());
+        }
+    }
+
+    fn cancel(&self) {
+        let report = if self.departure.withdraw() {
+            Outcome::failed(ErrorCode::Cancelled, "cancelled before it left; it did not run").into()
+        } else {
+            match (self.link.get(), &self.live) {
+                // The doer says what came of it.
+                (Some(link), Some(live)) if link.is_v2() => return link.send_cancel(&live.run, None),
+                _ => unstoppable("it was cancelled"),
+            }
+        };
+        // Somebody may know more by now.
+        drop(self.tell(report));
+    }
+}
+
+/// The way to one who waits, for who only may have to do with them.
+#[derive(Clone)]
+pub struct Leave(Weak<dyn Asking>);
+
+impl Leave {
+    /// The way to this one.
+    pub fn of<A: Answer>(asker: &Arc<Asker<A>>) -> Self {
+        let asker: Weak<Asker<A>> = Arc::downgrade(asker);
+        Self(asker)
+    }
+
+    /// The request has left by this link.
+    pub fn by(&self, link: &Link) {
+        if let Some(asking) = self.0.upgrade() {
+            asking.left_by(link);
+        }
+    }
+
+    /// The request is to be stopped, or never to be started.
+    pub fn cancel(&self) {
+        if let Some(asking) = self.0.upgrade() {
+            asking.cancel();
+        }
+    }
+}
+
+impl fmt::Debug for Leave {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leave").finish_non_exhaustive()
+    }
+}
+
+impl<A> fmt::Debug for Asker<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asker").field("departure", &self.departure).finish_non_exhaustive()
+    }
+}
