@@ -5,6 +5,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::process::Command;
+use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,12 +42,11 @@ const OVERSIZED: usize = 20;
 /// What the other client runs.
 const WORK: &str = "#!/bin/sh\nexit 7\n";
 
-/// Runs by which the pace of the other client is measured.
+/// Runs by which the pace of the other client is measured: when all is calm, in a gust and in a gale.
 const CALM: usize = 400;
-const IN_THE_STORM: usize = 400;
+const IN_A_GUST: usize = 400;
+const IN_A_GALE: usize = if cfg!(debug_assertions) { 400 } else { 6000 };
 
-/// The other client's 99th percentile is held against twice what it was when all was calm, or what that of a daemon is that is left
-/// alone beside, asked in turn: the storm comes from the same two cores, and makes a daemon slower that has nothing to do with it.
 /// Without optimization the daemon's one thread has so much to do for each turn that below this all is good.
 const NOISE: Duration = if cfg!(debug_assertions) { Duration::from_millis(250) } else { Duration::ZERO };
 
@@ -130,15 +130,68 @@ fn of_half_open_handshakes_beyond_their_bound_the_oldest_goes_and_links_come_in_
 
 #[test]
 fn a_storm_of_every_kind_at_once_leaves_memory_bounded_and_another_client_its_pace() {
-    let slow: Vec<String> = (0..STORMS).map_while(|_| storm().err()).collect();
+    held_out(Storm::Gale);
+}
+
+#[test]
+fn a_storm_as_fast_as_it_can_be_leaves_memory_bounded_and_slows_another_client_hardly_more_than_the_machine_does() {
+    held_out(Storm::Gust);
+}
+
+/// How all that is to come comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Storm {
+    /// Evenly beside all the runs of the other client: its 99th percentile is held against twice what it was when all was calm.
+    Gale,
+    /// As fast as one core can make it, most of it in a tenth of a second. That takes both cores of a small machine, and makes a daemon
+    /// slower that has nothing to do with it: what is held against is twice what one has that is left alone beside, asked in turn.
+    Gust,
+}
+
+impl Storm {
+    /// Runs of the other client beside it.
+    fn runs(self) -> usize {
+        match self {
+            Self::Gale => IN_A_GALE,
+            Self::Gust => IN_A_GUST,
+        }
+    }
+}
+
+#[track_caller]
+fn held_out(storm: Storm) {
+    let slow: Vec<String> = (0..STORMS).map_while(|_| blow(storm).err()).collect();
     assert!(slow.len() < STORMS, "{slow:#?}");
+}
+
+/// What tells those who make the storm how much of it is to have come.
+struct Wind {
+    storm: Storm,
+    runs: Mutex<usize>,
+    more: Condvar,
+}
+
+impl Wind {
+    /// Ends when the next one after `done` of so many in all may come.
+    fn may_go_on(&self, done: usize, all: usize) {
+        if self.storm == Storm::Gale {
+            let runs = self.runs.lock().expect("nobody panics with it");
+            drop(self.more.wait_while(runs, |runs| *runs < IN_A_GALE && *runs * all < done * IN_A_GALE).expect("as above"));
+        }
+    }
+
+    /// The other client has had one more run.
+    fn run(&self) {
+        *self.runs.lock().expect("nobody panics with it") += 1;
+        self.more.notify_all();
+    }
 }
 
 /// One storm. Memory and counters must be right.
 ///
 /// # Errors
 /// The paces, if the other client has lost its own.
-fn storm() -> Result<(), String> {
+fn blow(storm: Storm) -> Result<(), String> {
     let limits = json!({ "half_open": HALF_OPEN_AT_A_TIME, "message": "1MiB" });
     let plan = Daemon::server().config(json!({ "open": true, "limits": limits })).env("WSDAEMON_LOG", "info");
     // The other one is left alone: what happens to its runs meanwhile is the machine's doing.
@@ -147,17 +200,19 @@ fn storm() -> Result<(), String> {
     drop(Peer::dial_version2(&server, &json!({ "name": "away", "instance": "away", "epoch": 1 })));
     server.wait_log("link down");
     let (mut other, mut beside) = (Peer::dial(&server), Peer::dial(&alone));
-    let calm = pace(&mut other, &mut beside, || CALM);
+    let calm = pace(&mut other, &mut beside, || CALM, || ());
     let mut readers: Vec<Peer> = (0..SLOW_READERS).map(|_| Peer::dial(&server)).collect();
+    let wind = &Wind { storm, runs: Mutex::default(), more: Condvar::new() };
     let (held, stormy) = thread::scope(|scope| {
-        let half_open = scope.spawn(|| from_one_core(|| half_open(&server)));
-        let ask = |reader| scope.spawn(|| from_one_core(|| ask_and_never_read(reader)));
+        let half_open = scope.spawn(|| from_one_core(|| half_open(&server, wind)));
+        let ask = |reader| scope.spawn(|| from_one_core(|| ask_and_never_read(reader, wind)));
         let mut storms: Vec<_> = readers.iter_mut().map(ask).collect();
-        storms.push(scope.spawn(|| from_one_core(|| queue(server.connect()))));
-        storms.push(scope.spawn(|| from_one_core(|| say_nonsense(&server))));
-        storms.push(scope.spawn(|| from_one_core(|| oversize(&server))));
+        storms.push(scope.spawn(|| from_one_core(|| queue(server.connect(), wind))));
+        storms.push(scope.spawn(|| from_one_core(|| say_nonsense(&server, wind))));
+        storms.push(scope.spawn(|| from_one_core(|| oversize(&server, wind))));
         let blowing = || storms.iter().any(|storm| !storm.is_finished());
-        let paces = pace(&mut other, &mut beside, || if blowing() { usize::MAX } else { IN_THE_STORM });
+        let wanted = || if blowing() { usize::MAX } else { storm.runs() };
+        let paces = pace(&mut other, &mut beside, wanted, || wind.run());
         (half_open.join().expect("it connects"), paces)
     });
     assert!(server.peak_memory() < PEAK_BYTES, "{} bytes", server.peak_memory());
@@ -171,7 +226,7 @@ fn storm() -> Result<(), String> {
     assert_eq!(number(&stats["spool"]["unsettled"]), QUEUED as u64, "{stats}");
     other.nothing_waiting();
     drop((held, readers));
-    judge(&server, &calm, &stormy)
+    judge(storm, &server, &calm, &stormy)
 }
 
 /// Has this thread do `work` on one core and leave the others, and give way there too: who blows a storm has a machine of its own, and
@@ -190,10 +245,14 @@ fn from_one_core<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Whether the other client has kept its pace.
-fn judge(server: &Daemon, calm: &Paces, stormy: &Paces) -> Result<(), String> {
-    let told = format!("calm: {calm:?}; in the storm: {stormy:?}; peak {} MiB", server.peak_memory() >> 20);
+fn judge(storm: Storm, server: &Daemon, calm: &Paces, stormy: &Paces) -> Result<(), String> {
+    let told = format!("{storm:?}: calm: {calm:?}; in the storm: {stormy:?}; peak {} MiB", server.peak_memory() >> 20);
     eprintln!("{told}");
-    if stormy.other < (calm.other.max(stormy.alone) * 2).max(NOISE) { Ok(()) } else { Err(told) }
+    let measure = match storm {
+        Storm::Gale => calm.other,
+        Storm::Gust => calm.other.max(stormy.alone),
+    };
+    if stormy.other < (measure * 2).max(NOISE) { Ok(()) } else { Err(told) }
 }
 
 /// The 99th percentiles of the other client's runs, and of those of a daemon that is left alone, asked for in turn.
@@ -205,12 +264,13 @@ struct Paces {
     runs: usize,
 }
 
-/// Measures as many runs as `wanted` says while they go on.
-fn pace(other: &mut Peer, alone: &mut Peer, wanted: impl Fn() -> usize) -> Paces {
+/// Measures as many runs as `wanted` says while they go on, each of which is told.
+fn pace(other: &mut Peer, alone: &mut Peer, wanted: impl Fn() -> usize, tell: impl Fn()) -> Paces {
     let (mut of_other, mut of_alone) = (Vec::new(), Vec::new());
     while of_other.len() < wanted() {
         of_other.push(time(other));
         of_alone.push(time(alone));
+        tell();
     }
     let runs = of_other.len();
     let percentile = |mut took: Vec<Duration>| {
@@ -229,8 +289,9 @@ fn time(peer: &mut Peer) -> Duration {
 }
 
 /// Handshakes that begin and never end, held until the end.
-fn half_open(server: &Daemon) -> Vec<TcpStream> {
+fn half_open(server: &Daemon, wind: &Wind) -> Vec<TcpStream> {
     let begin = |number: usize| {
+        wind.may_go_on(number, HALF_OPEN);
         let mut stream = from(2 + u8::try_from(number % usize::from(ADDRESSES)).expect("it is small"), server);
         // Dropped meanwhile is as good.
         drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: webs"));
@@ -240,15 +301,17 @@ fn half_open(server: &Daemon) -> Vec<TcpStream> {
 }
 
 /// Asks for what there is not, so that the answers are all there is to do.
-fn ask_and_never_read(reader: &mut Peer) {
+fn ask_and_never_read(reader: &mut Peer, wind: &Wind) {
     let pad = "i".repeat(ID_BYTES);
     for number in 0..UNREAD {
+        wind.may_go_on(number, UNREAD);
         reader.send_text(&json!({ "name": "none", "id": format!("{number}-{pad}") }).to_string());
     }
 }
 
-fn queue(mut process: Local) {
+fn queue(mut process: Local, wind: &Wind) {
     for first in (0..QUEUED).step_by(QUEUED_AT_ONCE) {
+        wind.may_go_on(first, QUEUED);
         let request = |number| json!({ "name": "m", "id": number, "to": "away", "queue": true }).to_string();
         process.send((first..first + QUEUED_AT_ONCE).map(request).collect::<String>());
         for _ in 0..QUEUED_AT_ONCE {
@@ -258,24 +321,26 @@ fn queue(mut process: Local) {
 }
 
 /// Bad JSON by a link, and by connections of a local process, each of which is closed over it.
-fn say_nonsense(server: &Daemon) {
+fn say_nonsense(server: &Daemon, wind: &Wind) {
     let mut peer = Peer::dial(server);
     for number in 0..BAD_FRAMES {
+        wind.may_go_on(number, BAD_FRAMES);
         peer.send_text(["{", "[]", "{\"name\":}", "\"\\ud800\"", "{{{{{{{{{{{{{{{{"][number % 5]);
+        if number % (BAD_FRAMES / OVERSIZED) == 0 {
+            let mut process = server.connect();
+            // Nesting beyond the limit, as deep as a message may be long.
+            drop(process.try_send("[".repeat(1 << 20)));
+            assert_eq!(process.said()["error"], "bad_message");
+        }
     }
     peer.nothing_waiting();
-    for _ in 0..OVERSIZED {
-        let mut process = server.connect();
-        // Nesting beyond the limit, as deep as a message may be long.
-        drop(process.try_send("[".repeat(1 << 20)));
-        assert_eq!(process.said()["error"], "bad_message");
-    }
 }
 
 /// Heads, frames and local messages over their limits.
-fn oversize(server: &Daemon) {
+fn oversize(server: &Daemon, wind: &Wind) {
     let large = "x".repeat(2 << 20);
-    for _ in 0..OVERSIZED {
+    for number in 0..OVERSIZED {
+        wind.may_go_on(number, OVERSIZED);
         let mut head = from(60, server);
         // Refused while it is still being sent.
         drop(head.write_all(format!("GET / HTTP/1.1\r\nX: {large}").as_bytes()));
