@@ -15,6 +15,9 @@ const MESSAGES: usize = 64;
 /// Calls beside those of the messages: timers, the log, a look at the clock of another thread.
 const OTHER_CALLS: usize = MESSAGES / 2;
 
+/// Wake-ups beside those of the messages: timers, and another thread that has something to say.
+const OTHER_WAKE_UPS: usize = MESSAGES / 8;
+
 #[test]
 fn a_message_costs_one_read_and_one_write_where_it_is_passed_on_and_many_at_once_cost_less() {
     if !need_tool("strace") {
@@ -50,6 +53,32 @@ fn a_message_costs_one_read_and_one_write_where_it_is_passed_on_and_many_at_once
     let together = calls(&trace, "second", "last");
     assert!(count(&together, "sendto") <= MESSAGES, "half of the writes, or fewer: {together:?}");
     assert!(count(&together, "recvfrom") <= MESSAGES, "half of the reads, or fewer: {together:?}");
+}
+
+#[test]
+fn nobody_is_woken_because_a_process_has_read_its_answer() {
+    if !need_tool("strace") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let trace = folder.path().join("trace");
+    let strace = ["strace", "-f", "-qq", "-s", "65536", "-o", trace.to_str().expect("plain")];
+    let server = Daemon::server().env("WSDAEMON_LOG", "info").started_by(&strace).start();
+    let mut process = server.connect();
+    mark(&mut process, "first");
+    for number in 0..MESSAGES {
+        process.send(ping(number));
+        assert_eq!(process.said()["id"], number);
+    }
+    mark(&mut process, "last");
+
+    let conversation = calls(&trace, "first", "last");
+    assert!(count(&conversation, "sendto") >= MESSAGES, "{conversation:?}");
+    assert!(count(&conversation, "epoll_wait") <= MESSAGES + OTHER_WAKE_UPS, "{conversation:?}");
+    // However quick the process is with its next message, which may come by the same wake-up.
+    let trace = fs::read_to_string(&trace).expect("strace writes as it goes");
+    let of_room = trace.lines().filter(|line| line.contains("epoll_wait") && line.contains("EPOLLOUT")).count();
+    assert_eq!(of_room, 0, "the daemon is told that there is room to write, and never lacked it");
 }
 
 fn ping(id: impl Into<Value>) -> String {
