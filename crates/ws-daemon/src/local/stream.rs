@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::task::coop::poll_proceed;
@@ -79,10 +79,7 @@ impl AsyncRead for Reader {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { socket, is_new } = self.get_mut();
         loop {
-            let mut told = match std::mem::take(is_new) {
-                true => None,
-                false => Some(ready!(socket.poll_read_ready(context))?),
-            };
+            let mut told = if std::mem::take(is_new) { None } else { Some(ready!(socket.poll_read_ready(context))?) };
             let unfilled = buffer.initialize_unfilled();
             let room = unfilled.len();
             match recv(&**socket, unfilled, RecvFlags::DONTWAIT) {
@@ -94,7 +91,7 @@ impl AsyncRead for Reader {
                     buffer.advance(length);
                     return Poll::Ready(Ok(()));
                 }
-                Err(Errno::AGAIN) => told.iter_mut().for_each(|told| told.clear_ready()),
+                Err(Errno::AGAIN) => told.iter_mut().for_each(AsyncFdReadyGuard::clear_ready),
                 Err(Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
