@@ -6,6 +6,7 @@ mod lobby;
 mod outcomes;
 mod session;
 mod socket_file;
+mod stream;
 
 pub use lobby::Lobby;
 pub use socket_file::{SocketFault, SocketFile, names as socket_names};
@@ -18,8 +19,7 @@ use std::time::Duration;
 
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::socket_domain;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 use ws_daemon_protocol::command::Serve;
@@ -33,6 +33,7 @@ use crate::policy::Caller;
 use crate::system;
 use crate::tasks::{Stop, Tasks};
 use session::Session;
+use stream::{Socket, Stream};
 
 /// The wait after a failed accept: descriptors come back when some connection ends, and nothing tells when.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -148,7 +149,7 @@ impl Local {
         let seat = Seat::new(&self.connections);
         if socket_domain(&socket)? == AddressFamily::UNIX {
             let caller = Caller::Socket(system::peer_process(socket.as_fd()));
-            let stream = UnixStream::from_std(socket.into())?;
+            let stream = Stream::new(socket)?;
             self.tasks.spawn(self.clone().attend(stream, before, caller, seat));
         } else {
             let stream = TcpStream::from_std(socket.into())?;
@@ -167,10 +168,7 @@ impl Local {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner).push(parked);
     }
 
-    async fn take_in<S>(&self, accepted: io::Result<S>, caller: fn(&S) -> Caller)
-    where
-        S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
-    {
+    async fn take_in<S: Socket>(&self, accepted: io::Result<S>, caller: fn(&S) -> Caller) {
         match accepted {
             Ok(stream) => match self.seat() {
                 Some(seat) => {
@@ -193,10 +191,7 @@ impl Local {
         (self.connections.load(Ordering::Relaxed) <= self.limits.now().local_connections).then_some(seat)
     }
 
-    async fn attend<S>(self, stream: S, before: Before, caller: Caller, seat: Seat)
-    where
-        S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
-    {
+    async fn attend<S: Socket>(self, stream: S, before: Before, caller: Caller, seat: Seat) {
         let close = self.stop.close_local.clone();
         let end = Session::new(self, caller).run(stream, before, close).await;
         debug!(?end, "local connection closed");

@@ -115,9 +115,18 @@ impl FolderWatch {
 ///
 /// The descriptor is watched as a copy: readiness that is waited for here is not taken from whoever writes.
 pub async fn hung_up(socket: impl AsFd) -> io::Result<()> {
-    let copy = readiness(socket.as_fd().try_clone_to_owned()?, Interest::WRITABLE)?;
+    #[cfg(target_os = "linux")]
+    let interest = linux::HANG_UP;
+    #[cfg(not(target_os = "linux"))]
+    let interest = portable::HANG_UP;
+    hung_up_by(interest, socket).await
+}
+
+async fn hung_up_by(interest: Interest, socket: impl AsFd) -> io::Result<()> {
+    let copy = readiness(socket.as_fd().try_clone_to_owned()?, interest)?;
     loop {
-        let mut guard = copy.writable().await?;
+        // Of what the system tells, what says that nothing can be written any more is part of this interest.
+        let mut guard = copy.ready(interest | Interest::WRITABLE).await?;
         if guard.ready().is_write_closed() {
             return Ok(());
         }
@@ -507,20 +516,85 @@ mod tests {
         sees_an_exit(|pid| linux::ExitWatch::new(pid).map(ExitWatch::Linux)).await;
     }
 
-    #[tokio::test]
-    async fn a_half_closed_socket_is_not_hung_up_and_a_closed_one_is() {
+    /// What waiting for a hang-up must do, whatever else the system tells.
+    async fn sees_a_hang_up(interest: Interest) {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         ours.set_nonblocking(true).expect("set");
         theirs.shutdown(std::net::Shutdown::Write).expect("shut");
-        let mut watch = Box::pin(hung_up(&ours));
+        let mut watch = Box::pin(hung_up_by(interest, &ours));
         assert!(futures_util::poll!(&mut watch).is_pending());
         // One turn of the reactor with an event in it, so that a wrong answer has had its chance.
         tokio::time::timeout(std::time::Duration::from_millis(20), &mut watch).await.expect_err("only half closed");
         drop(theirs);
         watch.await.expect("seen");
+        hung_up_by(interest, &ours).await.expect("it was before");
+    }
+
+    #[tokio::test]
+    async fn the_portable_way_sees_that_a_closed_socket_is_hung_up_and_a_half_closed_one_is_not() {
+        sees_a_hang_up(portable::HANG_UP).await;
     }
 
     #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn linux_sees_that_a_closed_socket_is_hung_up_and_a_half_closed_one_is_not() {
+        sees_a_hang_up(linux::HANG_UP).await;
+    }
+
+    /// On TCP too.
+    #[tokio::test]
+    async fn a_failed_write_shows_that_a_tcp_connection_is_hung_up() {
+        use std::io::Write;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let ours = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        ours.set_nonblocking(true).expect("set");
+        let (theirs, _) = listener.accept().expect("accepted");
+        let mut watch = Box::pin(hung_up(&ours));
+        assert!(futures_util::poll!(&mut watch).is_pending());
+        drop(theirs);
+        // The first is answered with a reset.
+        (&ours).write_all(b"answer").expect("written");
+        watch.await.expect("seen");
+    }
+
+    /// How often whoever waits for a hang-up is woken by one answer that is written and read.
+    #[cfg(target_os = "linux")]
+    async fn wake_ups_of_an_answer(interest: Interest) -> usize {
+        use std::io::Write;
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use std::task::{Context, Wake, Waker};
+
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("set");
+        let (behind, mut last) = UnixStream::pair().expect("a pair");
+        behind.set_nonblocking(true).expect("set");
+        let behind = readiness(behind.into(), Interest::READABLE).expect("watched");
+        let copy = ours.try_clone().expect("copied");
+        let mut watch = Box::pin(hung_up_by(interest, &copy));
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        assert!(watch.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&count)))).is_pending());
+        ours.write_all(b"answer").expect("written");
+        assert_eq!(theirs.read(&mut [0; 16]).expect("read"), 6);
+        // What is told of this comes behind all that was to be told of the other.
+        last.write_all(b"x").expect("written");
+        drop(behind.readable().await.expect("told"));
+        count.0.load(Ordering::Relaxed)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn linux_wakes_nobody_who_waits_for_a_hang_up_when_an_answer_is_read() {
+        assert!(wake_ups_of_an_answer(portable::HANG_UP).await > 0, "those that there are can be seen");
+        assert_eq!(wake_ups_of_an_answer(linux::HANG_UP).await, 0);
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn what_another_thread_closes_stays_open_for_a_thread_with_descriptors_of_its_own() {

@@ -2,12 +2,11 @@
 //! side by side, so that a request that waits for room never holds up an answer. What begins like HTTP is handed on.
 
 use std::io::Cursor;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::answers::{Answers, IN_FLIGHT, Next, Pending};
 use super::outcomes::Outcomes;
+use super::stream::Socket;
 use super::{Before, Local, Parked};
 use crate::api::Visitor;
 use crate::control::{Answer, Asker, Control, Whose};
@@ -107,10 +107,7 @@ impl Session {
     }
 
     /// Attends to the connection until it ends, or `close` says so. `before` is what the last life of the daemon has left of it.
-    pub async fn run<S>(self, stream: S, before: Before, close: CancellationToken) -> End
-    where
-        S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
-    {
+    pub async fn run<S: Socket>(self, stream: S, before: Before, close: CancellationToken) -> End {
         let seat = self.local.lobby.enter(self.answers.clone());
         // The borrow of the descriptor must not outlive the stream, so the watch works on a copy of its own.
         let copy = stream.as_fd().try_clone_to_owned();
@@ -124,7 +121,7 @@ impl Session {
                 None => self.local.origin.deliver(lines(pending, self.local.origin.resume(awaited), id, false)),
             }
         }
-        let (mut reader, mut writer) = tokio::io::split(stream);
+        let (mut reader, mut writer) = stream.halves();
         let mut is_http = None;
         let end = {
             let mut reading = std::pin::pin!(self.read(&mut reader, &unread));
@@ -254,7 +251,7 @@ impl Session {
 
     /// Reads and asks until the process has asked all it wants to, or may not ask more. What speaks HTTP is not read on: its first byte,
     /// which begins no message, is that of a method.
-    async fn read<S: AsyncRead>(&self, reader: &mut ReadHalf<S>, unread: &[u8]) -> Read {
+    async fn read<R: AsyncRead + Unpin>(&self, reader: &mut R, unread: &[u8]) -> Read {
         let limits = self.local.limits.now();
         let mut framer = Framer::new(limits.message, limits.nesting);
         let mut buffer = vec![0; READ_BYTES];
@@ -327,7 +324,7 @@ impl Session {
         Read::All
     }
 
-    async fn write<S: AsyncWrite>(&self, writer: &mut WriteHalf<S>) -> End {
+    async fn write<W: AsyncWrite + Unpin>(&self, writer: &mut W) -> End {
         let write = async {
             while let Next::Lines(lines) = self.answers.next().await {
                 if writer.write_all(&lines).await.is_err() {
@@ -457,7 +454,7 @@ impl Session {
 }
 
 /// Reads on without looking, so that the connection is not reset over what was not read.
-async fn throw_away<S: AsyncRead>(reader: &mut ReadHalf<S>) {
+async fn throw_away<R: AsyncRead + Unpin>(reader: &mut R) {
     let mut rest = reader.take(THROWN_AWAY_BYTES);
     // Whatever ends it, the connection is closed next.
     drop(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await);

@@ -9,8 +9,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Gid, Mode, chmod, chown, flock};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
-use tokio::net::{UnixListener, UnixStream};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::stream::Stream;
+use crate::system;
 
 /// How many names are tried: `ws-daemon.sock`, `ws-daemon0.sock`, … One more, and the daemon does not start.
 const NAMES: usize = 1000;
@@ -49,7 +54,7 @@ pub enum SocketFault {
 /// A bound socket file. Dropped, it is removed, unless it was given by somebody who keeps it.
 #[derive(Debug)]
 pub struct SocketFile {
-    listener: UnixListener,
+    listener: AsyncFd<OwnedFd>,
     path: PathBuf,
     own: Option<Own>,
 }
@@ -103,7 +108,7 @@ impl SocketFile {
         if path.as_os_str().is_empty() {
             return Err(fault(io::Error::other("the socket that the service manager has given is no file")));
         }
-        let listener = UnixListener::from_std(listener).map_err(fault)?;
+        let listener = system::readiness(listener.into(), Interest::READABLE).map_err(fault)?;
         // Whoever has its lock now takes the name when it is free.
         let lock = if own { Lock::take(&path).map_err(fault)? } else { None };
         if lock.is_some() {
@@ -144,8 +149,15 @@ impl SocketFile {
     ///
     /// # Errors
     /// When the system is out of descriptors.
-    pub async fn accept(&self) -> io::Result<UnixStream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
+    pub async fn accept(&self) -> io::Result<Stream> {
+        loop {
+            let mut told = self.listener.readable().await?;
+            match accept_with(told.get_inner(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Err(Errno::AGAIN) => told.clear_ready(),
+                Err(Errno::INTR) => {}
+                accepted => return Stream::new(accepted?),
+            }
+        }
     }
 }
 
@@ -191,14 +203,14 @@ fn answers(path: &Path) -> io::Result<bool> {
 }
 
 /// Bound, then given its rights, then opened for connections: at no time can somebody connect who may not.
-fn bind_at(path: &Path, group: Option<Gid>) -> io::Result<(UnixListener, (u64, u64))> {
+fn bind_at(path: &Path, group: Option<Gid>) -> io::Result<(AsyncFd<OwnedFd>, (u64, u64))> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     let bound = fs::symlink_metadata(path)?;
     give_rights(path, group)?;
     listen(&socket, BACKLOG)?;
-    let listener = UnixListener::from_std(socket.into())?;
+    let listener = system::readiness(socket, Interest::READABLE)?;
     Ok((listener, (bound.dev(), bound.ino())))
 }
 

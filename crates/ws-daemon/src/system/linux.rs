@@ -18,6 +18,10 @@ pub fn look() -> OFlags {
     OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
+/// What [`super::hung_up`] waits for: of a hang-up the system tells whoever waits for anything, and of this it tells else only what is urgent.
+/// Whoever waits for room to write is told of it each time that the other side of a Unix socket has read something.
+pub const HANG_UP: Interest = Interest::PRIORITY;
+
 /// See [`super::ExitWatch`].
 #[derive(Debug)]
 pub struct ExitWatch(AsyncFd<OwnedFd>);

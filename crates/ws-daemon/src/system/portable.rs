@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::OFlags;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use tokio::io::Interest;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::launch::Launch;
@@ -49,6 +50,9 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
     // The handle neither kills nor reaps when dropped; from here on the number stands for the child.
     Ok(Pid::from_child(&child))
 }
+
+/// What [`super::hung_up`] waits for: with room to write comes whether it can be used.
+pub const HANG_UP: Interest = Interest::WRITABLE;
 
 /// See [`super::ExitWatch`].
 #[derive(Debug)]

@@ -15,6 +15,9 @@ const MESSAGES: usize = 64;
 /// Calls beside those of the messages: timers, the log, a look at the clock of another thread.
 const OTHER_CALLS: usize = MESSAGES / 2;
 
+/// Wake-ups beside those of the messages: another thread that has something to say.
+const OTHER_WAKE_UPS: usize = MESSAGES / 8;
+
 #[test]
 fn a_message_costs_one_read_and_one_write_where_it_is_passed_on_and_many_at_once_cost_less() {
     if !need_tool("strace") {
@@ -52,6 +55,31 @@ fn a_message_costs_one_read_and_one_write_where_it_is_passed_on_and_many_at_once
     assert!(count(&together, "recvfrom") <= MESSAGES, "half of the reads, or fewer: {together:?}");
 }
 
+#[test]
+fn nobody_is_woken_because_a_process_has_read_its_answer() {
+    if !need_tool("strace") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let trace = folder.path().join("trace");
+    let strace = ["strace", "-f", "-qq", "-s", "65536", "-o", trace.to_str().expect("plain")];
+    let server = Daemon::server().env("WSDAEMON_LOG", "info").started_by(&strace).start();
+    let mut process = server.connect();
+    mark(&mut process, "first");
+    for number in 0..MESSAGES {
+        process.send(ping(number));
+        assert_eq!(process.said()["id"], number);
+    }
+    mark(&mut process, "last");
+
+    let told = told(&trace, "first", "last");
+    assert!(told.len() >= MESSAGES, "{told:#?}");
+    assert!(told.len() <= MESSAGES + OTHER_WAKE_UPS, "{told:#?}");
+    // However quick the process is with its next message, so that both come by one wake-up.
+    let of_room: Vec<_> = told.iter().filter(|line| line.contains("EPOLLOUT")).collect();
+    assert!(of_room.is_empty(), "the daemon never lacked room to write, and is told that there is: {of_room:#?}");
+}
+
 fn ping(id: impl Into<Value>) -> String {
     json!({ "name": "+cmd", "id": id.into(), "params": { "code": "PING", "data": "web" } }).to_string()
 }
@@ -64,14 +92,8 @@ fn mark(process: &mut Local, id: &str) {
 
 /// How often each system call was made between two marks.
 fn calls(trace: &Path, from: &str, to: &str) -> BTreeMap<String, usize> {
-    let trace = fs::read_to_string(trace).expect("strace writes as it goes");
-    let place = |id: &str| {
-        let marked = format!(r#"\"id\":\"{id}\""#);
-        trace.lines().position(|line| line.contains(&marked))
-    };
-    let (from, to) = (place(from).expect("it was asked"), place(to).expect("it was asked"));
     let mut calls = BTreeMap::new();
-    for line in trace.lines().take(to).skip(from + 1) {
+    for line in between(trace, from, to) {
         // A call that waited has a second line, in which it is no name.
         let name = line.split_whitespace().nth(1).and_then(|call| call.split_once('('));
         if let Some((name, _)) = name {
@@ -79,6 +101,24 @@ fn calls(trace: &Path, from: &str, to: &str) -> BTreeMap<String, usize> {
         }
     }
     calls
+}
+
+/// The wake-ups between two marks that told the daemon something. The runtime also looks without waiting, and finds nothing: how often
+/// depends on how quick everybody is.
+fn told(trace: &Path, from: &str, to: &str) -> Vec<String> {
+    let is_told = |line: &String| line.contains("epoll_wait") && line.contains("events=");
+    between(trace, from, to).into_iter().filter(is_told).collect()
+}
+
+/// The lines of a trace between two marks.
+fn between(trace: &Path, from: &str, to: &str) -> Vec<String> {
+    let trace = fs::read_to_string(trace).expect("strace writes as it goes");
+    let place = |id: &str| {
+        let marked = format!(r#"\"id\":\"{id}\""#);
+        trace.lines().position(|line| line.contains(&marked))
+    };
+    let (from, to) = (place(from).expect("it was asked"), place(to).expect("it was asked"));
+    trace.lines().take(to).skip(from + 1).map(str::to_owned).collect()
 }
 
 fn count(calls: &BTreeMap<String, usize>, name: &str) -> usize {
