@@ -2,6 +2,7 @@
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -42,19 +43,26 @@ impl CallerId {
         let bytes = self.0.as_bytes();
         let plain_text = bytes.first() == Some(&b'"') && !bytes.contains(&b'\\');
         if plain_text {
-            return IdKey(self.0.clone());
+            return IdKey(Arc::from(&*self.0));
         }
         match serde_json::from_str::<Value>(&self.0) {
             Ok(value) => IdKey(as_doubles(value).to_string().into()),
             // A lone surrogate has no text of its own: such an id matches only itself.
-            Err(_) => IdKey(self.0.clone()),
+            Err(_) => IdKey(Arc::from(&*self.0)),
         }
     }
 }
 
 impl From<&RunId> for CallerId {
     fn from(run: &RunId) -> Self {
-        Self(format!("\"{run}\"").into())
+        Self(run.as_json().into())
+    }
+}
+
+/// What a run is found by where its own id is on the wire.
+impl From<&RunId> for IdKey {
+    fn from(run: &RunId) -> Self {
+        Self(run.as_json().into())
     }
 }
 
@@ -69,7 +77,7 @@ fn as_doubles(value: Value) -> Value {
 
 /// What an id is found by; see [`CallerId::key`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct IdKey(Box<str>);
+pub struct IdKey(Arc<str>);
 
 impl IdKey {
     /// The key as text: equal ids have equal texts.
@@ -94,6 +102,15 @@ impl RunId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The id as JSON, in which it needs no escapes.
+    fn as_json(&self) -> String {
+        let mut json = String::with_capacity(self.0.len() + 2);
+        json.push('"');
+        json.push_str(&self.0);
+        json.push('"');
+        json
     }
 }
 
@@ -131,6 +148,8 @@ mod tests {
         for (ours, theirs) in same {
             assert_eq!(id(ours).key(), id(theirs).key(), "{ours} {theirs}");
         }
+        let run = RunId::new("01a2-b");
+        assert_eq!((IdKey::from(&run), CallerId::from(&run)), (id("\"01a2-b\"").key(), id("\"01a2-b\"")));
         for (one, other) in [("1", "\"1\""), ("null", "\"null\""), ("\"a\"", "\"A\"")] {
             assert_ne!(id(one).key(), id(other).key(), "{one} {other}");
         }

@@ -60,7 +60,13 @@ pub struct Turn {
 
 impl Turn {
     /// Pieces of work in one turn; beyond, all others that are ready go first.
-    const PIECES: usize = 8;
+    const PIECES: usize = 2;
+
+    /// Whether nothing was done in it yet.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.done == 0
+    }
 
     /// One piece of work was done, which had so many bytes: each KiB of it is one more.
     pub async fn done(&mut self, bytes: usize) {

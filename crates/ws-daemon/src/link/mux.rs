@@ -242,12 +242,12 @@ impl Mux {
 
     /// Ends when requests may be queued, or the link is closed.
     pub async fn has_room(&self) {
-        self.when(|state| state.ask_bytes < ASK_QUEUE_BYTES).await;
+        self.when(|state| state.has_room().0).await;
     }
 
     /// Ends when output may be queued, or the link is closed.
     pub async fn has_output_room(&self) {
-        self.when(|state| state.reply_bytes < OUTPUT_QUEUE_BYTES).await;
+        self.when(|state| state.has_room().1).await;
     }
 
     async fn when(&self, has_room: impl Fn(&State) -> bool) {
@@ -287,10 +287,12 @@ impl Mux {
     /// requests are passed over.
     pub fn take(&self) -> Option<String> {
         let mut state = self.state();
+        let before = state.has_room();
         let frame = state.take(self.dialect);
-        let room = state.ask_bytes < ASK_QUEUE_BYTES || state.reply_bytes < OUTPUT_QUEUE_BYTES;
+        let now = state.has_room();
         drop(state);
-        if room {
+        // Whoever waits has found that there was none.
+        if before != now {
             self.room.notify_waiters();
         }
         frame
@@ -301,13 +303,13 @@ impl Mux {
         self.state().reply_bytes > REPLY_QUEUE_BYTES
     }
 
-    /// Settles the request of this id.
+    /// Settles the request that is found by this.
     ///
     /// # Errors
     /// The report, if nobody waits for it: it was never asked here, or another attempt was, or its caller is gone.
-    pub fn settle(&self, id: &CallerId, verdict: Verdict, report: Report) -> Result<(), Report> {
+    pub fn settle(&self, key: &IdKey, verdict: Verdict, report: Report) -> Result<(), Report> {
         let mut state = self.state();
-        let Some(number) = state.by_id.get(&id.key()).copied() else { return Err(report) };
+        let Some(number) = state.by_id.get(key).copied() else { return Err(report) };
         if state.unanswered.get(&number).is_none_or(|entry| entry.attempt != verdict.attempt) {
             return Err(report);
         }
@@ -370,6 +372,11 @@ fn link_lost() -> Outcome {
 }
 
 impl State {
+    /// For requests, and for output.
+    fn has_room(&self) -> (bool, bool) {
+        (self.ask_bytes < ASK_QUEUE_BYTES, self.reply_bytes < OUTPUT_QUEUE_BYTES)
+    }
+
     fn take(&mut self, dialect: Dialect) -> Option<String> {
         loop {
             let Outgoing { frame, kind } = self.outgoing.pop_front()?;
@@ -424,7 +431,7 @@ impl State {
                     AskBody::Ping | AskBody::Peers => String::new(),
                 };
                 // A seed peer names no attempt: any status of this id is the answer.
-                (frame, Kind::Ask(self.register(&id, None, sink), departure))
+                (frame, Kind::Ask(self.register(id.key(), None, sink), departure))
             }
         };
         self.push(frame, kind, frame_bytes);
@@ -446,7 +453,7 @@ impl State {
             AskBody::Peers => (v2::peers(&run), None),
         };
         self.make_room();
-        let number = self.register(&(&run).into(), attempt, sink);
+        let number = self.register((&run).into(), attempt, sink);
         self.push(frame, Kind::Ask(number, departure), frame_bytes);
     }
 
@@ -472,8 +479,7 @@ impl State {
     }
 
     /// Gives the request its place in the table.
-    fn register(&mut self, id: &CallerId, attempt: Option<u32>, sink: Sink) -> u64 {
-        let key = id.key();
+    fn register(&mut self, key: IdKey, attempt: Option<u32>, sink: Sink) -> u64 {
         let number = self.next;
         self.next += 1;
         // The same run a second time: the first is given up, and says so by itself.
@@ -485,7 +491,7 @@ impl State {
     }
 
     fn with_stream(&mut self, run: &RunId, tell: impl FnOnce(&RunSink)) {
-        let entry = self.by_id.get(&CallerId::from(run).key()).and_then(|number| self.unanswered.get(number));
+        let entry = self.by_id.get(&IdKey::from(run)).and_then(|number| self.unanswered.get(number));
         if let Some(Unanswered { sink: Sink::Stream(sink), .. }) = entry {
             tell(sink);
         }
@@ -546,7 +552,7 @@ mod tests {
     }
 
     fn settles(mux: &Mux, id: &CallerId, report: Report) -> bool {
-        mux.settle(id, Verdict::default(), report).is_ok()
+        mux.settle(&id.key(), Verdict::default(), report).is_ok()
     }
 
     fn ask(mux: &Arc<Mux>, id: Option<&str>, run: &str) -> oneshot::Receiver<Report> {
@@ -683,7 +689,7 @@ mod tests {
         }
         assert!(!settles(&mux, &caller_id("\"x\""), Outcome::Exited(0).into()));
         let second = Verdict { attempt: Some(2), refused: false };
-        assert!(mux.settle(&caller_id("\"r1\""), second, Outcome::Exited(0).into()).is_err(), "no attempt was asked");
+        assert!(mux.settle(&caller_id("\"r1\"").key(), second, Outcome::Exited(0).into()).is_err(), "no attempt was asked");
         for (code, settled) in settled.into_iter().enumerate() {
             let id = caller_id(&format!("\"r{}\"", code + 1));
             assert!(settles(&mux, &id, Outcome::Exited(u8::try_from(code).expect("small")).into()));

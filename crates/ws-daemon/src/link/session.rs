@@ -176,16 +176,18 @@ impl Session {
             if let Err(gone) = self.feed(wire) {
                 return gone.into();
             }
+            // What was read at once is heard at once, within a turn.
+            let read = if self.stalled.is_none() && !turn.is_new() { wire.next_read() } else { None };
+            if let Some(event) = read {
+                if let Err(gone) = self.take(event, &mut pulse, &mut turn).await {
+                    return gone.into();
+                }
+                continue;
+            }
             tokio::select! {
                 // While something is stalled, nothing more is read.
-                event = wire.event(self.stalled.is_none()) => match event {
-                    Event::Frame(frame) => {
-                        self.hear(&frame);
-                        turn.done(frame.len()).await;
-                    }
-                    Event::Pinged => pulse.has_pinged = true,
-                    Event::Control | Event::Flushed => {}
-                    Event::Gone(gone) => return gone.into(),
+                event = wire.event(self.stalled.is_none()) => if let Err(gone) = self.take(event, &mut pulse, &mut turn).await {
+                    return gone.into();
                 },
                 permit = inbound.reserve(), if self.stalled.is_some() => match (permit, self.stalled.take()) {
                     (Ok(_), Some(_)) if link.is_over() => {}
@@ -214,6 +216,19 @@ impl Session {
                 },
             }
         }
+    }
+
+    async fn take(&mut self, event: Event, pulse: &mut Pulse, turn: &mut Turn) -> Result<(), Gone> {
+        match event {
+            Event::Frame(frame) => {
+                self.hear(&frame);
+                turn.done(frame.len()).await;
+            }
+            Event::Pinged => pulse.has_pinged = true,
+            Event::Control | Event::Flushed => {}
+            Event::Gone(gone) => return Err(gone),
+        }
+        Ok(())
     }
 
     /// Feeds what waits to leave, as far as there is room.
@@ -328,7 +343,7 @@ impl Session {
         let id = serde_json::from_str::<StatusId>(&data).ok().and_then(|status| status.id).and_then(CallerId::new);
         let report = serde_json::from_str::<Report>(&data);
         let claimed = match (id, report) {
-            (Some(id), Ok(report)) => self.link.mux().settle(&id, Verdict::default(), report).is_ok(),
+            (Some(id), Ok(report)) => self.link.mux().settle(&id.key(), Verdict::default(), report).is_ok(),
             _ => false,
         };
         if !claimed {

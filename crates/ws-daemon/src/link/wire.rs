@@ -223,6 +223,15 @@ impl Wire {
         std::future::poll_fn(|cx| self.0.poll_event(cx, read)).await
     }
 
+    /// The next thing that happens of what has been read already, if there is one: then nothing is written, and nobody waited for.
+    pub fn next_read(&mut self) -> Option<Event> {
+        if self.0.is_closed || !self.0.has_room_for_pongs() {
+            return None;
+        }
+        let taken = self.0.take_frame().transpose()?;
+        Some(self.0.heard(taken))
+    }
+
     /// Ends when all that was fed has been written. What comes meanwhile is read and dropped: a peer that waits for it to be
     /// read would not read either.
     ///
@@ -296,17 +305,26 @@ impl Inner {
             return Poll::Ready(Event::Gone(Gone::Closed));
         }
         // Whoever sends pings and takes no answers is still flushing: that it goes on is what wakes this.
-        if !read || self.is_closed || self.pongs >= UNFLUSHED_BYTES {
+        if !read || self.is_closed || !self.has_room_for_pongs() {
             return Poll::Pending;
         }
-        let heard = match ready!(self.poll_frame(cx)) {
+        let frame = ready!(self.poll_frame(cx));
+        Poll::Ready(self.heard(frame))
+    }
+
+    fn has_room_for_pongs(&self) -> bool {
+        self.pongs < UNFLUSHED_BYTES
+    }
+
+    fn heard(&mut self, frame: Result<Frame, Gone>) -> Event {
+        let heard = match frame {
             Ok(frame) => self.hear(frame),
             Err(gone) => {
                 self.is_broken = true;
                 Err(gone)
             }
         };
-        Poll::Ready(heard.unwrap_or_else(Event::Gone))
+        heard.unwrap_or_else(Event::Gone)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -350,18 +368,24 @@ impl Inner {
         Ok(Event::Control)
     }
 
+    /// The next frame of what was read.
+    fn take_frame(&mut self) -> Result<Option<Frame>, Gone> {
+        if self.behind.is_empty() || self.is_broken {
+            return Ok(None);
+        }
+        let mut rest = &self.behind[self.taken..];
+        let found = self.decoder.next(&mut rest);
+        self.taken = self.behind.len() - rest.len();
+        if rest.is_empty() {
+            (self.behind, self.taken) = (Vec::new(), 0);
+        }
+        Ok(found?)
+    }
+
     /// The next frame, of what was read or is read now.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, Gone>> {
-        if !self.behind.is_empty() && !self.is_broken {
-            let mut rest = &self.behind[self.taken..];
-            let found = self.decoder.next(&mut rest);
-            self.taken = self.behind.len() - rest.len();
-            if rest.is_empty() {
-                (self.behind, self.taken) = (Vec::new(), 0);
-            }
-            if let Some(frame) = found? {
-                return Poll::Ready(Ok(frame));
-            }
+        if let Some(frame) = self.take_frame()? {
+            return Poll::Ready(Ok(frame));
         }
         let Self { stream, decoder, behind, is_broken, .. } = self;
         LENT.with_borrow_mut(|lent| {
