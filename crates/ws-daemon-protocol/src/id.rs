@@ -2,6 +2,7 @@
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -11,9 +12,9 @@ use crate::codec::compact::compact;
 /// The longest id a caller may give, in bytes of its compact JSON; a longer one is a bad message.
 pub const CALLER_ID_BYTES: usize = 4096;
 
-/// The `id` a caller gave: compact JSON text of any type, kept as it was written.
+/// The `id` a caller gave: compact JSON text of any type, kept as it was written. Clones share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallerId(Box<str>);
+pub struct CallerId(Arc<str>);
 
 impl CallerId {
     /// Takes the JSON value as it stood in the message; `None` if it is longer than [`CALLER_ID_BYTES`].
@@ -54,7 +55,7 @@ impl CallerId {
 
 impl From<&RunId> for CallerId {
     fn from(run: &RunId) -> Self {
-        Self(format!("\"{run}\"").into())
+        Self(["\"", run.as_str(), "\""].concat().into())
     }
 }
 
@@ -69,7 +70,7 @@ fn as_doubles(value: Value) -> Value {
 
 /// What an id is found by; see [`CallerId::key`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct IdKey(Box<str>);
+pub struct IdKey(Arc<str>);
 
 impl IdKey {
     /// The key as text: equal ids have equal texts.
@@ -79,14 +80,14 @@ impl IdKey {
     }
 }
 
-/// The id of one run: a `UUIDv7` (RFC 9562, section 5.7) made by the asker.
+/// The id of one run: a `UUIDv7` (RFC 9562, section 5.7) made by the asker. Clones share it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RunId(Box<str>);
+pub struct RunId(Arc<str>);
 
 impl RunId {
     /// Takes the text of a UUID.
     #[must_use]
-    pub fn new(uuid: impl Into<Box<str>>) -> Self {
+    pub fn new(uuid: impl Into<Arc<str>>) -> Self {
         Self(uuid.into())
     }
 

@@ -138,9 +138,9 @@ impl fmt::Write for Tamed<'_, '_> {
             let mut chars = order.chars();
             let number = chars.next().map_or(0, u32::from);
             if number < 0x80 {
-                write!(self.0, "\\x{number:02x}")?
+                write!(self.0, "\\x{number:02x}")?;
             } else {
-                write!(self.0, "\\u{{{number:x}}}")?
+                write!(self.0, "\\u{{{number:x}}}")?;
             }
             rest = chars.as_str();
         }
