@@ -12,9 +12,9 @@ use crate::codec::compact::compact;
 /// The longest id a caller may give, in bytes of its compact JSON; a longer one is a bad message.
 pub const CALLER_ID_BYTES: usize = 4096;
 
-/// The `id` a caller gave: compact JSON text of any type, kept as it was written.
+/// The `id` a caller gave: compact JSON text of any type, kept as it was written. Clones share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallerId(Box<str>);
+pub struct CallerId(Arc<str>);
 
 impl CallerId {
     /// Takes the JSON value as it stood in the message; `None` if it is longer than [`CALLER_ID_BYTES`].
@@ -87,14 +87,14 @@ impl IdKey {
     }
 }
 
-/// The id of one run: a `UUIDv7` (RFC 9562, section 5.7) made by the asker.
+/// The id of one run: a `UUIDv7` (RFC 9562, section 5.7) made by the asker. Clones share it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RunId(Box<str>);
+pub struct RunId(Arc<str>);
 
 impl RunId {
     /// Takes the text of a UUID.
     #[must_use]
-    pub fn new(uuid: impl Into<Box<str>>) -> Self {
+    pub fn new(uuid: impl Into<Arc<str>>) -> Self {
         Self(uuid.into())
     }
 
@@ -106,11 +106,7 @@ impl RunId {
 
     /// The id as JSON, in which it needs no escapes.
     fn as_json(&self) -> String {
-        let mut json = String::with_capacity(self.0.len() + 2);
-        json.push('"');
-        json.push_str(&self.0);
-        json.push('"');
-        json
+        ["\"", &*self.0, "\""].concat()
     }
 }
 

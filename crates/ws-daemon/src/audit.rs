@@ -170,6 +170,12 @@ impl Audit {
         }
     }
 
+    /// Whether anything is written down.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.log.load().is_some()
+    }
+
     /// Writes down what happened. Ends when it has its place before the file; only if others fill all the places is that later than
     /// at once.
     pub async fn record(&self, entry: impl FnOnce() -> Entry) {

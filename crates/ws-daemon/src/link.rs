@@ -59,6 +59,8 @@ struct Inner {
     address: Arc<str>,
     /// Who is at the other end, on a version 2 link.
     hello: Option<Box<Hello>>,
+    /// Its instance, which each of its runs is found by.
+    instance: Option<Arc<str>>,
     /// What it has proved.
     standing: Standing,
     /// Who this daemon is on it.
@@ -307,10 +309,12 @@ impl Link {
         let (draining, encrypted) = (AtomicBool::new(false), AtomicBool::new(false));
         let (restarts, closed_for_restart) = (OnceLock::new(), AtomicBool::new(false));
         let mux = Arc::new(mux);
+        let instance = hello.as_ref().map(|hello| hello.instance.as_str().into());
         Self(Arc::new(Inner {
             peer,
             address,
             hello,
+            instance,
             standing,
             me,
             mux,
@@ -361,7 +365,13 @@ impl Link {
     /// The peer's instance; `None` of a seed peer.
     #[must_use]
     pub fn instance(&self) -> Option<&str> {
-        self.hello().map(|hello| hello.instance.as_str())
+        self.shared_instance().map(|instance| &**instance)
+    }
+
+    /// The same, to be kept without a copy.
+    #[must_use]
+    pub fn shared_instance(&self) -> Option<&Arc<str>> {
+        self.0.instance.as_ref()
     }
 
     /// The peer's tags; none of a seed peer.

@@ -119,7 +119,7 @@ impl Worker {
                     if let Some(cut) = buffer.as_deref().and_then(home::cut_of) {
                         report.more_mut().cut = Some(cut);
                     }
-                    seat.doing.is_over(&records::brief(&report));
+                    seat.doing.is_over(records::brief(&report));
                     let run = seat.key.run.clone();
                     drop(seat);
                     replier.report(&report, Verdict::default());
@@ -165,12 +165,19 @@ impl Worker {
 
     /// Ends when all is written down that was decided so far, or the run is not to start any more.
     async fn is_written_down(&self, seat: &Seat) {
-        tokio::select! {
-            biased;
-            () = self.0.audit.caught_up() => {}
-            () = seat.doing.cancel.cancelled() => {}
-            () = self.0.stop.drain.cancelled() => {}
+        if !self.0.audit.is_on() {
+            return;
         }
+        // Boxed: runs of which nothing is written down must not hold the memory for it.
+        let written = Box::pin(async {
+            tokio::select! {
+                biased;
+                () = self.0.audit.caught_up() => {}
+                () = seat.doing.cancel.cancelled() => {}
+                () = self.0.stop.drain.cancelled() => {}
+            }
+        });
+        written.await;
     }
 
     /// Writes down that a run was started.
@@ -189,11 +196,17 @@ impl Worker {
 
     /// A daemon that stops waits for no place.
     async fn write_down(&self, entry: impl FnOnce() -> Entry) {
-        tokio::select! {
-            biased;
-            () = self.0.audit.record(entry) => {}
-            () = self.0.stop.close_links.cancelled() => {}
+        if !self.0.audit.is_on() {
+            return;
         }
+        let written = Box::pin(async {
+            tokio::select! {
+                biased;
+                () = self.0.audit.record(entry) => {}
+                () = self.0.stop.close_links.cancelled() => {}
+            }
+        });
+        written.await;
     }
 
     /// Runs to the end, notes the steps, and tells them home if that is wanted.
@@ -207,16 +220,15 @@ impl Worker {
                 Err(ended) => return ended,
             };
             seat.doing.begins();
-            // Boxed: a run in line must not hold the memory of one that runs.
-            let done = Box::pin(async {
-                self.is_written_down(seat).await;
-                let running = ready.start().await?;
-                tell(Progress::Started);
-                self.has_started(seat, running.pid()).await;
-                Ok(running.end().await)
-            });
-            match done.await {
-                Ok(ended) | Err(NotStarted::Ended(ended)) => return ended,
+            self.is_written_down(seat).await;
+            match ready.start().await {
+                Ok(running) => {
+                    tell(Progress::Started);
+                    self.has_started(seat, running.pid()).await;
+                    // Boxed: a run in line must not hold the memory of one that runs.
+                    return Box::pin(running.end()).await;
+                }
+                Err(NotStarted::Ended(ended)) => return ended,
                 Err(NotStarted::InLine(again)) => admitted = again,
             }
             seat.doing.waits_again();

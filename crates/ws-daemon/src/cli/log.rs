@@ -2,7 +2,9 @@
 //! few milliseconds' worth at a time. So a log that nobody reads never stops the daemon, and one that is read costs little. Whatever a
 //! line holds, it stays one line, and moves nothing on a terminal.
 
+mod clock;
 mod journal;
+mod plain;
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -17,7 +19,9 @@ use ws_daemon_protocol::codec::v2::moves;
 
 use crate::config::{LogFormat, Settings};
 use crate::levels::Levels;
+use clock::Clock;
 use journal::{Entries, Journal};
+use plain::{Fields, Plain};
 
 /// Lines that wait to be written, in bytes; when full, further ones are dropped, and how many is said once there is room.
 const LOG_BYTES: usize = 4 << 20;
@@ -84,8 +88,16 @@ pub fn start(settings: &Settings) -> io::Result<(Levels, Writing)> {
     let writing = log.write_to(writer)?;
     let registry = tracing_subscriber::registry().with(gate);
     match form {
-        Form::Text { colours } => registry.with(fmt::layer().with_writer(log).with_ansi(colours).with_target(false)).init(),
-        Form::Json => registry.with(fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(log)).init(),
+        Form::Text { colours: false } => {
+            registry.with(fmt::layer().event_format(Plain).fmt_fields(Fields).with_ansi(false).with_writer(log)).init();
+        }
+        Form::Text { colours: true } => {
+            registry.with(fmt::layer().with_timer(Clock).with_target(false).with_writer(log)).init();
+        }
+        Form::Json => {
+            let layer = fmt::layer().json().with_timer(Clock).flatten_event(true).with_current_span(false);
+            registry.with(layer.with_writer(log)).init();
+        }
         Form::Journal => registry.with(Entries::new(log)).init(),
     }
     Ok((levels, writing))
@@ -198,7 +210,8 @@ impl Write for Log {
 fn tame(line: &[u8], stays: impl Fn(char) -> bool, escaped: fn(char, &mut String)) -> Cow<'_, [u8]> {
     let (text, end) = line.strip_suffix(b"\n").map_or((line, ""), |text| (text, "\n"));
     let may_stay = |char: char| !moves(char) || stays(char);
-    if text.iter().all(|byte| byte.is_ascii() && may_stay(char::from(*byte))) {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') || (byte.is_ascii() && may_stay(char::from(byte)));
+    if text.iter().all(|byte| is_plain(*byte)) {
         return Cow::Borrowed(line);
     }
     let mut tamed = String::with_capacity(line.len());

@@ -147,27 +147,54 @@ impl Default for State {
 }
 
 impl To {
+    /// Has one asked, if one is free.
+    ///
+    /// # Errors
+    /// What keeps it from being asked.
+    pub fn ask_at_once(
+        &self,
+        inner: &Arc<Inner>,
+        job: &Job,
+        timeout: Option<Duration>,
+        keeps: &mut Keeps,
+    ) -> Result<Option<Call>, Not> {
+        let asked = asked(job, timeout);
+        let call = match self {
+            Self::Copies(pool) => pool.ask_at_once(inner, &asked, keeps)?,
+            Self::Group(group) => group.ask_at_once(&asked, keeps)?,
+        };
+        if call.is_some() {
+            inner.figures.called();
+        }
+        Ok(call)
+    }
+
     /// Has one asked, as soon as one is free.
     ///
     /// # Errors
     /// What keeps it from being asked.
     pub async fn ask(&self, inner: &Arc<Inner>, job: &Job, timeout: Option<Duration>, keeps: &mut Keeps) -> Result<Call, Not> {
-        let deadline = timeout.and_then(|timeout| SystemTime::now().checked_add(timeout));
-        let asked = Asked {
-            run: &job.run,
-            name: &job.name,
-            params: &job.params,
-            peer: &job.peer,
-            caller: job.id.as_ref(),
-            deadline: deadline.map(|deadline| deadline.duration_since(UNIX_EPOCH).unwrap_or_default()),
-            trace: job.trace.as_deref(),
-        };
+        let asked = asked(job, timeout);
         let call = match self {
             Self::Copies(pool) => pool.ask(inner, &asked, keeps).await?,
             Self::Group(group) => group.ask(&asked, keeps).await?,
         };
         inner.figures.called();
         Ok(call)
+    }
+}
+
+/// What a job's request is, to be answered in this time.
+fn asked(job: &Job, timeout: Option<Duration>) -> Asked<'_> {
+    let deadline = timeout.and_then(|timeout| SystemTime::now().checked_add(timeout));
+    Asked {
+        run: &job.run,
+        name: &job.name,
+        params: &job.params,
+        peer: &job.peer,
+        caller: job.id.as_ref(),
+        deadline: deadline.map(|deadline| deadline.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        trace: job.trace.as_deref(),
     }
 }
 
@@ -203,7 +230,7 @@ impl Call {
     }
 
     /// Gives it up, where it cannot be stopped; what was kept for it. If the connection `hangs`, it is closed.
-    pub fn give_up(mut self, hangs: bool) -> Keeps {
+    pub fn give_up(&mut self, hangs: bool) -> Keeps {
         self.is_over = true;
         let keeps = self.member.give_up(&self.run);
         if let Some(connection) = self.connection.as_ref().filter(|_| hangs) {
@@ -254,6 +281,14 @@ impl Pool {
             copy.member.give_order(Order::Leave);
         }
         self.changed.notify_waiters();
+    }
+
+    fn ask_at_once(self: &Arc<Self>, inner: &Arc<Inner>, asked: &Asked<'_>, keeps: &mut Keeps) -> Result<Option<Call>, Not> {
+        match self.look(inner, asked, keeps, &mut None) {
+            Looked::Asked(call, _) => Ok(Some(call)),
+            Looked::Not(not) => Err(not),
+            Looked::Wait => Ok(None),
+        }
     }
 
     async fn ask(self: &Arc<Self>, inner: &Arc<Inner>, asked: &Asked<'_>, keeps: &mut Keeps) -> Result<Call, Not> {

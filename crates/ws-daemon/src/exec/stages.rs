@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{Instrument, Span, info};
+use tracing::info;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
 
 use super::capture::Captured;
@@ -44,7 +44,6 @@ pub enum NotStarted {
 pub struct Running {
     run: Run,
     begun: Begun,
-    span: Span,
     slot: Held,
 }
 
@@ -99,48 +98,28 @@ impl Admitted {
     /// # Errors
     /// The end of a run whose turn did not come: the daemon stops, or it was cancelled.
     pub async fn turn(self) -> Result<Ready, Ended> {
-        let Self { mut run, turn } = self;
-        let turn = async {
-            match turn {
-                Turn::Now(slot) => (Places::default(), slot),
-                Turn::Later(wait) => (Places::default(), wait.await),
-                Turn::InLine(turn, places) => {
-                    let places = places.with(have(turn).await);
-                    (places, have(run.executor.0.slots.enter(run.place.asker())).await)
-                }
-            }
-        };
-        let (places, slot) = tokio::select! {
-            biased;
-            () = run.executor.0.stop.drain.cancelled() => return Err(run.drained()),
-            () = run.job.cancel.cancelled() => return Err(run.cancelled()),
-            turn = turn => turn,
-        };
-        run.place.set_in_line(false);
-        Ready { run, slot, places }.unless_stopped()
+        match self.turn {
+            Turn::Now(slot) => Ready { run: self.run, slot, places: Places::default() }.unless_stopped(),
+            // Boxed: a run that need not wait must not hold the memory of one that does.
+            turn => Box::pin(self.run.wait(turn)).await,
+        }
     }
 
     /// Waits for a slot and runs the script to its end. Its place is free again when this returns, before anybody is told.
     pub async fn run(self) -> Ended {
-        let ready = match self.turn().await {
-            Ok(ready) => ready,
-            Err(ended) => return ended,
-        };
-        // Boxed: a run in line must not hold the memory of one that runs.
-        Box::pin(async move {
-            let mut ready = ready;
-            loop {
-                match ready.start().await {
-                    Ok(running) => return running.end().await,
-                    Err(NotStarted::Ended(ended)) => return ended,
-                    Err(NotStarted::InLine(admitted)) => match admitted.turn().await {
-                        Ok(again) => ready = again,
-                        Err(ended) => return ended,
-                    },
-                }
+        let mut admitted = self;
+        loop {
+            let ready = match admitted.turn().await {
+                Ok(ready) => ready,
+                Err(ended) => return ended,
+            };
+            match ready.start().await {
+                // Boxed: a run in line must not hold the memory of one that runs.
+                Ok(running) => return Box::pin(running.end()).await,
+                Err(NotStarted::Ended(ended)) => return ended,
+                Err(NotStarted::InLine(again)) => admitted = again,
             }
-        })
-        .await
+        }
     }
 }
 
@@ -152,10 +131,8 @@ impl Ready {
     /// stops, or it was cancelled. Or its next wait.
     pub async fn start(self) -> Result<Running, NotStarted> {
         let Self { mut run, slot, places } = self.unless_stopped().map_err(NotStarted::Ended)?;
-        let span = run.job.span();
-        let begun = supervise::begin(&run.executor.0, &run.job, places).instrument(span.clone()).await;
-        match begun {
-            Ok(begun) => Ok(Running { run, begun, span, slot }),
+        match supervise::begin(&run.executor.0, &run.job, places).await {
+            Ok(begun) => Ok(Running { run, begun, slot }),
             Err(Not::Ended(outcome)) => Err(NotStarted::Ended(run.unstarted(outcome, false))),
             Err(Not::Drained) => Err(NotStarted::Ended(run.drained())),
             Err(Not::InLine(line, places)) => {
@@ -191,14 +168,16 @@ impl Running {
     }
 
     /// Waits for the script's end.
-    pub async fn end(self) -> Ended {
-        let Self { run, begun, span, slot } = self;
-        let attended = supervise::attend(&run.executor.0, &run.job, begun).instrument(span).await;
-        let Attended { outcome, captured, message, ms } = attended;
-        drop(slot);
-        run.executor.0.outcomes.count(&outcome);
-        run.executor.0.seconds.took(Duration::from_millis(ms));
-        Ended { job: run.over(), outcome, never_started: false, drained: false, captured, message, ms: Some(ms) }
+    pub fn end(self) -> impl Future<Output = Ended> + Send {
+        // Taken apart before it waits: what waits holds each part once.
+        let Self { run, begun, slot } = self;
+        async move {
+            let Attended { outcome, captured, message, ms } = supervise::attend(&run.executor.0, &run.job, begun).await;
+            drop(slot);
+            run.executor.0.outcomes.count(&outcome);
+            run.executor.0.seconds.took(Duration::from_millis(ms));
+            Ended { job: run.over(), outcome, never_started: false, drained: false, captured, message, ms: Some(ms) }
+        }
     }
 }
 
@@ -244,6 +223,28 @@ impl Ended {
 impl Run {
     pub(super) fn new(job: Arc<Job>, closing: Closing, executor: Executor, place: Place) -> Self {
         Self { job, executor, _closing: closing, place }
+    }
+
+    /// Waits in line.
+    async fn wait(mut self, turn: Turn) -> Result<Ready, Ended> {
+        let turn = async {
+            match turn {
+                Turn::Now(slot) => (Places::default(), slot),
+                Turn::Later(wait) => (Places::default(), wait.await),
+                Turn::InLine(turn, places) => {
+                    let places = places.with(have(turn).await);
+                    (places, have(self.executor.0.slots.enter(self.place.asker())).await)
+                }
+            }
+        };
+        let (places, slot) = tokio::select! {
+            biased;
+            () = self.executor.0.stop.drain.cancelled() => return Err(self.drained()),
+            () = self.job.cancel.cancelled() => return Err(self.cancelled()),
+            turn = turn => turn,
+        };
+        self.place.set_in_line(false);
+        Ready { run: self, slot, places }.unless_stopped()
     }
 
     /// Gives back what it held.

@@ -37,10 +37,9 @@ const DEADLINE: &str = "WSDAEMON_DEADLINE=";
 
 /// What came of an attempt.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a process is what nearly all of them are")]
 pub enum Started {
     /// It runs, or is about to: see [`Pipes::report`].
-    Running(Process, Pipes),
+    Running(Box<(Process, Pipes)>),
     /// It does not, and will not.
     Refused(Outcome),
     /// Someone is just writing the script, a copy or an editor; what to say if that does not end.
@@ -168,7 +167,7 @@ fn allow(job: &Job, terms: Option<&Terms>, places: &mut Places, here: bool) -> R
 /// Tries to start a script that was found; `here` as there, and with its output registered as in [`Program`].
 pub fn start(inner: &Inner, job: &Job, script: &Script, here: bool) -> Started {
     match start_script(inner, job, script, here) {
-        Ok((process, pipes)) => Started::Running(process, pipes),
+        Ok(running) => Started::Running(Box::new(running)),
         Err(error) => not_running(script, &error),
     }
 }
@@ -206,7 +205,7 @@ pub fn start_copy(inner: &Inner, source: &Source) -> (Started, Option<CopyOf>) {
     };
     let launched = variables().and_then(|own| launch(inner, &script, &own, None, true, false));
     let started = match launched {
-        Ok((process, pipes)) => Started::Running(process, pipes),
+        Ok(running) => Started::Running(Box::new(running)),
         Err(error) => not_running(&script, &error),
     };
     (started, Some((script, of.version, workers)))

@@ -19,20 +19,22 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::Either;
 use rustix::process::{Signal as Kill, WaitStatus};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, warn};
+use tracing::{Instrument, Span, debug, warn};
 use ws_daemon_protocol::command::StreamName;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 
 use super::capture::{Captured, Keep};
+use super::contract::Terms;
 use super::doer::Doing;
 use super::job::Job;
 use super::line::{Line, Places};
@@ -68,13 +70,21 @@ pub enum Not {
     Drained,
 }
 
-/// What runs.
+/// What runs. What may be logged of it while it does is of its span; of what somebody is asked nothing is.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a process is what nearly all of them are")]
 enum Script {
-    Process(Process, Pipes),
-    Inside(Doing),
+    Process(Box<(Process, Pipes)>, Span),
+    Inside(Doing, Span),
     Call(Call, To),
+}
+
+/// What came of a script that is to be started, or is looked up elsewhere.
+enum Came {
+    Started(Begun),
+    /// Somebody is to be asked in its place, in these terms.
+    Asks(To, Option<Terms>),
+    /// It is to be tried again.
+    Again,
 }
 
 /// What came of it.
@@ -117,9 +127,9 @@ impl Begun {
     /// The process id of the script, or of the copy that is asked, if it is a process of the daemon's.
     pub fn pid(&self) -> Option<u32> {
         match &self.script {
-            Script::Process(process, _) => Some(process.id()),
+            Script::Process(process, _) => Some(process.0.id()),
             Script::Call(call, _) => call.process().map(|(pid, _)| pid),
-            Script::Inside(_) => None,
+            Script::Inside(..) => None,
         }
     }
 
@@ -127,8 +137,8 @@ impl Begun {
     pub fn process(&self) -> Option<(u32, u64)> {
         match &self.script {
             Script::Call(call, _) => call.process(),
-            Script::Process(process, _) => Some((process.id(), orphans::start_time(process.id()).unwrap_or(0))),
-            Script::Inside(_) => None,
+            Script::Process(process, _) => Some((process.0.id(), orphans::start_time(process.0.id()).unwrap_or(0))),
+            Script::Inside(..) => None,
         }
     }
 }
@@ -140,63 +150,106 @@ impl Begun {
 /// What keeps it from beginning.
 pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut places: Places) -> Result<Begun, Not> {
     if let Some(doer) = &inner.surroundings.doer {
-        let script = Script::Inside(doer.start(job));
+        let span = job.span();
+        let script = Script::Inside(span.in_scope(|| doer.start(job)), span);
         return Ok(Begun { script, at: Instant::now(), timeout: job.timeout, output: None, _places: places });
     }
     let mut tries = 0;
     loop {
-        let found = find(inner, job, &mut places, true);
-        let attempt = match found {
-            Ok(Found::Asks(to, terms)) => Attempt { started: Started::Asks(to), script: None, terms, places },
-            found => start_somewhere(inner, job, found, places).await,
+        let (to, terms) = match find(inner, job, &mut places, true) {
+            Ok(Found::Asks(to, terms)) => (to, terms),
+            // Boxed: what somebody is asked must not hold the memory of what is started.
+            found => match Box::pin(begin_script(inner, job, found, &mut places, &mut tries)).await? {
+                Came::Started(begun) => return Ok(begun),
+                Came::Asks(to, terms) => (to, terms),
+                Came::Again => continue,
+            },
         };
-        let Attempt { mut started, script, terms, places: held } = attempt;
-        places = held;
-        if let (Started::Running(_, pipes), Some(script)) = (&mut started, &script)
-            && let Some(report) = pipes.report.take()
-        {
-            // Dropped before it has become the script, it is killed.
-            let told = tokio::select! {
-                told = prelude::wait(report, &job.name, script) => told,
-                () = job.cancel.cancelled() => Err(Started::Refused(Why::Cancelled.outcome_before())),
-                () = inner.stop.terminate.cancelled() => Err(Started::Refused(Why::Shutdown.outcome_before())),
-                () = inner.stop.kill.cancelled() => Err(Started::Refused(Why::Shutdown.outcome_before())),
-            };
-            if let Err(otherwise) = told {
-                started = otherwise;
+        let (timeout, output) = bounds(job, terms.as_ref());
+        let mut keeps = Keep::both(&job.capture, &inner.results, output);
+        let asked = match to.ask_at_once(inner, job, timeout, &mut keeps) {
+            Ok(None) => Box::pin(ask_in_time(inner, job, &to, timeout, &mut keeps)).await?,
+            Ok(Some(call)) => Ok(call),
+            Err(not) => Err(not),
+        };
+        match asked {
+            Ok(call) => {
+                return Ok(Begun { script: Script::Call(call, to), at: Instant::now(), timeout, output, _places: places });
             }
+            Err(pool::Not::Ended(outcome)) => return Err(Not::Ended(outcome)),
+            Err(pool::Not::Again) => inner.folder(job.folder).verdicts.forget(&job.name),
         }
-        let terms = script.as_ref().map_or(terms.as_ref(), |script| script.terms.as_ref());
-        let contract = terms.map(|terms| &terms.contract);
-        let timeout = contract.map_or(job.timeout, |contract| contract.timeout(job.timeout));
-        let output = contract.and_then(|contract| contract.output());
-        let begun = |script, places| Begun { script, at: Instant::now(), timeout, output, _places: places };
-        match started {
-            Started::Running(process, pipes) => {
-                debug!(peer = %job.peer, "script started");
-                return Ok(begun(Script::Process(process, pipes), places));
-            }
-            Started::Asks(to) => {
-                let mut keeps = Keep::both(&job.capture, &inner.results, output);
-                let asked = tokio::select! {
-                    biased;
-                    asked = to.ask(inner, job, timeout, &mut keeps) => asked,
-                    () = job.cancel.cancelled() => Err(pool::Not::Ended(Why::Cancelled.outcome_before())),
-                    () = inner.stop.drain.cancelled() => return Err(Not::Drained),
-                };
-                match asked {
-                    Ok(call) => return Ok(begun(Script::Call(call, to), places)),
-                    Err(pool::Not::Ended(outcome)) => return Err(Not::Ended(outcome)),
-                    Err(pool::Not::Again) => inner.folder(job.folder).verdicts.forget(&job.name),
-                }
-            }
-            Started::BeingWritten(_) if tries < BUSY_TEXT.0 => {
-                tries += 1;
-                sleep(BUSY_TEXT.1).await;
-            }
-            Started::BeingWritten(outcome) | Started::Refused(outcome) => return Err(Not::Ended(outcome)),
-            Started::InLine(line) => return Err(Not::InLine(line, places)),
+    }
+}
+
+/// How long it may run, and how many bytes of each stream are kept or told.
+fn bounds(job: &Job, terms: Option<&Terms>) -> (Option<Duration>, Option<u64>) {
+    match terms.map(|terms| &terms.contract) {
+        Some(contract) => (contract.timeout(job.timeout), contract.output()),
+        None => (job.timeout, None),
+    }
+}
+
+/// Asks one as soon as one is free, unless the run is not to begin any more.
+async fn ask_in_time(
+    inner: &Arc<Inner>,
+    job: &Job,
+    to: &To,
+    timeout: Option<Duration>,
+    keeps: &mut Keeps,
+) -> Result<Result<Call, pool::Not>, Not> {
+    tokio::select! {
+        biased;
+        asked = to.ask(inner, job, timeout, keeps) => Ok(asked),
+        () = job.cancel.cancelled() => Ok(Err(pool::Not::Ended(Why::Cancelled.outcome_before()))),
+        () = inner.stop.drain.cancelled() => Err(Not::Drained),
+    }
+}
+
+/// Starts a script, of which this was found.
+async fn begin_script(
+    inner: &Arc<Inner>,
+    job: &Arc<Job>,
+    found: Result<Found, Barred>,
+    places: &mut Places,
+    tries: &mut u32,
+) -> Result<Came, Not> {
+    let attempt = start_somewhere(inner, job, found, std::mem::take(places)).await;
+    let Attempt { mut started, script, terms, places: mut held } = attempt;
+    if let (Started::Running(running), Some(script)) = (&mut started, &script)
+        && let Some(report) = running.1.report.take()
+    {
+        // Dropped before it has become the script, it is killed.
+        let told = tokio::select! {
+            told = prelude::wait(report, &job.name, script) => told,
+            () = job.cancel.cancelled() => Err(Started::Refused(Why::Cancelled.outcome_before())),
+            () = inner.stop.terminate.cancelled() => Err(Started::Refused(Why::Shutdown.outcome_before())),
+            () = inner.stop.kill.cancelled() => Err(Started::Refused(Why::Shutdown.outcome_before())),
+        };
+        if let Err(otherwise) = told {
+            started = otherwise;
         }
+    }
+    match started {
+        Started::Running(running) => {
+            let span = job.span();
+            span.in_scope(|| debug!(peer = %job.peer, "script started"));
+            let (timeout, output) = bounds(job, script.as_ref().and_then(|script| script.terms.as_ref()));
+            let script = Script::Process(running, span);
+            Ok(Came::Started(Begun { script, at: Instant::now(), timeout, output, _places: held }))
+        }
+        Started::Asks(to) => {
+            std::mem::swap(places, &mut held);
+            Ok(Came::Asks(to, terms))
+        }
+        Started::BeingWritten(_) if *tries < BUSY_TEXT.0 => {
+            *tries += 1;
+            std::mem::swap(places, &mut held);
+            sleep(BUSY_TEXT.1).await;
+            Ok(Came::Again)
+        }
+        Started::BeingWritten(outcome) | Started::Refused(outcome) => Err(Not::Ended(outcome)),
+        Started::InLine(line) => Err(Not::InLine(line, held)),
     }
 }
 
@@ -243,32 +296,66 @@ pub fn lost() -> Outcome {
     Outcome::failed(ErrorCode::SpawnFailed, "the daemon lost it while starting it")
 }
 
+type Boxed<'a> = Pin<Box<dyn Future<Output = Attended> + Send + 'a>>;
+
 /// From started to its end.
-pub async fn attend(inner: &Arc<Inner>, job: &Job, begun: Begun) -> Attended {
-    let Begun { script, at, timeout, output, _places } = begun;
+pub fn attend<'a>(inner: &'a Arc<Inner>, job: &'a Job, begun: Begun) -> impl Future<Output = Attended> + Send + 'a {
+    let Begun { script, at, timeout, output, _places: places } = begun;
     match script {
-        Script::Process(process, pipes) => {
-            let mut streams = pipes.output;
-            for (stream, name) in streams.iter_mut().zip(StreamName::BOTH) {
-                stream.keep(Keep::new(&job.capture, name, &inner.results, output));
-            }
-            Box::pin(attend_process(inner, job, process, (pipes.stdin, streams), (at, timeout))).await
+        Script::Call(call, to) => Either::Left(attend_call(inner, job, call, to, at, timeout, places)),
+        // Boxed: what somebody is asked must not hold the memory of a process.
+        Script::Process(running, span) => {
+            let attended = async move {
+                let (process, pipes) = *running;
+                let mut streams = pipes.output;
+                for (stream, name) in streams.iter_mut().zip(StreamName::BOTH) {
+                    stream.keep(Keep::new(&job.capture, name, &inner.results, output));
+                }
+                let attended = attend_process(inner, job, process, (pipes.stdin, streams), (at, timeout)).await;
+                drop(places);
+                attended
+            };
+            Either::Right(Box::pin(attended.instrument(span)) as Boxed<'a>)
         }
-        Script::Inside(doing) => {
-            let outcome = attend_inside(inner, job, doing, at).await;
-            Attended { outcome, captured: None, message: None, ms: ms_since(at) }
+        Script::Inside(doing, span) => {
+            let attended = async move {
+                let outcome = attend_inside(inner, job, doing, at).await;
+                drop(places);
+                Attended { outcome, captured: None, message: None, ms: ms_since(at) }
+            };
+            Either::Right(Box::pin(attended.instrument(span)) as Boxed<'a>)
         }
-        Script::Call(call, to) => attend_call(inner, job, (call, to), (at, timeout)).await,
     }
 }
 
-/// From asked to answered.
+/// From asked to what came of it.
 async fn attend_call(
     inner: &Arc<Inner>,
     job: &Job,
-    (mut call, to): (Call, To),
-    (at, timeout): (Instant, Option<Duration>),
+    mut call: Call,
+    to: To,
+    at: Instant,
+    timeout: Option<Duration>,
+    _places: Places,
 ) -> Attended {
+    let (outcome, keeps, message) = answer(inner, job, &mut call, &to, at, timeout).await;
+    let ms = ms_since(at);
+    let captured = match keeps {
+        Some(keeps) => Box::pin(captured(inner, job, *keeps)).await,
+        None => None,
+    };
+    Attended { outcome, captured, message, ms }
+}
+
+/// From asked to answered: how it ended, what was kept of what was printed for it, and what was said of it.
+async fn answer(
+    inner: &Arc<Inner>,
+    job: &Job,
+    call: &mut Call,
+    to: &To,
+    at: Instant,
+    timeout: Option<Duration>,
+) -> (Outcome, Keeps, Option<Box<str>>) {
     let due = timeout.and_then(|timeout| at.checked_add(timeout));
     let mut stopped: Option<Why> = None;
     let Told { end, mut keeps } = loop {
@@ -277,9 +364,9 @@ async fn attend_call(
             told = call.told() => match told {
                 Told { end: End::NotAsked, mut keeps } if stopped.is_none() => {
                     // It was certainly not begun: another one has it.
-                    match ask_again(inner, job, &to, due, &mut keeps).await {
-                        Ok(again) => call = again,
-                        Err(outcome) => return attended(inner, job, outcome, (keeps, None), at).await,
+                    match Box::pin(ask_again(inner, job, to, due, &mut keeps)).await {
+                        Ok(again) => *call = again,
+                        Err(outcome) => return (outcome, keeps, None),
                     }
                     continue;
                 }
@@ -294,7 +381,7 @@ async fn attend_call(
         stopped = Some(why);
         if !call.stop() {
             let keeps = call.give_up(why == Why::TimedOut);
-            return attended(inner, job, why.outcome_of_served(timeout), (keeps, None), at).await;
+            return (why.outcome_of_served(timeout), keeps, None);
         }
     };
     let term = Signal(Kill::TERM.as_raw());
@@ -308,8 +395,7 @@ async fn attend_call(
         (End::Lost(_, Some(signal)), Some(why)) => (why.outcome(Signal(signal), timeout), None),
         (_, Some(why)) => (why.outcome(term, timeout), None),
     };
-    let keeps = keeps.take();
-    attended(inner, job, outcome, (keeps, message), at).await
+    (outcome, keeps.take(), message)
 }
 
 /// Asks another one, in the time that is left.
@@ -330,23 +416,10 @@ async fn ask_again(inner: &Arc<Inner>, job: &Job, to: &To, due: Option<Instant>,
     })
 }
 
-/// The end of what somebody was asked for.
-async fn attended(
-    inner: &Inner,
-    job: &Job,
-    outcome: Outcome,
-    (keeps, message): (Keeps, Option<Box<str>>),
-    at: Instant,
-) -> Attended {
-    let ms = ms_since(at);
-    let captured = match keeps {
-        None => None,
-        Some(keeps) => {
-            let [stdout, stderr] = *keeps;
-            Captured::new(stdout, stderr, &inner.starters, &job.asker()).await
-        }
-    };
-    Attended { outcome, captured, message, ms }
+/// What was kept of what was printed for what somebody was asked.
+async fn captured(inner: &Inner, job: &Job, keeps: [Keep; 2]) -> Option<Box<Captured>> {
+    let [stdout, stderr] = keeps;
+    Captured::new(stdout, stderr, &inner.starters, &job.asker()).await
 }
 
 /// It is stopped by being dropped.

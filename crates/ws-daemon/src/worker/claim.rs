@@ -308,7 +308,7 @@ struct Teller {
 impl Teller {
     /// Tells what is kept from `at` on, until all is told or the link is gone; then the asker asks again by another one.
     async fn tell(self, mut at: Have) {
-        let mut kept = self.seat.doing.kept.subscribe();
+        let mut kept = self.seat.doing.keeping();
         loop {
             kept.mark_unchanged();
             let report = self.seat.doing.report();
@@ -385,7 +385,7 @@ impl Work {
         };
         let keeping = async {
             if let Some(buffer) = &self.buffer {
-                home::keep(buffer, &self.spool, &self.run, || self.seat.doing.kept.send_modify(|kept| *kept += 1)).await;
+                home::keep(buffer, &self.spool, &self.run, || self.seat.doing.has_kept()).await;
             }
         };
         let (noted, (), ended) = tokio::join!(noted, keeping, running.end());
@@ -445,7 +445,7 @@ impl Work {
     async fn finish(self, report: &Report) {
         let Self { worker, spool, asker, run, attempt, seat, name, output, .. } = self;
         worker.finish(&spool, &asker, &run, attempt, report).await;
-        seat.doing.is_over(report);
+        seat.doing.is_over(report.clone());
         if output != OutputMode::Stream {
             worker.send(&asker, &run, attempt, report);
         }

@@ -1,7 +1,9 @@
 //! What is being done for whom, and the last of what was: where a run is found that its asker wants stopped, or wants to hear more
 //! of, and that is to be shown. It never does any of it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -22,9 +24,9 @@ const REMEMBERED: usize = 1024;
 const NAME_CHARS: usize = 256;
 
 /// What a run is found by: its asker's instance, its id and its attempt (0 for a direct one).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    pub asker: Box<str>,
+    pub asker: Arc<str>,
     pub run: RunId,
     pub attempt: u32,
 }
@@ -54,14 +56,14 @@ pub struct Over {
 }
 
 /// A run that is in line or runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Doing {
     /// Its turn has come; only to be shown.
     begun: AtomicBool,
     /// Stops it.
     pub cancel: CancellationToken,
-    /// Grows when more of its output is kept, and when it is over.
-    pub kept: watch::Sender<u64>,
+    /// Grows when more of its output is kept, and when it is over; there once somebody wants to know.
+    kept: OnceLock<watch::Sender<u64>>,
     credit: Mutex<Arc<Credit>>,
     report: OnceLock<Report>,
 }
@@ -105,10 +107,8 @@ impl Key {
 
     /// Of whoever asked by this way; a seed peer stops nothing, so all that its key must do is differ.
     pub fn of(home: &Replier, run: &RunId, attempt: u32) -> Self {
-        match home.asker() {
-            Some(asker) => Self::new(asker, run, attempt),
-            None => Self::new(&Uuid::now_v7().to_string(), run, attempt),
-        }
+        let (asker, run) = (home.link().shared_instance().cloned(), run.clone());
+        Self { asker: asker.unwrap_or_else(|| Uuid::now_v7().to_string().into()), run, attempt }
     }
 
     /// Whether it is an attempt of this run.
@@ -122,13 +122,27 @@ impl Key {
     }
 }
 
+/// Askers make ids that differ: what they are called need not be looked at as well.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.run.hash(state);
+        self.attempt.hash(state);
+    }
+}
+
 impl About {
     pub fn new(name: &str, id: Option<CallerId>, peer: Arc<str>, claimed_wall_ms: u64) -> Self {
-        Self { name: name.chars().take(NAME_CHARS).collect(), id, peer, claimed_wall_ms }
+        let end = name.char_indices().nth(NAME_CHARS).map_or(name.len(), |(at, _)| at);
+        Self { name: name[..end].into(), id, peer, claimed_wall_ms }
     }
 }
 
 impl Doing {
+    fn new(credit: Arc<Credit>) -> Self {
+        let (begun, cancel, kept) = (AtomicBool::new(false), CancellationToken::new(), OnceLock::new());
+        Self { begun, cancel, kept, credit: Mutex::new(credit), report: OnceLock::new() }
+    }
+
     /// Its turn has come.
     pub fn begins(&self) {
         self.begun.store(true, Ordering::Relaxed);
@@ -149,11 +163,23 @@ impl Doing {
         Arc::clone(&self.credit.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// More of its output is kept.
+    pub fn has_kept(&self) {
+        if let Some(kept) = self.kept.get() {
+            kept.send_modify(|kept| *kept += 1);
+        }
+    }
+
+    /// What changes when more is kept, or it is over. What was before this is asked for is there to be looked at.
+    pub fn keeping(&self) -> watch::Receiver<u64> {
+        self.kept.get_or_init(watch::Sender::default).subscribe()
+    }
+
     /// It is over, and that is on disk if it is a queued one.
-    pub fn is_over(&self, report: &Report) {
+    pub fn is_over(&self, report: Report) {
         // It ends once.
-        drop(self.report.set(report.clone()));
-        self.kept.send_modify(|kept| *kept += 1);
+        drop(self.report.set(report));
+        self.has_kept();
     }
 
     /// How it ended.
@@ -228,8 +254,8 @@ impl Credit {
 impl Worker {
     /// Enters a run whose output may begin with so much credit.
     pub(super) fn seat(&self, key: Key, about: About, credit: u64) -> Arc<Seat> {
-        let doing = Doing::default();
-        let credit = doing.new_credit(credit);
+        let credit = Arc::new(Credit::new(credit));
+        let doing = Doing::new(Arc::clone(&credit));
         let seat = Arc::new(Seat { worker: self.clone(), key: key.clone(), about, doing, credit });
         self.doing().live.insert(key, Arc::downgrade(&seat));
         seat
@@ -262,14 +288,19 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut table = self.worker.doing();
         // Another may have taken the key meanwhile.
-        if table.live.get(&self.key).is_some_and(|seat| std::ptr::eq(seat.as_ptr(), self)) {
-            table.live.remove(&self.key);
+        if let Entry::Occupied(live) = table.live.entry(self.key.clone())
+            && std::ptr::eq(live.get().as_ptr(), self)
+        {
+            live.remove();
         }
         if let (0, Some(report)) = (self.key.attempt, self.doing.report.take()) {
             if table.over.len() >= REMEMBERED {
                 table.over.pop_front();
             }
-            let (key, about, ended_wall_ms) = (self.key.clone(), self.about.clone(), wall_ms());
+            let About { name, id, peer, claimed_wall_ms } = &mut self.about;
+            let (name, id, peer) = (std::mem::take(name), id.take(), Arc::clone(peer));
+            let about = About { name, id, peer, claimed_wall_ms: *claimed_wall_ms };
+            let (key, ended_wall_ms) = (self.key.clone(), wall_ms());
             table.over.push_back(Arc::new(Over { key, about, report, ended_wall_ms }));
         }
     }

@@ -138,7 +138,7 @@ fn shown(key: &Key, about: &About, state: RunState) -> Value {
     }
     if key.attempt > 0 {
         shown["attempt"] = key.attempt.into();
-        shown["instance"] = json!(key.asker);
+        shown["instance"] = json!(&*key.asker);
     }
     shown
 }

@@ -186,8 +186,8 @@ async fn begin(inner: &Arc<Inner>, source: &Source) -> Result<(Process, Pipes, V
         let (inner_there, source_there) = (Arc::clone(inner), source.clone());
         let attempt = inner.starters.run(&None, move || start_copy(&inner_there, &source_there)).await;
         let (mut started, found) = attempt.ok_or_else(supervise::lost)?;
-        if let (Started::Running(_, pipes), Some((script, ..))) = (&mut started, &found)
-            && let Some(report) = pipes.report.take()
+        if let (Started::Running(running), Some((script, ..))) = (&mut started, &found)
+            && let Some(report) = running.1.report.take()
         {
             let told = tokio::select! {
                 told = prelude::wait(report, &source.name, script) => told,
@@ -198,7 +198,10 @@ async fn begin(inner: &Arc<Inner>, source: &Source) -> Result<(Process, Pipes, V
             }
         }
         match (started, found) {
-            (Started::Running(process, pipes), Some((_, version, workers))) => return Ok((process, pipes, version, workers)),
+            (Started::Running(running), Some((_, version, workers))) => {
+                let (process, pipes) = *running;
+                return Ok((process, pipes, version, workers));
+            }
             (Started::BeingWritten(_), _) if tries < supervise::BUSY_TEXT.0 => {
                 tries += 1;
                 sleep(supervise::BUSY_TEXT.1).await;

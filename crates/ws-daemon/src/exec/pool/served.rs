@@ -167,10 +167,10 @@ impl Group {
         loop {
             // Made before the look: what changes from here on ends it.
             let mut changed = std::pin::pin!(self.changed.notified());
-            let mut call = self.look(asked, keeps)?;
+            let mut call = self.ask_at_once(asked, keeps)?;
             if call.is_none() {
                 changed.as_mut().enable();
-                call = self.look(asked, keeps)?;
+                call = self.ask_at_once(asked, keeps)?;
             }
             match call {
                 Some(call) => return Ok(call),
@@ -179,7 +179,8 @@ impl Group {
         }
     }
 
-    fn look(&self, asked: &Asked<'_>, keeps: &mut Keeps) -> Result<Option<Call>, Not> {
+    /// Asks the one that has the least to do, if one has room.
+    pub fn ask_at_once(&self, asked: &Asked<'_>, keeps: &mut Keeps) -> Result<Option<Call>, Not> {
         let connections = self.connections();
         if connections.is_empty() {
             return Err(Not::Again);
