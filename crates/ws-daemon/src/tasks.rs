@@ -60,12 +60,17 @@ pub struct Turn {
 
 impl Turn {
     /// Pieces of work in one turn; beyond, all others that are ready go first.
-    const PIECES: usize = 2;
+    const PIECES: usize = 8;
 
     /// Whether nothing was done in it yet.
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.done == 0
+    }
+
+    /// The piece of work that is being done is worth so many more.
+    pub fn takes(&mut self, pieces: usize) {
+        self.done += pieces;
     }
 
     /// One piece of work was done, which had so many bytes: each KiB of it is one more.

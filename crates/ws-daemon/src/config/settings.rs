@@ -680,7 +680,7 @@ fn limits(resolver: &mut Resolver) -> Result<Limits, SettingsFault> {
         held_bytes: resolver.bound("limits.held_bytes", 0, 64 << 20, |limits| limits.held_bytes)?,
         spool_bytes: resolver.bound("limits.spool_bytes", 128 << 10, 1 << 30, |limits| limits.spool_bytes)?,
         spool_runs: resolver.bound("limits.spool_runs", 1, 200_000, |limits| limits.spool_runs)?,
-        peer_runs: resolver.bound("limits.peer_runs", 1, 10_000, |limits| limits.peer_runs)?,
+        peer_runs: resolver.bound("limits.peer_runs", 1, 1_000_000, |limits| limits.peer_runs)?,
     })
 }
 

@@ -37,6 +37,9 @@ const READ_BYTES: usize = 16 * 1024;
 /// What is read and thrown away behind a bad message by TCP, in bytes; more, and the connection is closed over it.
 const THROWN_AWAY_BYTES: u64 = 1 << 20;
 
+/// What it takes more to put a request on disk, and to say that it is there, in pieces of a turn.
+const TO_QUEUE: usize = 3;
+
 /// How long the last answers may take to be written when the daemon stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -262,14 +265,14 @@ impl Session {
         loop {
             while let Some(frame) = framer.next() {
                 let taken = match (frame, self.serving()) {
-                    (Frame::Message(text), None) => self.message(&text).await,
+                    (Frame::Message(text), None) => self.message(&text, &mut turn).await,
                     (Frame::Message(text), Some(served)) => match served.hear(&text) {
                         Ok(Heard::Taken(None)) => continue,
                         Ok(Heard::Taken(Some(reader))) => {
                             reader.room(LINE_ROOM_BYTES).await;
                             continue;
                         }
-                        Ok(Heard::Message) => self.message(&text).await,
+                        Ok(Heard::Message) => self.message(&text, &mut turn).await,
                         Err(fault) => {
                             self.tell(
                                 None,
@@ -353,9 +356,14 @@ impl Session {
     }
 
     /// Deals with one message; `false` if it was no message of this grammar.
-    async fn message(&self, text: &str) -> bool {
+    async fn message(&self, text: &str, turn: &mut Turn) -> bool {
         match Message::parse(text) {
-            Ok(Message::Run(request)) => self.request(request).await,
+            Ok(Message::Run(request)) => {
+                if request.options.queue.is_some() {
+                    turn.takes(TO_QUEUE);
+                }
+                self.request(request).await;
+            }
             Ok(Message::Command(message)) => self.command(message).await,
             Err(Rejection { id, outcome }) => {
                 let is_message = !matches!(outcome, Outcome::Failed(ErrorCode::BadMessage, _));
