@@ -220,15 +220,20 @@ impl Worker {
                 Err(ended) => return ended,
             };
             seat.doing.begins();
-            self.is_written_down(seat).await;
-            match ready.start().await {
-                Ok(running) => {
+            // Boxed: a run in line must not hold the memory of one that runs.
+            let done = Box::pin(async {
+                self.is_written_down(seat).await;
+                // In a block: what has moved out of it is not held as well.
+                let end = {
+                    let running = ready.start().await?;
                     tell(Progress::Started);
                     self.has_started(seat, running.pid()).await;
-                    // Boxed: a run in line must not hold the memory of one that runs.
-                    return Box::pin(running.end()).await;
-                }
-                Err(NotStarted::Ended(ended)) => return ended,
+                    running.end()
+                };
+                Ok(end.await)
+            });
+            match done.await {
+                Ok(ended) | Err(NotStarted::Ended(ended)) => return ended,
                 Err(NotStarted::InLine(again)) => admitted = again,
             }
             seat.doing.waits_again();

@@ -113,10 +113,13 @@ impl Admitted {
                 Ok(ready) => ready,
                 Err(ended) => return ended,
             };
-            match ready.start().await {
-                // Boxed: a run in line must not hold the memory of one that runs.
-                Ok(running) => return Box::pin(running.end()).await,
-                Err(NotStarted::Ended(ended)) => return ended,
+            // Boxed: a run in line must not hold the memory of one that runs.
+            let done = Box::pin(async {
+                let end = ready.start().await?.end();
+                Ok(end.await)
+            });
+            match done.await {
+                Ok(ended) | Err(NotStarted::Ended(ended)) => return ended,
                 Err(NotStarted::InLine(again)) => admitted = again,
             }
         }

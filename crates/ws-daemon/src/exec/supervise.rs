@@ -28,7 +28,7 @@ use rustix::process::{Signal as Kill, WaitStatus};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tracing::{Instrument, Span, debug, warn};
 use ws_daemon_protocol::command::StreamName;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
@@ -78,6 +78,17 @@ enum Script {
     Call(Call, To),
 }
 
+/// What somebody is asked, and since when.
+struct Request<'a> {
+    inner: &'a Arc<Inner>,
+    job: &'a Job,
+    to: To,
+    at: Instant,
+    /// How long it may take.
+    timeout: Option<Duration>,
+    _places: Places,
+}
+
 /// What came of a script that is to be started, or is looked up elsewhere.
 enum Came {
     Started(Begun),
@@ -121,6 +132,12 @@ struct Life {
     killed: bool,
     /// When the next step is due that nobody has to ask for.
     due: Option<Instant>,
+}
+
+impl Request<'_> {
+    fn due(&self) -> Option<Instant> {
+        self.timeout.and_then(|timeout| self.at.checked_add(timeout))
+    }
 }
 
 impl Begun {
@@ -302,7 +319,7 @@ type Boxed<'a> = Pin<Box<dyn Future<Output = Attended> + Send + 'a>>;
 pub fn attend<'a>(inner: &'a Arc<Inner>, job: &'a Job, begun: Begun) -> impl Future<Output = Attended> + Send + 'a {
     let Begun { script, at, timeout, output, _places: places } = begun;
     match script {
-        Script::Call(call, to) => Either::Left(attend_call(inner, job, call, to, at, timeout, places)),
+        Script::Call(call, to) => Either::Left(attend_call(call, Request { inner, job, to, at, timeout, _places: places })),
         // Boxed: what somebody is asked must not hold the memory of a process.
         Script::Process(running, span) => {
             let attended = async move {
@@ -329,42 +346,28 @@ pub fn attend<'a>(inner: &'a Arc<Inner>, job: &'a Job, begun: Begun) -> impl Fut
 }
 
 /// From asked to what came of it.
-async fn attend_call(
-    inner: &Arc<Inner>,
-    job: &Job,
-    mut call: Call,
-    to: To,
-    at: Instant,
-    timeout: Option<Duration>,
-    _places: Places,
-) -> Attended {
-    let (outcome, keeps, message) = answer(inner, job, &mut call, &to, at, timeout).await;
-    let ms = ms_since(at);
+async fn attend_call(mut call: Call, request: Request<'_>) -> Attended {
+    let (outcome, keeps, message) = answer(&mut call, &request).await;
+    let ms = ms_since(request.at);
     let captured = match keeps {
-        Some(keeps) => Box::pin(captured(inner, job, *keeps)).await,
+        Some(keeps) => Box::pin(captured(request.inner, request.job, *keeps)).await,
         None => None,
     };
     Attended { outcome, captured, message, ms }
 }
 
 /// From asked to answered: how it ended, what was kept of what was printed for it, and what was said of it.
-async fn answer(
-    inner: &Arc<Inner>,
-    job: &Job,
-    call: &mut Call,
-    to: &To,
-    at: Instant,
-    timeout: Option<Duration>,
-) -> (Outcome, Keeps, Option<Box<str>>) {
-    let due = timeout.and_then(|timeout| at.checked_add(timeout));
-    let mut stopped: Option<Why> = None;
+async fn answer(call: &mut Call, request: &Request<'_>) -> (Outcome, Keeps, Option<Box<str>>) {
+    let &Request { inner, job, ref to, timeout, .. } = request;
+    let mut over = request.due().map(|due| Box::pin(sleep_until(due)));
+    let (has_due, mut stopped) = (over.is_some(), None::<Why>);
     let Told { end, mut keeps } = loop {
         let why = tokio::select! {
             biased;
             told = call.told() => match told {
                 Told { end: End::NotAsked, mut keeps } if stopped.is_none() => {
                     // It was certainly not begun: another one has it.
-                    match Box::pin(ask_again(inner, job, to, due, &mut keeps)).await {
+                    match Box::pin(ask_again(inner, job, to, request.due(), &mut keeps)).await {
                         Ok(again) => *call = again,
                         Err(outcome) => return (outcome, keeps, None),
                     }
@@ -373,7 +376,7 @@ async fn answer(
                 told => break told,
             },
             () = job.cancel.cancelled(), if stopped.is_none() => Why::Cancelled,
-            () = at_time(due), if due.is_some() && stopped.is_none() => Why::TimedOut,
+            () = until(over.as_mut()), if has_due && stopped.is_none() => Why::TimedOut,
             // A copy looks after that itself: it need not be waited for by each that it holds.
             () = inner.stop.terminate.cancelled(), if !call.is_of_copy() => Why::Shutdown,
             () = inner.stop.kill.cancelled(), if !call.is_of_copy() => Why::Shutdown,
@@ -552,6 +555,12 @@ fn ms_since(at: Instant) -> u64 {
 async fn at_time(due: Option<Instant>) {
     if let Some(due) = due {
         sleep_until(due).await;
+    }
+}
+
+async fn until(over: Option<&mut Pin<Box<Sleep>>>) {
+    if let Some(over) = over {
+        over.await;
     }
 }
 
