@@ -60,7 +60,7 @@ pub struct Turn {
 
 impl Turn {
     /// Pieces of work in one turn; beyond, all others that are ready go first.
-    const PIECES: usize = 8;
+    const PIECES: usize = 4;
 
     /// Whether nothing was done in it yet.
     #[must_use]
