@@ -22,7 +22,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 use ws_daemon_protocol::id::RunId;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
@@ -45,6 +45,18 @@ pub struct Pool {
     state: Mutex<State>,
     /// There may be room where there was none.
     changed: Notify,
+    /// The first of those who wait looks for room; the others stand behind it, and nobody who comes later goes before them.
+    front: Front,
+}
+
+/// One place, given in the order in which it was asked for.
+#[derive(Debug)]
+struct Front(Semaphore);
+
+impl Default for Front {
+    fn default() -> Self {
+        Self(Semaphore::new(1))
+    }
 }
 
 #[derive(Debug)]
@@ -284,6 +296,7 @@ impl Pool {
     }
 
     fn ask_at_once(self: &Arc<Self>, inner: &Arc<Inner>, asked: &Asked<'_>, keeps: &mut Keeps) -> Result<Option<Call>, Not> {
+        let Ok(_front) = self.front.0.try_acquire() else { return Ok(None) };
         match self.look(inner, asked, keeps, &mut None) {
             Looked::Asked(call, _) => Ok(Some(call)),
             Looked::Not(not) => Err(not),
@@ -292,7 +305,9 @@ impl Pool {
     }
 
     async fn ask(self: &Arc<Self>, inner: &Arc<Inner>, asked: &Asked<'_>, keeps: &mut Keeps) -> Result<Call, Not> {
-        let mut seen = None;
+        let mut seen = Some(self.state().seen());
+        // Nobody takes the place away.
+        let Ok(_front) = self.front.0.acquire().await else { return Err(Not::Again) };
         loop {
             // Made before the look: what changes from here on ends it.
             let mut changed = pin!(self.changed.notified());
