@@ -151,7 +151,8 @@ impl Origin {
         &self.0.means.news
     }
 
-    fn requests(&self) -> &Tasks {
+    /// Who counts the requests that somebody waits for.
+    pub fn requests(&self) -> &Tasks {
         &self.0.means.requests
     }
 
@@ -209,14 +210,20 @@ impl Origin {
         let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit });
         let departure = Departure::default();
         let live = seat.as_ref().map(|seat| Arc::clone(seat.live()));
-        let (asker, timer) =
-            Asker::new(answer, seat, departure.clone(), deadline, self.news().clone(), self.requests().token());
+        let (asker, timer) = Asker::new(answer, seat, departure.clone(), deadline, self.news().clone());
         let leave = Leave::of(&asker);
         if let Some(live) = live {
             live.is_asked_by(leave.clone());
         }
         if let Some(timer) = timer {
-            self.requests().spawn(Asker::keep_time(&asker, timer));
+            let (in_time, stopping) = (Asker::keep_time(&asker, timer), self.stop().close_links.clone());
+            self.lives().spawn(async move {
+                tokio::select! {
+                    () = in_time => {}
+                    // Then all is settled.
+                    () = stopping.cancelled() => {}
+                }
+            });
         }
         let ask = Ask { body, id, run, departure, sink: Sink::Direct(Direct(asker)) };
         if self.stop().refuse.is_cancelled() {

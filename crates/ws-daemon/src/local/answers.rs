@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use ws_daemon_protocol::id::CallerId;
 
 use crate::origin::Awaited;
+use crate::tasks::Tasks;
 
 /// Answers waiting to be written, in bytes; when full, the connection is closed: its process does not read.
 pub const ANSWER_QUEUE_BYTES: usize = 16 << 20;
@@ -52,6 +54,10 @@ struct State {
     serves: bool,
     /// A request was given up without its answer.
     given_up: bool,
+    /// How many in flight have no task that a daemon which stops would wait for.
+    without_task: usize,
+    /// What stands for these tasks, while there is one of them and somebody to be told.
+    counted: Option<TaskTrackerToken>,
     /// What the next life of the daemon answers.
     later: Vec<(Option<CallerId>, Awaited)>,
 }
@@ -70,6 +76,7 @@ pub enum Next {
 pub struct Pending {
     answers: Answers,
     awaited: bool,
+    has_task: bool,
     over: bool,
 }
 
@@ -136,7 +143,7 @@ impl Answers {
         }
         state.in_flight += 1;
         state.awaited += usize::from(awaited);
-        Some(Pending { answers: self.clone(), awaited, over: false })
+        Some(Pending { answers: self.clone(), awaited, has_task: true, over: false })
     }
 
     /// No more requests will be read.
@@ -154,6 +161,7 @@ impl Answers {
     /// The connection is gone: whoever waits to answer need not.
     pub fn hang_up(&self) {
         self.0.gone.store(true, Ordering::Release);
+        self.state().counted = None;
         self.0.gone_next.notify_one();
     }
 
@@ -191,6 +199,19 @@ impl State {
 }
 
 impl Pending {
+    /// No task has it: a daemon that stops waits for its answer as it would for one of `tasks`, as long as there is somebody to be told.
+    #[must_use]
+    pub fn without_task(mut self, tasks: &Tasks) -> Self {
+        let answers = self.answers.clone();
+        let mut state = answers.state();
+        self.has_task = false;
+        state.without_task += 1;
+        if !self.is_gone() {
+            state.counted.get_or_insert_with(|| tasks.token());
+        }
+        self
+    }
+
     /// Writes one line that is not the last. Waits while the process does not read; ends at once when it is gone.
     pub async fn line(&self, line: &str) {
         loop {
@@ -248,6 +269,10 @@ impl Pending {
         if !std::mem::replace(&mut self.over, true) {
             state.in_flight -= 1;
             state.awaited -= usize::from(self.awaited);
+            state.without_task -= usize::from(!self.has_task);
+            if state.without_task == 0 {
+                state.counted = None;
+            }
             self.answers.0.changed.notify_one();
         }
     }
@@ -268,6 +293,7 @@ impl Drop for Pending {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
+    use futures_util::poll;
     use tokio::task::{JoinSet, yield_now};
 
     use super::*;
@@ -282,6 +308,25 @@ mod tests {
         assert_eq!(answers.state().next(), None);
         drop(second);
         assert_eq!(answers.next().await, Next::Done);
+    }
+
+    #[tokio::test]
+    async fn what_has_no_task_is_waited_for_until_it_is_answered_or_nobody_is_there_to_be_told() {
+        let (answers, tasks) = (Answers::default(), Tasks::default());
+        let begin = || answers.begin(true).expect("room").without_task(&tasks);
+        let (first, second) = (begin(), begin());
+        let mut ended = Box::pin(tasks.ended());
+        first.answer("{1}");
+        assert!(poll!(&mut ended).is_pending(), "one is left");
+        second.answer("{2}");
+        ended.await;
+        let third = begin();
+        let mut ended = Box::pin(tasks.ended());
+        assert!(poll!(&mut ended).is_pending());
+        answers.hang_up();
+        ended.await;
+        drop((third, begin()));
+        tasks.ended().await;
     }
 
     #[tokio::test]
@@ -313,7 +358,7 @@ mod tests {
         let mut waiting: JoinSet<()> = (0..WAITING).map(|_| begin()).collect();
         // One that looks no more, when it has been woken, wakes the next.
         let mut dropped = Box::pin(begin());
-        assert!(futures_util::poll!(&mut dropped).is_pending());
+        assert!(poll!(&mut dropped).is_pending());
         yield_now().await;
         answers.hang_up();
         drop(dropped);

@@ -390,7 +390,11 @@ impl Session {
             let said = self.local.origin.order(request, &self.asker.user, within);
             return self.local.origin.deliver(lines(pending, said, id, is_plain));
         }
-        self.local.origin.submit(request, &self.asker.user, Told { pending, id, answered: Answered::Always }).await;
+        self.local.origin.submit(request, &self.asker.user, self.told(pending, id, Answered::Always)).await;
+    }
+
+    fn told(&self, pending: Pending, id: Option<CallerId>, answered: Answered) -> Told {
+        Told { pending: pending.without_task(self.local.origin.requests()), id, answered }
     }
 
     async fn command(&self, message: CommandMessage) {
@@ -403,7 +407,7 @@ impl Session {
             Place::There => {
                 let id = message.id.clone();
                 let Some(pending) = self.begin(id.as_ref(), id.is_some()) else { return };
-                self.local.origin.submit_command(message, Told { pending, id, answered: Answered::IfFailedOrNamed }).await;
+                self.local.origin.submit_command(message, self.told(pending, id, Answered::IfFailedOrNamed)).await;
             }
         }
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::direct::unstoppable;
@@ -44,8 +43,6 @@ struct Waiting<A> {
     seat: Option<Seat>,
     /// Until its time is over; dropped with the rest.
     _timed: Option<oneshot::Sender<()>>,
-    /// Somebody waits for an answer of this daemon.
-    _counted: TaskTrackerToken,
 }
 
 /// When whoever asked waits no longer, and how long that was meant to be.
@@ -69,14 +66,13 @@ impl<A: Answer> Asker<A> {
         departure: Departure,
         deadline: Option<Deadline>,
         news: News,
-        counted: TaskTrackerToken,
     ) -> (Arc<Self>, Option<Timer>) {
         let (timer, timed) = deadline.map_or((None, None), |deadline| {
             let (timer, told) = oneshot::channel();
             (Some(Timer { at: deadline.at, told }), Some(timer))
         });
         let live = seat.as_ref().map(|seat| Arc::clone(seat.live()));
-        let waiting = Mutex::new(Some(Waiting { answer, seat, _timed: timed, _counted: counted }));
+        let waiting = Mutex::new(Some(Waiting { answer, seat, _timed: timed }));
         (Arc::new(Self { waiting, live, departure, link: OnceLock::new(), deadline, news }), timer)
     }
 
@@ -117,7 +113,7 @@ impl<A: Answer> Told for Asker<A> {
 
     fn tell(&self, report: Report) -> Result<(), Report> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Waiting { answer, seat, _timed, _counted }) = waiting else { return Err(report) };
+        let Some(Waiting { answer, seat, _timed }) = waiting else { return Err(report) };
         if answer.is_gone() {
             return Err(report);
         }
