@@ -223,7 +223,8 @@ fn no_name_no_id_and_no_params_forge_a_line() {
     let mut process = server.connect();
     process.send(json!({ "name": nasty, "id": nasty, "to": nasty, "then": nasty, "params": nasty }).to_string());
     assert_eq!(process.said()["status"], -2);
-    let found = wait_lines(&path, "ended", 1);
+    wait_lines(&path, "ended", 1);
+    let found = wait_lines(&path, "ask", 1);
     assert!(found.iter().all(|line| line["event"] != "forged"));
     for event in ["run", "ask"] {
         let line = of(&found, event)[0];
