@@ -82,26 +82,28 @@ impl<A: Answer> Asker<A> {
         async move {
             tokio::select! {
                 _ = timer.told => {}
-                () = sleep_until(timer.at) => asker.upgrade().into_iter().for_each(|asker| asker.overdue()),
+                () = sleep_until(timer.at) => asker.upgrade().into_iter().for_each(|asker| asker.is_overdue()),
             }
         }
     }
 
-    /// The time is over. What has not left never will; of what has, on a seed link, nobody knows and nobody stops the script. On a
-    /// version 2 link the doer keeps the time.
-    fn overdue(&self) {
-        let Some(Deadline { limit, .. }) = self.deadline else { return };
-        if self.departure.left_by_version2() {
-            return;
+    /// The time is over. On a version 2 link the doer keeps it.
+    fn is_overdue(&self) {
+        if let Some(deadline) = self.deadline.filter(|_| !self.departure.left_by_version2()) {
+            // Somebody may know more by now.
+            drop(self.tell(self.overdue(deadline)));
         }
+    }
+
+    /// What has not left never will; of what has, nobody knows how it ends and nobody stops it from here.
+    fn overdue(&self, Deadline { limit, .. }: Deadline) -> Report {
         let outcome = if self.departure.withdraw() {
             Outcome::Failed(ErrorCode::Expired, format!("it could not be sent within {limit:?}; it did not run"))
         } else {
             let message = format!("no answer within {limit:?}; the peer cannot be told to stop it, so it may still run");
             Outcome::Failed(ErrorCode::Interrupted, message)
         };
-        // Somebody may know more by now.
-        drop(self.tell(outcome.into()));
+        outcome.into()
     }
 }
 
@@ -126,15 +128,13 @@ impl<A: Answer> Told for Asker<A> {
     }
 
     fn forget(&self) {
-        match self.deadline {
+        let report = match self.deadline {
             // It was given up before any link had room.
-            Some(deadline) if deadline.at <= Instant::now() => self.overdue(),
+            Some(deadline) if deadline.at <= Instant::now() => self.overdue(deadline),
             // Whoever has a request settles it, a stopping daemon too; this is for the day that is not so.
-            _ => {
-                let why = "the daemon lost track of it; it may have run";
-                drop(self.tell(Outcome::failed(ErrorCode::Interrupted, why).into()));
-            }
-        }
+            _ => Outcome::failed(ErrorCode::Interrupted, "the daemon lost track of it; it may have run").into(),
+        };
+        drop(self.tell(report));
     }
 }
 
@@ -206,5 +206,45 @@ impl fmt::Debug for Leave {
 impl<A> fmt::Debug for Asker<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Asker").field("departure", &self.departure).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::link::Direct;
+
+    struct Heard(mpsc::Sender<Report>);
+
+    impl Answer for Heard {
+        fn is_gone(&self) -> bool {
+            false
+        }
+
+        fn answer(self, report: Report) {
+            self.0.send(report).expect("it is heard");
+        }
+    }
+
+    #[test]
+    fn whatever_becomes_of_a_request_that_nobody_has_any_more_its_asker_is_told_once() {
+        let over = Deadline { limit: Duration::from_secs(1), at: Instant::now() };
+        let table = [
+            (None, false, ErrorCode::Interrupted),
+            (Some(over), false, ErrorCode::Expired),
+            // The doer kept the time, and can say nothing any more.
+            (Some(over), true, ErrorCode::Interrupted),
+        ];
+        for (deadline, has_left, code) in table {
+            let (told, heard) = mpsc::channel();
+            let departure = Departure::default();
+            assert!(!has_left || departure.leave_to_version2());
+            let (asker, _timer) = Asker::new(Heard(told), None, departure, deadline, News::default());
+            drop(Direct(asker.clone()));
+            assert_eq!(heard.recv().expect("it is told").error_code(), Some(code));
+            assert!(asker.is_gone() && asker.tell(Outcome::Exited(0).into()).is_err(), "told once");
+        }
     }
 }
