@@ -2,7 +2,6 @@
 //! the moment a request is put on the way; from there each is on its own. It never sees a socket.
 
 mod aftermath;
-mod asker;
 mod direct;
 mod ends;
 mod follow;
@@ -12,6 +11,7 @@ mod ledger;
 mod order;
 mod queued;
 mod records;
+mod waiter;
 mod waiting_room;
 mod whom;
 
@@ -39,16 +39,16 @@ use crate::news::News;
 use crate::peers::{Choice, Peers, Pick};
 use crate::spool::{RunState, Spool, SpoolError};
 use crate::tasks::{Stop, Tasks};
-use asker::{Asker, Deadline, Leave};
 use held::Held;
 use ledger::{Ledger, Live, Seat};
+use waiter::{Deadline, Leave, Waiter};
 use waiting_room::WaitingRoom;
 
-pub use asker::Answer;
 pub use ends::Ends;
 pub use follow::Follow;
 pub use handover::Awaited;
 pub use order::tells_the_end_only;
+pub use waiter::Answer;
 pub use whom::RELAYED;
 
 /// The asking side of one daemon. Clones are the same.
@@ -210,13 +210,13 @@ impl Origin {
         let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit });
         let departure = Departure::default();
         let live = seat.as_ref().map(|seat| Arc::clone(seat.live()));
-        let (asker, timer) = Asker::new(answer, seat, departure.clone(), deadline, self.news().clone());
-        let leave = Leave::of(&asker);
+        let (waiter, timer) = Waiter::new(answer, seat, departure.clone(), deadline, self.news().clone());
+        let leave = Leave::of(&waiter);
         if let Some(live) = live {
-            live.is_asked_by(leave.clone());
+            live.is_awaited_by(leave.clone());
         }
         if let Some(timer) = timer {
-            let (in_time, stopping) = (Asker::keep_time(&asker, timer), self.stop().close_links.clone());
+            let (in_time, stopping) = (Waiter::keep_time(&waiter, timer), self.stop().close_links.clone());
             self.lives().spawn(async move {
                 tokio::select! {
                     () = in_time => {}
@@ -225,7 +225,7 @@ impl Origin {
                 }
             });
         }
-        let ask = Ask { body, id, run, departure, sink: Sink::Direct(Direct(asker)) };
+        let ask = Ask { body, id, run, departure, sink: Sink::Direct(Direct(waiter)) };
         if self.stop().refuse.is_cancelled() {
             return refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
         }

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use ws_daemon_protocol::outcome::ErrorCode;
 
-use super::asker::Leave;
 use super::refuse;
+use super::waiter::Leave;
 use crate::link::{Ask, Closed};
 use crate::peers::{Choice, Peers, Pick};
 

@@ -11,8 +11,8 @@ use ws_daemon_protocol::command::{RunState, Which};
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::outcome::Report;
 
-use super::asker::Leave;
 use super::ends::Heir;
+use super::waiter::Leave;
 use crate::counters::Outcomes;
 use crate::peers::wall_ms;
 
@@ -70,7 +70,7 @@ pub struct Live {
     /// Cancelled when somebody wants it stopped; made for who waits for that.
     cancel: OnceLock<CancellationToken>,
     /// Who waits for nothing but its outcome and has no task, and is stopped by hand; of a run without options.
-    asker: OnceLock<Leave>,
+    waiter: OnceLock<Leave>,
     /// Who waits for nothing but its end.
     heirs: Mutex<Vec<Heir>>,
 }
@@ -167,7 +167,7 @@ impl Ledger {
             progress: Mutex::default(),
             watched: OnceLock::new(),
             cancel: OnceLock::new(),
-            asker: OnceLock::new(),
+            waiter: OnceLock::new(),
             heirs: Mutex::default(),
         });
         let mut table = self.table();
@@ -270,8 +270,8 @@ impl Live {
     /// Stops it, or sees to it that it never starts.
     pub fn cancel(&self) {
         self.cancelling().cancel();
-        if let Some(asker) = self.asker.get() {
-            asker.cancel();
+        if let Some(waiter) = self.waiter.get() {
+            waiter.cancel();
         }
     }
 
@@ -290,9 +290,9 @@ impl Live {
     }
 
     /// Who waits for it, and is to hear when it is to be stopped.
-    pub fn is_asked_by(&self, asker: Leave) {
-        // One asks for it.
-        drop(self.asker.set(asker));
+    pub fn is_awaited_by(&self, waiter: Leave) {
+        // One waits so.
+        drop(self.waiter.set(waiter));
     }
 
     /// How far it is now.

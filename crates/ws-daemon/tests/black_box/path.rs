@@ -6,11 +6,15 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::support::{Daemon, Local, need_tool};
 
 /// Messages one after the other, and as many at once.
 const MESSAGES: usize = 64;
+
+/// The trace in its folder.
+const TRACE: &str = "trace";
 
 /// Calls beside those of the messages: timers, the log, a look at the clock of another thread.
 const OTHER_CALLS: usize = MESSAGES / 2;
@@ -20,22 +24,13 @@ const OTHER_WAKE_UPS: usize = MESSAGES / 8;
 
 #[test]
 fn a_message_costs_one_read_and_one_write_where_it_is_passed_on_and_many_at_once_cost_less() {
-    if !need_tool("strace") {
-        return;
-    }
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let trace = folder.path().join("trace");
-    let strace = ["strace", "-f", "-qq", "-s", "65536", "-o", trace.to_str().expect("plain")];
-    // What is written to the log is not what is counted.
-    let server = Daemon::server().env("WSDAEMON_LOG", "info").started_by(&strace).start();
+    let Some((server, folder)) = traced() else { return };
+    let trace = folder.path().join(TRACE);
     let _client = Daemon::client(&server).config(json!({ "name": "web" })).start();
     server.wait_log("link up");
     let mut process = server.connect();
     mark(&mut process, "first");
-    for number in 0..MESSAGES {
-        process.send(ping(number));
-        assert_eq!(process.said()["id"], number);
-    }
+    one_at_a_time(&mut process);
     mark(&mut process, "second");
     process.send((0..MESSAGES).map(ping).collect::<String>());
     for _ in 0..MESSAGES {
@@ -57,19 +52,11 @@ fn a_message_costs_one_read_and_one_write_where_it_is_passed_on_and_many_at_once
 
 #[test]
 fn nobody_is_woken_because_a_process_has_read_its_answer() {
-    if !need_tool("strace") {
-        return;
-    }
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let trace = folder.path().join("trace");
-    let strace = ["strace", "-f", "-qq", "-s", "65536", "-o", trace.to_str().expect("plain")];
-    let server = Daemon::server().env("WSDAEMON_LOG", "info").started_by(&strace).start();
+    let Some((server, folder)) = traced() else { return };
+    let trace = folder.path().join(TRACE);
     let mut process = server.connect();
     mark(&mut process, "first");
-    for number in 0..MESSAGES {
-        process.send(ping(number));
-        assert_eq!(process.said()["id"], number);
-    }
+    one_at_a_time(&mut process);
     mark(&mut process, "last");
 
     let told = told(&trace, "first", "last");
@@ -78,6 +65,25 @@ fn nobody_is_woken_because_a_process_has_read_its_answer() {
     // However quick the process is with its next message, so that both come by one wake-up.
     let of_room: Vec<_> = told.iter().filter(|line| line.contains("EPOLLOUT")).collect();
     assert!(of_room.is_empty(), "the daemon never lacked room to write, and is told that there is: {of_room:#?}");
+}
+
+/// A server, and the folder with the trace of its system calls; a test that gets `None` returns at once.
+fn traced() -> Option<(Daemon, TempDir)> {
+    if !need_tool("strace") {
+        return None;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let trace = folder.path().join(TRACE);
+    let strace = ["strace", "-f", "-qq", "-s", "65536", "-o", trace.to_str().expect("plain")];
+    // What is written to the log is not what is counted.
+    Some((Daemon::server().env("WSDAEMON_LOG", "info").started_by(&strace).start(), folder))
+}
+
+fn one_at_a_time(process: &mut Local) {
+    for number in 0..MESSAGES {
+        process.send(ping(number));
+        assert_eq!(process.said()["id"], number);
+    }
 }
 
 fn ping(id: impl Into<Value>) -> String {

@@ -25,7 +25,7 @@ pub trait Answer: Send + Sync + 'static {
 }
 
 /// One who waits. Shared by the link that has the request, or what holds it until there is one, and by whoever may end it here.
-pub struct Asker<A> {
+pub struct Waiter<A> {
     /// Taken by who tells it.
     waiting: Mutex<Option<Waiting<A>>>,
     /// The run, if it is one and not a command.
@@ -58,7 +58,7 @@ pub struct Timer {
     told: oneshot::Receiver<()>,
 }
 
-impl<A: Answer> Asker<A> {
+impl<A: Answer> Waiter<A> {
     /// Who waits for `answer`, and what [keeps its time](Self::keep_time) if it has a deadline.
     pub fn new(
         answer: A,
@@ -77,12 +77,12 @@ impl<A: Answer> Asker<A> {
     }
 
     /// Gives it up when its time is over, unless it is told before.
-    pub fn keep_time(asker: &Arc<Self>, timer: Timer) -> impl Future<Output = ()> + use<A> {
-        let asker = Arc::downgrade(asker);
+    pub fn keep_time(waiter: &Arc<Self>, timer: Timer) -> impl Future<Output = ()> + use<A> {
+        let waiter = Arc::downgrade(waiter);
         async move {
             tokio::select! {
                 _ = timer.told => {}
-                () = sleep_until(timer.at) => asker.upgrade().into_iter().for_each(|asker| asker.is_overdue()),
+                () = sleep_until(timer.at) => waiter.upgrade().into_iter().for_each(|waiter| waiter.is_overdue()),
             }
         }
     }
@@ -107,7 +107,7 @@ impl<A: Answer> Asker<A> {
     }
 }
 
-impl<A: Answer> Told for Asker<A> {
+impl<A: Answer> Told for Waiter<A> {
     fn is_gone(&self) -> bool {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.as_ref().is_none_or(|waiting| waiting.answer.is_gone())
@@ -139,7 +139,7 @@ impl<A: Answer> Told for Asker<A> {
 }
 
 /// What can be done about one who waits, whoever it is.
-pub trait Asking: Send + Sync {
+pub trait Waits: Send + Sync {
     /// It has left by this link.
     fn left_by(&self, link: &Link);
 
@@ -147,7 +147,7 @@ pub trait Asking: Send + Sync {
     fn cancel(&self);
 }
 
-impl<A: Answer> Asking for Asker<A> {
+impl<A: Answer> Waits for Waiter<A> {
     fn left_by(&self, link: &Link) {
         // It leaves once.
         drop(self.link.set(link.clone()));
@@ -171,28 +171,28 @@ impl<A: Answer> Asking for Asker<A> {
     }
 }
 
-/// The way to one who waits, for who only may have to do with them.
+/// A handle on one who waits that keeps nobody waiting: for whoever sends the request off, or wants it stopped.
 #[derive(Clone)]
-pub struct Leave(Weak<dyn Asking>);
+pub struct Leave(Weak<dyn Waits>);
 
 impl Leave {
     /// The way to this one.
-    pub fn of<A: Answer>(asker: &Arc<Asker<A>>) -> Self {
-        let asker: Weak<Asker<A>> = Arc::downgrade(asker);
-        Self(asker)
+    pub fn of<A: Answer>(waiter: &Arc<Waiter<A>>) -> Self {
+        let waiter: Weak<Waiter<A>> = Arc::downgrade(waiter);
+        Self(waiter)
     }
 
     /// The request has left by this link.
     pub fn by(&self, link: &Link) {
-        if let Some(asking) = self.0.upgrade() {
-            asking.left_by(link);
+        if let Some(waiter) = self.0.upgrade() {
+            waiter.left_by(link);
         }
     }
 
     /// The request is to be stopped, or never to be started.
     pub fn cancel(&self) {
-        if let Some(asking) = self.0.upgrade() {
-            asking.cancel();
+        if let Some(waiter) = self.0.upgrade() {
+            waiter.cancel();
         }
     }
 }
@@ -203,9 +203,9 @@ impl fmt::Debug for Leave {
     }
 }
 
-impl<A> fmt::Debug for Asker<A> {
+impl<A> fmt::Debug for Waiter<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Asker").field("departure", &self.departure).finish_non_exhaustive()
+        f.debug_struct("Waiter").field("departure", &self.departure).finish_non_exhaustive()
     }
 }
 
@@ -241,10 +241,10 @@ mod tests {
             let (told, heard) = mpsc::channel();
             let departure = Departure::default();
             assert!(!has_left || departure.leave_to_version2());
-            let (asker, _timer) = Asker::new(Heard(told), None, departure, deadline, News::default());
-            drop(Direct(asker.clone()));
+            let (waiter, _timer) = Waiter::new(Heard(told), None, departure, deadline, News::default());
+            drop(Direct(waiter.clone()));
             assert_eq!(heard.recv().expect("it is told").error_code(), Some(code));
-            assert!(asker.is_gone() && asker.tell(Outcome::Exited(0).into()).is_err(), "told once");
+            assert!(waiter.is_gone() && waiter.tell(Outcome::Exited(0).into()).is_err(), "told once");
         }
     }
 }
