@@ -364,7 +364,7 @@ mod tests {
                 seen.push(path.strip_prefix(&base).expect("beneath").to_str().expect("UTF-8").to_owned());
                 Ok::<(), io::Error>(())
             });
-            (found.map(|found| found.path.strip_prefix(&base).expect("beneath").to_owned()), seen)
+            (found.map(|(_, found)| found.path.strip_prefix(&base).expect("beneath").to_owned()), seen)
         };
         let table: [(&str, &str, &[&str]); 6] = [
             ("deep/er/file", "deep/er/file", &["deep", "deep/er", "deep/er/file"]),

@@ -17,7 +17,7 @@ use super::pool::Version;
 use super::verdicts::Verdicts;
 use super::way::{Way, WayKept};
 use crate::system::trust::{Obstacle, Sticky, Writers, exposed, open_folder, quoted};
-use crate::system::walk::{Found, Mark, PATH_BYTES, walk};
+use crate::system::walk::{self, Found, Mark, PATH_BYTES};
 
 /// How many files and folders are looked at for a list; the rest is left out, with a line in the log.
 const LISTED: usize = 10_000;
@@ -137,20 +137,24 @@ impl Scripts {
     /// `forbidden`: it is broken, or others can write it.
     pub fn terms_alone(&self, name: &str) -> Result<Option<Terms>, Outcome> {
         let (parent, last) = name.rsplit_once('/').unwrap_or((".", name));
-        let (way, found) = match self.find(parent) {
-            Ok(found) => found,
+        let guard = |path: &Path, look: &Stat| self.guard(path, look, Sticky::WillNotDo);
+        let opened = self.way(parent).and_then(|way| {
+            let opened = walk::walk(way.folder(), &[&*self.folder, way.path()], Path::new(parent), guard)?;
+            Ok((way, opened))
+        });
+        let (way, (folder, found)) = match opened {
+            Ok(opened) => opened,
             Err(Obstacle::Exposed(exposed)) => {
                 return Err(Outcome::failed(ErrorCode::Forbidden, format!("{}: {exposed}", shown(name))));
             }
             // Nothing is beside what could not be there.
             Err(Obstacle::System(_)) => return Ok(None),
         };
-        let guard = |path: &Path, look: &Stat| self.guard(path, look, Sticky::WillNotDo);
         let follow = |path: &Path| {
             let inside = path.strip_prefix(way.path()).unwrap_or(path);
-            walk(way.folder(), &[&*self.folder, way.path()], inside, guard)
+            walk::find(way.folder(), &[&*self.folder, way.path()], inside, guard)
         };
-        let terms = self.shelf.find(found.file.as_fd(), &found.path.join(last), guard, follow);
+        let terms = self.shelf.find(folder.as_fd(), &found.path.join(last), guard, follow);
         Ok(terms.map_err(|fault| broken(name, &fault))?.map(|(terms, _)| terms))
     }
 
@@ -160,7 +164,7 @@ impl Scripts {
         let guard = |path: &Path, look: &Stat| self.guard(path, look, Sticky::WillNotDo);
         let follow = |path: &Path| {
             let inside = path.strip_prefix(folder).unwrap_or(path);
-            walk(way.folder(), &[&*self.folder, folder], inside, guard)
+            walk::find(way.folder(), &[&*self.folder, folder], inside, guard)
         };
         let terms = self.shelf.find(parent.as_fd(), &found.path, guard, follow)?;
         let plain = Path::new(name).components().filter(|part| matches!(part, Component::Normal(_)));
@@ -181,17 +185,22 @@ impl Scripts {
         Ok(terms)
     }
 
-    /// The way to the folder, and what was found under `name` from there.
-    fn find(&self, name: &str) -> Result<(Arc<Way>, Found), Obstacle> {
+    /// The way to the folder, for whoever looks for `name` from there.
+    fn way(&self, name: &str) -> Result<Arc<Way>, Obstacle> {
         // Found in pieces, it could not be started in one.
         if self.folder.as_os_str().len() + 1 + name.len() >= PATH_BYTES {
             return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG).into());
         }
-        let way = self.way.find(&self.folder, |path, look, sticky| self.guard(path, look, sticky))?;
+        self.way.find(&self.folder, |path, look, sticky| self.guard(path, look, sticky))
+    }
+
+    /// The way to the folder, and what was found under `name` from there.
+    fn find(&self, name: &str) -> Result<(Arc<Way>, Found), Obstacle> {
+        let way = self.way(name)?;
         // A link may name the folder as it was configured, or as it is without links.
         let names = [&*self.folder, way.path()];
         let guard = |path: &Path, look: &Stat| self.guard(path, look, Sticky::WillNotDo);
-        let found = walk(way.folder(), &names, Path::new(name), guard)?;
+        let found = walk::find(way.folder(), &names, Path::new(name), guard)?;
         Ok((way, found))
     }
 
@@ -234,7 +243,7 @@ impl Scripts {
     }
 
     fn entry(&self, root: &OwnedFd, names: &[&Path], name: String) -> Option<ScriptEntry> {
-        let found = walk(root.try_clone().ok()?, names, Path::new(&name), |_, _| Ok::<(), io::Error>(())).ok()?;
+        let found = walk::find(root.try_clone().ok()?, names, Path::new(&name), |_, _| Ok::<(), io::Error>(())).ok()?;
         let look = &found.look;
         if FileType::from_raw_mode(look.st_mode) != FileType::RegularFile || is_contract(&found) {
             return None;

@@ -59,16 +59,16 @@ impl Way {
         let since = Instant::now();
         let mut parts = Vec::new();
         let root = open_folder(Path::new("/")).map_err(io::Error::from)?;
-        let found = walk(root, &[Path::new("/")], folder, |path, look| {
-            parts.push((c_text(path.as_os_str().as_bytes())?, Mark::of(look)));
+        let (opened, found) = walk(root, &[Path::new("/")], folder, |path, look| {
+            parts.push((c_text(path.as_os_str().as_bytes())?, Mark::of_part(look)));
             guard(path, look, Sticky::WillDo)
         })?;
         guard(&found.path, &found.look, Sticky::WillNotDo)?;
-        Ok(Self { parts, since, folder: found.file, path: found.path })
+        Ok(Self { parts, since, folder: opened, path: found.path })
     }
 
     fn is_as_it_was(&self) -> bool {
-        let is = |(path, mark): &(CString, Mark)| lstat(path.as_c_str()).is_ok_and(|look| Mark::of(&look) == *mark);
+        let is = |(path, mark): &(CString, Mark)| lstat(path.as_c_str()).is_ok_and(|look| Mark::of_part(&look) == *mark);
         self.since.elapsed() < KEPT && self.parts.iter().all(is)
     }
 
@@ -120,14 +120,23 @@ mod tests {
     }
 
     #[test]
-    fn what_may_change_and_look_the_same_is_not_kept() {
+    fn a_way_is_kept_whatever_is_put_beside_it_but_not_by_a_link_that_may_change_and_look_the_same() {
         let root = tempfile::tempdir().expect("a temporary folder");
+        let [scripts, link, beside] = ["scripts", "link", "beside"].map(|name| root.path().join(name));
+        fs::create_dir(&scripts).expect("made");
+        let is_kept = |kept: &WayKept, folder: &Path, between: &dyn Fn()| {
+            let first = kept.find(folder, |_, _, _| Ok(())).expect("there");
+            between();
+            Arc::ptr_eq(&first, &kept.find(folder, |_, _, _| Ok(())).expect("there"))
+        };
         let kept = WayKept::default();
-        let first = kept.find(root.path(), |_, _, _| Ok(())).expect("there");
-        let again = kept.find(root.path(), |_, _, _| Ok(())).expect("there");
-        assert!(!Arc::ptr_eq(&first, &again), "it is younger than a second");
-        let first = kept.find(Path::new("/usr/bin"), |_, _, _| Ok(())).expect("there");
-        let again = kept.find(Path::new("/usr/bin"), |_, _, _| Ok(())).expect("there");
-        assert!(Arc::ptr_eq(&first, &again));
+        assert!(is_kept(&kept, &scripts, &|| {
+            fs::create_dir(&beside).expect("made");
+            fs::write(scripts.join("one"), "").expect("written");
+        }));
+        symlink(&scripts, &link).expect("linked");
+        assert!(!is_kept(&kept, &link, &|| {}), "it is younger than a second");
+        fs::set_permissions(&scripts, Permissions::from_mode(0o700)).expect("set");
+        assert!(is_kept(&WayKept::default(), &scripts, &|| {}));
     }
 }

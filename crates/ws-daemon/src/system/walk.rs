@@ -1,5 +1,5 @@
-//! Follows a path part by part, each opened from the folder before it, and shows every folder, link and file on the way as it was
-//! opened. It never leaves the folder in which it begins, and what it opens is good for looking at only.
+//! Follows a path part by part, each looked at from the folder before it, and shows every folder, link and file on the way as it was
+//! then. It never leaves the folder in which it begins, and what it opens is good for looking at only.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -29,11 +29,9 @@ pub struct Mark([i128; 10]);
 /// Where a walk ended.
 #[derive(Debug)]
 pub struct Found {
-    /// What is there.
-    pub file: Arc<OwnedFd>,
     /// The folder that it stands in, unless the walk ended where it began.
     pub folder: Option<Arc<OwnedFd>>,
-    /// The same as it was when it was opened.
+    /// What is there, as it was when it was looked at.
     pub look: Stat,
     /// The way to it without links, beginning as the walk did.
     pub path: PathBuf,
@@ -58,6 +56,17 @@ impl Mark {
         ])
     }
 
+    /// Of a part of the way to something. A folder is the same whatever is put into it or taken out of it: what is next on the way has a
+    /// mark of its own.
+    #[must_use]
+    pub fn of_part(look: &Stat) -> Self {
+        let Self([device, number, _, _, _, _, _, mode, user, group]) = Self::of(look);
+        match FileType::from_raw_mode(look.st_mode) {
+            FileType::Directory => Self([device, number, 0, 0, 0, 0, 0, mode, user, group]),
+            _ => Self::of(look),
+        }
+    }
+
     /// Whether a file with the same mark is the same.
     #[must_use]
     pub fn is_settled(self) -> bool {
@@ -67,40 +76,51 @@ impl Mark {
 }
 
 /// Follows `path` from `folder`, which is known by the absolute paths of `names`: an absolute link that leads through one of them
-/// stays inside. `see` is shown whatever is opened, with its path, and may end the walk; the folder in which it begins is
+/// stays inside. `see` is shown whatever is looked at, with its path, and may end the walk; the folder in which it begins is
 /// not shown.
 ///
 /// # Errors
 /// `EXDEV` if the path leads out, `ELOOP` for too many links, what open(2) says, and whatever `see` does.
+pub fn find<E: From<io::Error>>(
+    folder: impl Into<Arc<OwnedFd>>,
+    names: &[&Path],
+    path: &Path,
+    mut see: impl FnMut(&Path, &Stat) -> Result<(), E>,
+) -> Result<Found, E> {
+    let mut walk = Walk::new(how(), folder.into(), names)?;
+    Ok(walk.go(path, false, &mut see)?.1)
+}
+
+/// The same, and opens what it finds.
+///
+/// # Errors
+/// As [`find`].
 pub fn walk<E: From<io::Error>>(
     folder: impl Into<Arc<OwnedFd>>,
     names: &[&Path],
     path: &Path,
     see: impl FnMut(&Path, &Stat) -> Result<(), E>,
-) -> Result<Found, E> {
+) -> Result<(Arc<OwnedFd>, Found), E> {
+    walk_by(how(), folder.into(), names, path, see)
+}
+
+fn how() -> OFlags {
     #[cfg(target_os = "linux")]
-    let look = super::linux::look();
+    return super::linux::look();
     #[cfg(not(target_os = "linux"))]
-    let look = super::portable::look();
-    walk_by(look, folder.into(), names, path, see)
+    return super::portable::look();
 }
 
 /// The same with a way to open.
 pub(super) fn walk_by<E: From<io::Error>>(
-    look: OFlags,
+    by: OFlags,
     folder: Arc<OwnedFd>,
     names: &[&Path],
     path: &Path,
     mut see: impl FnMut(&Path, &Stat) -> Result<(), E>,
-) -> Result<Found, E> {
-    let mut walk = Walk::new(look, folder, names)?;
-    walk.turn_to(path.as_os_str())?;
-    while let Some(part) = walk.ahead.pop_front() {
-        walk.step(&part, &mut see)?;
-    }
-    let Walk { mut way, path, .. } = walk;
-    let (file, look) = way.pop().ok_or_else(out)?;
-    Ok(Found { file, folder: way.pop().map(|(folder, _)| folder), look, path })
+) -> Result<(Arc<OwnedFd>, Found), E> {
+    let (file, found) = Walk::new(by, folder, names)?.go(path, true, &mut see)?;
+    Ok((file.ok_or_else(out)?, found))
 }
 
 fn out() -> io::Error {
@@ -110,8 +130,9 @@ fn out() -> io::Error {
 struct Walk<'a> {
     by: OFlags,
     names: &'a [&'a Path],
-    /// What was opened on the way, so that `..` goes back to that and never above the first.
-    way: Vec<(Arc<OwnedFd>, Stat)>,
+    /// What was opened on the way, so that `..` goes back to that and never above the first, a folder that is looked at when the walk ends
+    /// there.
+    way: Vec<(Option<Arc<OwnedFd>>, Option<Stat>)>,
     /// The path of the last of them.
     path: PathBuf,
     ahead: VecDeque<OsString>,
@@ -120,9 +141,29 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(by: OFlags, folder: Arc<OwnedFd>, names: &'a [&'a Path]) -> io::Result<Self> {
-        let look = fstat(&folder)?;
         let path = names.first().ok_or_else(out)?.to_path_buf();
-        Ok(Self { by, names, way: vec![(folder, look)], path, ahead: VecDeque::new(), links: 0 })
+        Ok(Self { by, names, way: vec![(Some(folder), None)], path, ahead: VecDeque::new(), links: 0 })
+    }
+
+    /// To the end of `path`, which is opened only if `opens` says so.
+    fn go<E: From<io::Error>>(
+        &mut self,
+        path: &Path,
+        opens: bool,
+        see: &mut impl FnMut(&Path, &Stat) -> Result<(), E>,
+    ) -> Result<(Option<Arc<OwnedFd>>, Found), E> {
+        self.turn_to(path.as_os_str())?;
+        while let Some(part) = self.ahead.pop_front() {
+            self.step(&part, opens || !self.ahead.is_empty(), see)?;
+        }
+        let (file, look) = self.way.pop().ok_or_else(out)?;
+        let look = match (look, &file) {
+            (Some(look), _) => look,
+            (None, Some(file)) => fstat(file).map_err(io::Error::from)?,
+            (None, None) => return Err(out().into()),
+        };
+        let folder = self.way.pop().and_then(|(folder, _)| folder);
+        Ok((file, Found { folder, look, path: std::mem::take(&mut self.path) }))
     }
 
     /// Puts what a path or a link says before whatever is ahead still.
@@ -145,25 +186,35 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn step<E: From<io::Error>>(&mut self, part: &OsStr, see: &mut impl FnMut(&Path, &Stat) -> Result<(), E>) -> Result<(), E> {
+    fn step<E: From<io::Error>>(
+        &mut self,
+        part: &OsStr,
+        opens: bool,
+        see: &mut impl FnMut(&Path, &Stat) -> Result<(), E>,
+    ) -> Result<(), E> {
         let (here, look) = self.way.last().ok_or_else(out)?;
         if matches!(part.as_bytes(), b"" | b"." | b"..") {
-            if FileType::from_raw_mode(look.st_mode) != FileType::Directory {
+            if look.is_some_and(|look| FileType::from_raw_mode(look.st_mode) != FileType::Directory) {
                 return Err(io::Error::from(Errno::NOTDIR).into());
             }
             return if part == ".." { Ok(self.go_back()?) } else { Ok(()) };
         }
-        let next = match openat(here, part, self.by, Mode::empty()) {
-            Ok(file) => fstat(&file).map(|look| (Some(file), look)),
+        let here = here.as_ref().ok_or_else(|| io::Error::from(Errno::NOTDIR))?;
+        let unopened = || statat(here, part, AtFlags::SYMLINK_NOFOLLOW).map(|look| (None, look));
+        let next = match opens.then(|| openat(here, part, self.by, Mode::empty())) {
+            Some(Ok(file)) => fstat(&file).map(|look| (Some(file), look)),
             // Without O_PATH a link is not opened.
-            Err(Errno::LOOP | Errno::MLINK) => statat(here, part, AtFlags::SYMLINK_NOFOLLOW).map(|look| (None, look)),
-            Err(error) => Err(error),
+            None | Some(Err(Errno::LOOP | Errno::MLINK)) => unopened(),
+            Some(Err(error)) => Err(error),
         };
         let (file, look) = next.map_err(io::Error::from)?;
         self.path.push(part);
         see(&self.path, &look)?;
         if FileType::from_raw_mode(look.st_mode) != FileType::Symlink {
-            self.way.push((file.ok_or_else(|| io::Error::from(Errno::LOOP))?.into(), look));
+            if opens && file.is_none() {
+                return Err(io::Error::from(Errno::LOOP).into());
+            }
+            self.way.push((file.map(Arc::new), Some(look)));
             return Ok(());
         }
         self.links += 1;
@@ -213,8 +264,15 @@ mod tests {
         for name in ["real", "link", "link/../real", "high"] {
             let path = folder.path().join(name);
             let root = File::open("/").expect("opened");
-            let found = walk(OwnedFd::from(root), &[Path::new("/")], &path, |_, _| Ok::<(), io::Error>(())).expect(name);
+            let root = Arc::new(OwnedFd::from(root));
+            let see = |_: &Path, _: &Stat| Ok::<(), io::Error>(());
+            let (file, found) = walk(Arc::clone(&root), &[Path::new("/")], &path, see).expect(name);
             assert_eq!(found.path, path.canonicalize().expect("there"), "{name}");
+            let unopened = find(root, &[Path::new("/")], &path, see).expect(name);
+            assert_eq!(unopened.path, found.path, "{name}");
+            for look in [found.look, unopened.look] {
+                assert_eq!(Mark::of(&look), Mark::of(&fstat(&file).expect("opened")), "{name}");
+            }
         }
     }
 }
