@@ -419,7 +419,6 @@ mod tests {
     /// Starts a shell with `script` and returns its process id and all it says.
     fn says(start: Start, script: &str, program: &CStr) -> io::Result<(Pid, String)> {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let null = fs::File::open("/dev/null")?;
         let script = c_text(script)?;
         let environment = [c"A=b=c", c"EMPTY=", c"PATH=/usr/bin:/bin"];
         let launch = Launch {
@@ -427,7 +426,7 @@ mod tests {
             arguments: &[&script],
             environment: &environment,
             folder: c"/usr",
-            stdin: null.as_fd(),
+            stdin: None,
             stdout: write.as_fd(),
             stderr: write.as_fd(),
             report: None,

@@ -2,6 +2,8 @@
 //! logged line by line within a bound. It never keeps output beyond the current line, but for what it was told to.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::yield_now;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use super::capture::Keep;
 use crate::system::readiness;
@@ -87,20 +89,24 @@ impl Output {
         std::mem::replace(&mut self.keep, keep)
     }
 
-    /// Reads and logs until nobody can write any more. Cancel safe.
-    pub async fn drain(&mut self) {
+    /// Reads and logs until nobody can write any more; `span` is asked for when there is something to log. Cancel safe.
+    pub async fn drain<S: Deref<Target = Span>>(&mut self, span: &S) {
         while !matches!(self.pipe, Pipe::Over) {
             if let Pipe::Registered(pipe) = &self.pipe {
                 // An error ends the read as well.
                 drop(pipe.readable().await);
             }
             self.keep.room(READ_BYTES).await;
-            match self.pull() {
+            match self.pull(span) {
                 // However loud the script is, others get their turn: now, since one read may be thousands of lines.
                 Ok(1..) => yield_now().await,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.register(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Err(error) = self.register() {
+                        span.in_scope(|| self.is_not_heard(&error));
+                    }
+                }
                 Ok(0) | Err(_) => {
-                    self.lines.finish();
+                    self.lines.finish(span);
                     self.pipe = Pipe::Over;
                 }
             }
@@ -108,34 +114,40 @@ impl Output {
     }
 
     /// Registers the pipe with the runtime of this thread, unless it is.
-    pub fn register(&mut self) {
-        match std::mem::replace(&mut self.pipe, Pipe::Over) {
-            Pipe::Fresh(pipe) => match readiness(pipe, Interest::READABLE) {
-                Ok(registered) => self.pipe = Pipe::Registered(registered),
-                // Nothing more can be read of it, and the script is told so by its next write.
-                Err(error) => warn!(%error, stream = self.lines.stream.word(), "a script's output cannot be waited for"),
-            },
-            other => self.pipe = other,
-        }
+    ///
+    /// # Errors
+    /// What the system says. Nothing more can be read of it then, and the script is told so by its next write.
+    pub fn register(&mut self) -> io::Result<()> {
+        self.pipe = match std::mem::replace(&mut self.pipe, Pipe::Over) {
+            Pipe::Fresh(pipe) => Pipe::Registered(readiness(pipe, Interest::READABLE)?),
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// Says that it is not read on.
+    pub fn is_not_heard(&self, error: &io::Error) {
+        warn!(%error, stream = self.lines.stream.word(), "a script's output cannot be waited for");
     }
 
     /// The buffer lives only as long as the read: a run that is silent costs none.
-    fn pull(&mut self) -> io::Result<usize> {
-        let mut buffer = [0; READ_BYTES];
-        let mut read = |pipe: &OwnedFd| Ok(rustix::io::read(pipe, &mut buffer)?);
-        let length = match &self.pipe {
-            Pipe::Fresh(pipe) => read(pipe),
-            Pipe::Registered(pipe) => pipe.try_io(Interest::READABLE, read),
-            Pipe::Over => Ok(0),
-        }?;
-        self.lines.take(&buffer[..length]);
-        self.keep.take(&buffer[..length]);
-        Ok(length)
+    fn pull<S: Deref<Target = Span>>(&mut self, span: &S) -> io::Result<usize> {
+        let mut buffer = [MaybeUninit::uninit(); READ_BYTES];
+        let room = &mut buffer;
+        let read = move |pipe: &OwnedFd| Ok(rustix::io::read(pipe, room)?.0);
+        let read: &[u8] = match &self.pipe {
+            Pipe::Fresh(pipe) => read(pipe)?,
+            Pipe::Registered(pipe) => pipe.try_io(Interest::READABLE, read)?,
+            Pipe::Over => &[],
+        };
+        self.lines.take(read, span);
+        self.keep.take(read);
+        Ok(read.len())
     }
 }
 
 impl Lines {
-    fn take(&mut self, bytes: &[u8]) {
+    fn take<S: Deref<Target = Span>>(&mut self, bytes: &[u8], span: &S) {
         if self.since.is_some_and(|since| since.elapsed() > LOGGED_AGAIN) {
             (self.since, self.logged) = (Some(Instant::now()), 0);
         }
@@ -151,24 +163,25 @@ impl Lines {
             self.cut |= text.len() > room;
             self.line.extend_from_slice(&text[..text.len().min(room)]);
             if ends {
-                self.log();
+                self.log(span);
             }
         }
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self, span: &Span) {
         if !self.line.is_empty() {
-            self.log();
+            self.log(span);
         }
     }
 
-    fn log(&mut self) {
+    fn log(&mut self, span: &Span) {
         let line = std::mem::take(&mut self.line);
         let cut = std::mem::take(&mut self.cut);
         if self.logged > LOGGED_BYTES {
             return;
         }
         self.logged += line.len() + LINE_ALSO_BYTES;
+        let _in = span.enter();
         // Debug formatting: what a script prints must not forge lines of the log or move a cursor.
         info!(stream = self.stream.word(), cut, line = ?String::from_utf8_lossy(&line), "script output");
         if self.logged > LOGGED_BYTES {
@@ -177,11 +190,11 @@ impl Lines {
     }
 }
 
-/// Drains both streams of one run.
-pub async fn drain_both(streams: &mut [Output; 2]) {
+/// Drains both streams of one run, as [`Output::drain`] does.
+pub async fn drain_both<S: Deref<Target = Span>>(streams: &mut [Output; 2], span: &S) {
     let [stdout, stderr] = streams;
-    let mut stdout = pin!(stdout.drain());
-    let mut stderr = pin!(stderr.drain());
+    let mut stdout = pin!(stdout.drain(span));
+    let mut stderr = pin!(stderr.drain(span));
     let (mut stdout_open, mut stderr_open) = (true, true);
     while stdout_open || stderr_open {
         tokio::select! {

@@ -1,10 +1,8 @@
 //! One child process and its group. It owns the child until it is reaped: whoever drops it unreaped kills the group, so nothing
 //! is left behind by a task that was aborted. It never waits by blocking.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::OnceLock;
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -22,9 +20,9 @@ pub struct Process {
     watch: Option<ExitWatch>,
 }
 
-/// A child that is not reaped yet. Its group has its number.
+/// A child, and its number, which is its group's as well, until it is reaped; then how it ended.
 #[derive(Debug)]
-struct Child(Option<Pid>);
+struct Child(Option<Pid>, Option<WaitStatus>);
 
 /// The daemon's ends of a child's pipes.
 #[derive(Debug)]
@@ -73,19 +71,21 @@ impl Process {
         let [stdout, stderr] = [not_blocking(stdout)?, not_blocking(stderr)?];
         let mut output = [Output::new(StreamName::Stdout, stdout), Output::new(StreamName::Stderr, stderr)];
         if program.registered {
-            output.iter_mut().for_each(Output::register);
+            for stream in &mut output {
+                stream.register().unwrap_or_else(|error| stream.is_not_heard(&error));
+            }
         }
         let launch = Launch {
             program: program.path,
             arguments: program.arguments,
             environment: program.environment,
             folder: program.folder,
-            stdin: child_stdin.as_ref().map_or_else(|| null().map(AsFd::as_fd), |stdin| Ok(stdin.as_fd()))?,
+            stdin: child_stdin.as_ref().map(AsFd::as_fd),
             stdout: child_stdout.as_fd(),
             stderr: child_stderr.as_fd(),
             report: child_report.as_ref().map(AsFd::as_fd),
         };
-        let child = Child(Some(system::launch(&launch)?));
+        let child = Child(Some(system::launch(&launch)?), None);
         Ok((Self { child, watch: None }, Pipes { stdin, output, report }))
     }
 
@@ -94,14 +94,15 @@ impl Process {
         self.child.0.map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
-    /// Ends when the child has ended; it is not reaped by that. Cancel safe.
+    /// Ends when the child has ended. It is not reaped by that, unless nobody signals its group any more (`alone`): then one call sees and
+    /// does it. Cancel safe.
     ///
     /// # Errors
     /// When the watch fails.
-    pub async fn exited(&mut self) -> io::Result<()> {
+    pub async fn exited(&mut self, alone: bool) -> io::Result<()> {
         let watch = match &mut self.watch {
             Some(watch) => watch,
-            None if self.child.has_ended()? => return Ok(()),
+            None if alone && self.child.reap_if_ended()? || !alone && self.child.has_ended()? => return Ok(()),
             None => self.watch.insert(ExitWatch::new(self.child.pid()?)?),
         };
         watch.exited().await
@@ -121,7 +122,7 @@ impl Process {
         self.child.signal_group(signal);
     }
 
-    /// Takes the exit status of a child that has ended.
+    /// Takes the exit status of a child that has ended, and is reaped by now.
     ///
     /// # Errors
     /// When somebody else reaped it.
@@ -148,8 +149,20 @@ impl Child {
         Ok(waitid(WaitId::Pid(self.pid()?), look)?.is_some())
     }
 
+    /// Whether it has ended, and is reaped now.
+    fn reap_if_ended(&mut self) -> io::Result<bool> {
+        let ended = waitpid(Some(self.pid()?), WaitOptions::NOHANG)?;
+        if let Some((_, status)) = ended {
+            (self.0, self.1) = (None, Some(status));
+        }
+        Ok(ended.is_some())
+    }
+
     /// Waits for a child that has ended or is just being killed: for the kernel, not for the program.
     fn reap(&mut self) -> io::Result<WaitStatus> {
+        if let Some(status) = self.1 {
+            return Ok(status);
+        }
         let gone = || io::Error::from(rustix::io::Errno::CHILD);
         let pid = self.pid()?;
         self.0 = None;
@@ -169,15 +182,6 @@ impl Drop for Child {
             // Whoever drops a child unreaped does not ask how it ended.
             drop(self.reap());
         }
-    }
-}
-
-/// Nothing to read, opened once for all children.
-fn null() -> io::Result<&'static File> {
-    static NULL: OnceLock<File> = OnceLock::new();
-    match NULL.get() {
-        Some(null) => Ok(null),
-        None => File::open("/dev/null").map(|null| NULL.get_or_init(|| null)),
     }
 }
 

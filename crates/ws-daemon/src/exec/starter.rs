@@ -2,12 +2,13 @@
 //! else to do starts it where it stands, since a hand-over costs two wake-ups; one that has hands it to these threads, so that
 //! its links and connections do not wait for it. Askers take turns at them. They know nothing of what they start.
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::thread;
-
-use tokio::sync::oneshot;
 
 use super::rounds::{Asker, Rounds};
 use crate::system::keep_low_numbers;
@@ -27,6 +28,38 @@ struct Desk {
     most: AtomicUsize,
     state: Mutex<State>,
     changed: Condvar,
+    calls: Mutex<Calls>,
+}
+
+/// Who is to be told that its work is done. To wake another thread takes a system call: it is woken for one of them, who tells the others.
+#[derive(Debug, Default)]
+struct Calls {
+    /// One has been woken, and has not looked yet.
+    called: bool,
+    /// The others; at most as many as wait for work.
+    others: Vec<Waker>,
+}
+
+/// What came of a piece of work.
+enum Came<T> {
+    NotYet(Option<Waker>),
+    Done(T),
+    /// The work panicked, or it was taken.
+    Nothing,
+}
+
+type Told<T> = Arc<Mutex<Came<T>>>;
+
+/// Tells what came of a piece of work; dropped before, that nothing did.
+struct Teller<T> {
+    told: Told<T>,
+    desk: Arc<Desk>,
+}
+
+/// A wait for what comes of a piece of work. Dropped before, that is dropped where it is done.
+struct Waiting<T> {
+    told: Told<T>,
+    desk: Arc<Desk>,
 }
 
 #[derive(Default)]
@@ -48,7 +81,7 @@ impl Starters {
     /// # Errors
     /// When the system has no threads.
     pub fn new(most: usize) -> io::Result<Self> {
-        let starters = Self(Arc::new(Desk { most: most.into(), state: Mutex::default(), changed: Condvar::new() }));
+        let starters = Self(Arc::new(Desk { most: most.into(), state: Mutex::default(), changed: Condvar::new(), calls: Mutex::default() }));
         let threads = THREADS_PER_CORE * thread::available_parallelism().map_or(1, std::num::NonZero::get);
         // And for the thread that runs everything else.
         keep_low_numbers(threads + 1)?;
@@ -67,10 +100,11 @@ impl Starters {
 
     /// Does `work` on one of the threads. `None` if the queue is full, or the work panicked.
     pub async fn run<T: Send + 'static>(&self, asker: &Asker, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        let (tell, told) = oneshot::channel();
+        let told = Arc::new(Mutex::new(Came::NotYet(None)));
+        let teller = Teller { told: Arc::clone(&told), desk: Arc::clone(&self.0) };
         // Whoever asked may be gone by then: what was started is stopped by being dropped.
-        self.0.lay_down(asker, Box::new(move || drop(tell.send(work()))))?;
-        told.await.ok()
+        self.0.lay_down(asker, Box::new(move || teller.tell(Came::Done(work()))))?;
+        Waiting { told, desk: Arc::clone(&self.0) }.await
     }
 }
 
@@ -119,13 +153,111 @@ impl Desk {
         // Every section leaves the state whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        // Every section leaves it whole.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has somebody look who waits, now or with one who is about to.
+    fn call(&self, waker: Waker) {
+        let mut calls = self.calls();
+        if std::mem::replace(&mut calls.called, true) {
+            calls.others.push(waker);
+        } else {
+            drop(calls);
+            waker.wake();
+        }
+    }
+
+    /// Whoever looks, or looks no more, may be the one who was called for all.
+    fn pass_on(&self) {
+        let Calls { others, .. } = std::mem::take(&mut *self.calls());
+        others.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<T> Teller<T> {
+    fn tell(&self, came: Came<T>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let Came::NotYet(waker) = &mut *told else { return };
+        let waker = waker.take();
+        *told = came;
+        drop(told);
+        if let Some(waker) = waker {
+            self.desk.call(waker);
+        }
+    }
+}
+
+impl<T> Drop for Teller<T> {
+    fn drop(&mut self) {
+        self.tell(Came::Nothing);
+    }
+}
+
+impl<T> Future for Waiting<T> {
+    type Output = Option<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        self.desk.pass_on();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Came::NotYet(waker) = &mut *told {
+            *waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        match std::mem::replace(&mut *told, Came::Nothing) {
+            Came::Done(value) => Poll::Ready(Some(value)),
+            Came::Nothing | Came::NotYet(_) => Poll::Ready(None),
+        }
+    }
+}
+
+impl<T> Drop for Waiting<T> {
+    fn drop(&mut self) {
+        self.desk.pass_on();
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Wake;
+
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn one_is_called_for_all_and_tells_the_others_also_if_it_looks_no_more() {
+        let desk = Starters::new(1).expect("threads").0.clone();
+        let [first, second, third] = [(); 3].map(|()| Arc::new(Woken::default()));
+        let woken = || [&first, &second, &third].map(|woken| woken.0.load(Ordering::Relaxed));
+        let call = |woken: &Arc<Woken>| desk.call(Arc::clone(woken).into());
+        call(&first);
+        call(&second);
+        call(&third);
+        assert_eq!(woken(), [1, 0, 0]);
+        let told: Told<()> = Arc::new(Mutex::new(Came::NotYet(None)));
+        drop(Waiting { told, desk: Arc::clone(&desk) });
+        assert_eq!(woken(), [1, 1, 1]);
+        call(&second);
+        assert_eq!(woken(), [1, 2, 1]);
+    }
+
+    #[tokio::test]
+    async fn of_work_that_panics_nothing_comes() {
+        let starters = Starters::new(64).expect("threads");
+        assert_eq!(starters.run(&None, || -> u8 { std::panic::resume_unwind(Box::new(())) }).await, None);
+    }
 
     #[tokio::test]
     async fn work_is_done_elsewhere_and_a_full_queue_says_so() {

@@ -18,9 +18,10 @@
 //! TERM; at shutdown a script that still exited by itself is told with its own status.
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::future::Either;
@@ -29,7 +30,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
-use tracing::{Instrument, Span, debug, warn};
+use tracing::{Instrument, Level, Span, debug, enabled, warn};
 use ws_daemon_protocol::command::StreamName;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 
@@ -70,10 +71,10 @@ pub enum Not {
     Drained,
 }
 
-/// What runs. What may be logged of it while it does is of its span; of what somebody is asked nothing is.
+/// What runs. What may be logged of it while it does is of its span, which most processes never need; of what somebody is asked nothing is.
 #[derive(Debug)]
 enum Script {
-    Process(Box<(Process, Pipes)>, Span),
+    Process(Box<(Process, Pipes)>),
     Inside(Doing, Span),
     Call(Call, To),
 }
@@ -144,7 +145,7 @@ impl Begun {
     /// The process id of the script, or of the copy that is asked, if it is a process of the daemon's.
     pub fn pid(&self) -> Option<u32> {
         match &self.script {
-            Script::Process(process, _) => Some(process.0.id()),
+            Script::Process(process) => Some(process.0.id()),
             Script::Call(call, _) => call.process().map(|(pid, _)| pid),
             Script::Inside(..) => None,
         }
@@ -154,7 +155,7 @@ impl Begun {
     pub fn process(&self) -> Option<(u32, u64)> {
         match &self.script {
             Script::Call(call, _) => call.process(),
-            Script::Process(process, _) => Some((process.0.id(), orphans::start_time(process.0.id()).unwrap_or(0))),
+            Script::Process(process) => Some((process.0.id(), orphans::start_time(process.0.id()).unwrap_or(0))),
             Script::Inside(..) => None,
         }
     }
@@ -249,10 +250,11 @@ async fn begin_script(
     }
     match started {
         Started::Running(running) => {
-            let span = job.span();
-            span.in_scope(|| debug!(peer = %job.peer, "script started"));
+            if enabled!(Level::DEBUG) {
+                job.span().in_scope(|| debug!(peer = %job.peer, "script started"));
+            }
             let (timeout, output) = bounds(job, script.as_ref().and_then(|script| script.terms.as_ref()));
-            let script = Script::Process(running, span);
+            let script = Script::Process(running);
             Ok(Came::Started(Begun { script, at: Instant::now(), timeout, output, _places: held }))
         }
         Started::Asks(to) => {
@@ -321,7 +323,7 @@ pub fn attend<'a>(inner: &'a Arc<Inner>, job: &'a Job, begun: Begun) -> impl Fut
     match script {
         Script::Call(call, to) => Either::Left(attend_call(call, Request { inner, job, to, at, timeout, _places: places })),
         // Boxed: what somebody is asked must not hold the memory of a process.
-        Script::Process(running, span) => {
+        Script::Process(running) => {
             let attended = async move {
                 let (process, pipes) = *running;
                 let mut streams = pipes.output;
@@ -332,7 +334,7 @@ pub fn attend<'a>(inner: &'a Arc<Inner>, job: &'a Job, begun: Begun) -> impl Fut
                 drop(places);
                 attended
             };
-            Either::Right(Box::pin(attended.instrument(span)) as Boxed<'a>)
+            Either::Right(Box::pin(attended) as Boxed<'a>)
         }
         Script::Inside(doing, span) => {
             let attended = async move {
@@ -447,12 +449,13 @@ async fn attend_process(
     (at, timeout): (Instant, Option<Duration>),
 ) -> Attended {
     let busy = inner.is_busy();
+    let span = LazyLock::new(|| job.span());
     let mut life = Life::new(process, inner.grace, timeout.and_then(|timeout| at.checked_add(timeout)));
     let mut drained = false;
     {
         let params = job.params.compact();
-        let mut feeding = pin!(feed(stdin, params.as_bytes()));
-        let mut draining = pin!(drain_both(&mut streams));
+        let mut feeding = pin!(feed(stdin, params.as_bytes(), &span));
+        let mut draining = pin!(drain_both(&mut streams, &span));
         let mut later = pin!(inner.later());
         let mut fed = false;
         if busy {
@@ -461,7 +464,7 @@ async fn attend_process(
         }
         while !(life.exited && drained) {
             let over = tokio::select! {
-                result = life.process.exited(), if life.is_watched(drained) => life.exit(result),
+                result = life.process.exited(drained && life.stopped.is_none()), if life.is_watched(drained) => life.exit(result, &span),
                 () = &mut draining, if !drained => { drained = true; false }
                 () = &mut later, if !life.watching => { life.watching = true; false }
                 () = &mut feeding, if !fed => { fed = true; false }
@@ -480,7 +483,7 @@ async fn attend_process(
     if life.stopped.is_some() {
         life.process.signal_group(Kill::KILL);
     } else if !drained {
-        listen_on(inner, streams);
+        listen_on(inner, streams, LazyLock::force(&span).clone());
     }
     let outcome = conclude(life.process.reap(), life.stopped, timeout);
     let captured = Captured::new(stdout, stderr, &inner.starters, &job.asker()).await;
@@ -501,14 +504,14 @@ impl Life {
         !self.exited && (drained || self.watching || self.stopped.is_some())
     }
 
-    fn exit(&mut self, result: io::Result<()>) -> bool {
+    fn exit<S: Deref<Target = Span>>(&mut self, result: io::Result<()>, span: &S) -> bool {
         self.exited = true;
         if self.stopped.is_none() || self.killed {
             self.due = Some(Instant::now() + self.grace.drain);
         }
         if let Err(error) = result {
             // Unwatched it cannot be waited for without blocking, so it is stopped: never a run without an end.
-            warn!(%error, "the watch on a process failed; it is stopped");
+            span.in_scope(|| warn!(%error, "the watch on a process failed; it is stopped"));
             self.process.signal_group(Kill::KILL);
         }
         false
@@ -565,26 +568,26 @@ async fn until(over: Option<&mut Pin<Box<Sleep>>>) {
 }
 
 /// Gives the script its params on stdin. One that does not read them is let be.
-async fn feed(stdin: Option<OwnedFd>, params: &[u8]) {
+async fn feed<S: Deref<Target = Span>>(stdin: Option<OwnedFd>, params: &[u8], span: &S) {
     let Some(stdin) = stdin else { return };
     match pipe::Sender::from_owned_fd_unchecked(stdin) {
         Ok(mut stdin) => drop(stdin.write_all(params).await),
         // It is closed by that, so the script reads an end and can say that its params are cut.
-        Err(error) => warn!(%error, "a script's params cannot be written"),
+        Err(error) => span.in_scope(|| warn!(%error, "a script's params cannot be written")),
     }
 }
 
 /// Goes on reading what a finished script's background programs print, so that they neither wait nor die of a closed pipe.
-fn listen_on(inner: &Inner, mut streams: [Output; 2]) {
+fn listen_on(inner: &Inner, mut streams: [Output; 2], span: Span) {
     let Ok(place) = Arc::clone(&inner.listening).try_acquire_owned() else {
-        warn!(LISTENING, "too many programs left in the background by scripts: the pipes of this one are closed");
-        return;
+        let words = "too many programs left in the background by scripts: the pipes of this one are closed";
+        return span.in_scope(|| warn!(LISTENING, "{words}"));
     };
     let stop = inner.stop.close_local.clone();
     inner.background.spawn(async move {
-        let _place = place;
+        let (_place, of_run) = (place, &span);
         tokio::select! {
-            () = drain_both(&mut streams) => {}
+            () = drain_both(&mut streams, &of_run) => {}
             () = stop.cancelled() => {}
         }
     });

@@ -124,19 +124,19 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary folder");
         let [scripts, link, beside] = ["scripts", "link", "beside"].map(|name| root.path().join(name));
         fs::create_dir(&scripts).expect("made");
-        let is_kept = |kept: &WayKept, folder: &Path, between: &dyn Fn()| {
+        let is_kept = |folder: &Path, between: &dyn Fn()| {
+            let kept = WayKept::default();
             let first = kept.find(folder, |_, _, _| Ok(())).expect("there");
             between();
             Arc::ptr_eq(&first, &kept.find(folder, |_, _, _| Ok(())).expect("there"))
         };
-        let kept = WayKept::default();
-        assert!(is_kept(&kept, &scripts, &|| {
+        assert!(is_kept(&scripts, &|| {
             fs::create_dir(&beside).expect("made");
             fs::write(scripts.join("one"), "").expect("written");
         }));
         symlink(&scripts, &link).expect("linked");
-        assert!(!is_kept(&kept, &link, &|| {}), "it is younger than a second");
+        assert!(!is_kept(&link, &|| {}), "it is younger than a second");
         fs::set_permissions(&scripts, Permissions::from_mode(0o700)).expect("set");
-        assert!(is_kept(&WayKept::default(), &scripts, &|| {}));
+        assert!(is_kept(&scripts, &|| {}));
     }
 }

@@ -20,8 +20,8 @@ pub struct Launch<'a> {
     pub environment: &'a [&'a CStr],
     /// The working directory.
     pub folder: &'a CStr,
-    /// What the program reads.
-    pub stdin: BorrowedFd<'a>,
+    /// What the program reads; `None`: /dev/null.
+    pub stdin: Option<BorrowedFd<'a>>,
     /// Where it writes.
     pub stdout: BorrowedFd<'a>,
     /// Where it writes of trouble.

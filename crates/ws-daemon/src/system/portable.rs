@@ -43,7 +43,7 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
         .envs(variables)
         .current_dir(text(launch.folder))
         .process_group(0)
-        .stdin(pipe(launch.stdin)?)
+        .stdin(launch.stdin.map_or_else(|| Ok(Stdio::null()), pipe)?)
         .stdout(pipe(launch.stdout)?)
         .stderr(pipe(launch.stderr)?)
         .spawn()?;

@@ -99,7 +99,7 @@ pub fn keep_low_numbers(threads: usize) -> io::Result<()> {
 /// As there.
 pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
     // Below 3, one dup2 could overwrite what the next one copies. Rust's runtime opens the first three at start.
-    if [launch.stdin, launch.stdout, launch.stderr].iter().any(|descriptor| descriptor.as_raw_fd() < 3) {
+    if [launch.stdin, Some(launch.stdout), Some(launch.stderr)].iter().flatten().any(|descriptor| descriptor.as_raw_fd() < 3) {
         return super::portable::launch(launch);
     }
     let low = LOW.get().filter(|_| !COPIES_ALL.load(Ordering::Relaxed));
@@ -112,24 +112,27 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<Pid> {
             started => return started.map_err(Trouble::into),
         }
     }
-    launch_with(launch, 0).map_err(Trouble::into)
+    let null = launch.stdin.is_none().then(|| File::open("/dev/null")).transpose()?;
+    let stdin = launch.stdin.or(null.as_ref().map(AsFd::as_fd));
+    launch_with(&Launch { stdin, ..*launch }, 0).map_err(Trouble::into)
 }
 
 impl Low {
     /// Starts the program with what it is given under these numbers.
     fn lend(&self, slots: &mut Slots, launch: &Launch<'_>) -> Result<Pid, Trouble> {
-        let given = [Some(launch.stdin), Some(launch.stdout), Some(launch.stderr), launch.report];
+        // What it is not given is as it was: nothing to read.
+        let given = [launch.stdin, Some(launch.stdout), Some(launch.stderr), launch.report];
         let mut lend = || {
             for (slot, given) in slots.iter_mut().zip(given) {
                 given.map_or(Ok(()), |given| dup3(given, slot, DupFlags::CLOEXEC)).map_err(io::Error::from)?;
             }
             let [stdin, stdout, stderr, report] = slots.each_ref().map(AsFd::as_fd);
-            let report = launch.report.map(|_| report);
+            let (stdin, report) = (Some(stdin), launch.report.map(|_| report));
             launch_with(&Launch { stdin, stdout, stderr, report, ..*launch }, self.above)
         };
         let started = lend();
         // Left there, a pipe would have no end. Nothing can go wrong: both are there.
-        for slot in slots {
+        for (slot, _) in slots.iter_mut().zip(given).filter(|(_, given)| given.is_some()) {
             let _ = dup3(&self.null, slot, DupFlags::CLOEXEC);
         }
         started
@@ -162,12 +165,13 @@ fn launch_with(launch: &Launch<'_>, above: c_uint) -> Result<Pid, Trouble> {
     let environment: Vec<*const c_char> =
         launch.environment.iter().map(|variable| variable.as_ptr()).chain([ptr::null()]).collect();
     let open_files = super::open_files_of_children();
+    let stdin = launch.stdin.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let orders = Orders {
         program: launch.program.as_ptr(),
         arguments: arguments.as_ptr(),
         environment: environment.as_ptr(),
         folder: launch.folder.as_ptr(),
-        descriptors: [launch.stdin, launch.stdout, launch.stderr].map(number),
+        descriptors: [stdin, launch.stdout, launch.stderr].map(number),
         report: launch.report.map_or(-1, number),
         above,
         open_files: open_files.as_ref().map_or(ptr::null(), ptr::from_ref),

@@ -22,7 +22,7 @@ use rustix::process::{Signal as Kill, WaitStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, Span, info, info_span, warn};
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 
 use super::figures::{Gone, Running};
@@ -228,8 +228,10 @@ impl Copy {
         };
         stderr.keep(Keep::last(LAST_LINE_BYTES));
         stderr.renew();
+        // This task has one already.
+        let none = &Span::none();
         {
-            let mut draining = pin!(stderr.drain());
+            let mut draining = pin!(stderr.drain(&none));
             let mut drained = false;
             self.converse(&mut writing, &mut reading, async {
                 (&mut draining).await;
@@ -270,7 +272,7 @@ impl Copy {
                     }
                     Ok(_) => self.hear(reading, writing.written).await,
                 },
-                result = self.process.exited() => {
+                result = self.process.exited(false) => {
                     if let Err(error) = result {
                         warn!(%error, "the watch on a worker failed; it is stopped");
                         self.process.signal_group(Kill::KILL);
