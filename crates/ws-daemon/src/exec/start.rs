@@ -2,6 +2,7 @@
 //! is started. All of it may block for a moment, and none of it waits.
 
 use std::ffi::{CStr, CString};
+use std::fmt::{self, Write as _};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -199,9 +200,11 @@ pub fn start_copy(inner: &Inner, source: &Source) -> (Started, Option<CopyOf>) {
         return (Started::Refused(Outcome::failed(ErrorCode::SpawnFailed, why)), None);
     };
     let variables = || -> io::Result<_> {
-        let own = std::process::id();
-        let daemon = format!("{DAEMON}{own}.{}", orphans::start_time(own).unwrap_or(0));
-        Ok(vec![c_text(WORKER)?, c_text(format!("WSDAEMON_NAME={}", source.name))?, c_text(daemon)?])
+        let (own, mut variables) = (std::process::id(), Variables::default());
+        variables.put(format_args!("{WORKER}"))?;
+        variables.put(format_args!("WSDAEMON_NAME={}", source.name))?;
+        variables.put(format_args!("{DAEMON}{own}.{}", orphans::start_time(own).unwrap_or(0)))?;
+        Ok(variables)
     };
     let launched = variables().and_then(|own| launch(inner, &script, &own, None, true, false));
     let started = match launched {
@@ -236,7 +239,7 @@ fn start_script(inner: &Inner, job: &Job, script: &Script, registered: bool) -> 
 fn launch(
     inner: &Inner,
     script: &Script,
-    own: &[CString],
+    own: &Variables,
     argument: Option<&CStr>,
     with_stdin: bool,
     registered: bool,
@@ -248,7 +251,7 @@ fn launch(
         contract.is_none_or(|contract| contract.passes(variable)) && !users.iter().any(|user| same_name(user, variable))
     };
     let inherited = surroundings.environment.iter().filter(passes);
-    let environment: Vec<&CStr> = inherited.chain(users).chain(own).map(CString::as_c_str).collect();
+    let environment: Vec<&CStr> = inherited.chain(users).map(CString::as_c_str).chain(own.each()).collect();
     let path = c_text(script.path.as_os_str().as_bytes())?;
     let order = contract.and_then(Contract::order).map(|order| c_text(order.to_text())).transpose()?;
     let shim = order.as_ref().map(|_| inner.shim.as_ref()).transpose();
@@ -275,24 +278,61 @@ fn same_name(one: &CStr, other: &CStr) -> bool {
     name(one) == name(other)
 }
 
+/// Variables of one program, in one text.
+#[derive(Debug, Default)]
+struct Variables {
+    /// Each with a NUL behind it.
+    text: String,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Variables {
+    /// Room for what most scripts get.
+    fn with_room() -> Self {
+        Self { text: String::with_capacity(256), ends: Vec::with_capacity(8) }
+    }
+
+    /// One more.
+    ///
+    /// # Errors
+    /// If there is a NUL in it, the one thing that an environment cannot hold; it is left out.
+    fn put(&mut self, variable: fmt::Arguments<'_>) -> io::Result<()> {
+        let begin = self.text.len();
+        self.text.write_fmt(variable).map_err(io::Error::other)?;
+        if self.text[begin..].contains('\0') {
+            self.text.truncate(begin);
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.text.push('\0');
+        self.ends.push(self.text.len());
+        Ok(())
+    }
+
+    fn each(&self) -> impl Iterator<Item = &CStr> {
+        let begins = std::iter::once(&0).chain(&self.ends);
+        let texts = begins.zip(&self.ends).map(|(begin, end)| &self.text.as_bytes()[*begin..*end]);
+        texts.filter_map(|text| CStr::from_bytes_with_nul(text).ok())
+    }
+}
+
 /// What this run's script finds in its environment beside what every script does.
-fn own_variables(job: &Job, timeout: Option<Duration>) -> io::Result<Vec<CString>> {
-    let mut variables = vec![
-        c_text(format!("{RUN}{}", job.run))?,
-        c_text(format!("WSDAEMON_NAME={}", job.name))?,
-        c_text(format!("WSDAEMON_PEER={}", job.peer))?,
-    ];
+fn own_variables(job: &Job, timeout: Option<Duration>) -> io::Result<Variables> {
+    let mut variables = Variables::with_room();
+    variables.put(format_args!("{RUN}{}", job.run))?;
+    variables.put(format_args!("WSDAEMON_NAME={}", job.name))?;
+    variables.put(format_args!("WSDAEMON_PEER={}", job.peer))?;
     if let Some(deadline) = timeout.and_then(|timeout| SystemTime::now().checked_add(timeout)) {
         let since = deadline.duration_since(UNIX_EPOCH).unwrap_or_default();
-        variables.push(c_text(format!("{DEADLINE}{}.{:03}", since.as_secs(), since.subsec_millis()))?);
+        variables.put(format_args!("{DEADLINE}{}.{:03}", since.as_secs(), since.subsec_millis()))?;
     }
-    // The one thing that an environment cannot hold is a NUL; an id with one is left out.
-    if let Some(id) = job.id.as_ref().map(|id| id.as_text()).filter(|id| !id.contains('\0')) {
-        variables.push(c_text(format!("WSDAEMON_ID={id}"))?);
+    if let Some(id) = &job.id {
+        // An id with a NUL is left out.
+        let _ = variables.put(format_args!("WSDAEMON_ID={}", id.as_text()));
     }
     for (key, part) in job.trace.iter().flat_map(|trace| trace.parts()) {
         if let Some(part) = part {
-            variables.push(c_text(format!("{}={part}", variable_of(key)))?);
+            variables.put(format_args!("{}={part}", variable_of(key)))?;
         }
     }
     Ok(variables)

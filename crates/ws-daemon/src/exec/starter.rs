@@ -81,7 +81,12 @@ impl Starters {
     /// # Errors
     /// When the system has no threads.
     pub fn new(most: usize) -> io::Result<Self> {
-        let starters = Self(Arc::new(Desk { most: most.into(), state: Mutex::default(), changed: Condvar::new(), calls: Mutex::default() }));
+        let starters = Self(Arc::new(Desk {
+            most: most.into(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            calls: Mutex::default(),
+        }));
         let threads = THREADS_PER_CORE * thread::available_parallelism().map_or(1, std::num::NonZero::get);
         // And for the thread that runs everything else.
         keep_low_numbers(threads + 1)?;

@@ -146,7 +146,8 @@ fn is_private(user: &str, group_id: u32, group: &str, members: &[&str], users: &
 pub fn find(path: &Path, last: Sticky) -> Result<Found, Obstacle> {
     let root = open_folder(Path::new("/")).map_err(io::Error::from)?;
     let refused = |exposed| Err(Obstacle::Exposed(exposed));
-    let found = walk::find(root, &[Path::new("/")], path, |path, look| exposed(path, look, Sticky::WillDo).map_or(Ok(()), refused))?;
+    let found =
+        walk::find(root, &[Path::new("/")], path, |path, look| exposed(path, look, Sticky::WillDo).map_or(Ok(()), refused))?;
     match exposed(&found.path, &found.look, last) {
         Some(exposed) => Err(Obstacle::Exposed(exposed)),
         None => Ok(found),
