@@ -19,6 +19,7 @@ mod shown;
 pub use asking::{Asker, Whose};
 pub use keys::ROOTS;
 pub use orders::{Order, Orders};
+pub use ping::Hears;
 pub use readiness::Readiness;
 
 use std::net::SocketAddr;

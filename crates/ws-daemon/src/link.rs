@@ -7,6 +7,7 @@ mod departure;
 mod dial;
 mod greeting;
 mod mux;
+mod pings;
 mod run_stream;
 mod session;
 mod stream;
@@ -20,6 +21,7 @@ pub use departure::Departure;
 pub use dial::{DialFault, dial};
 pub use greeting::{CLOSE_BOUND, CLOSE_CLONE, CLOSE_NAME_TAKEN, CLOSE_OTHER_NAME, CLOSE_REVOKED, GreetingFault};
 pub use mux::{Ask, AskBody, Closed, Dialect, Direct, Sink, Told};
+pub use pings::{Pinging, Pong};
 pub use run_stream::{RunEvent, RunSink, RunStream, STREAM_CREDIT_BYTES, run_stream};
 pub use session::{Ended, serve};
 pub use stream::Stream;
@@ -338,6 +340,12 @@ impl Link {
         &self.0.peer
     }
 
+    /// The same, to be kept without a copy.
+    #[must_use]
+    pub fn shared_peer(&self) -> &Arc<str> {
+        &self.0.peer
+    }
+
     /// What it has proved to be.
     #[must_use]
     pub fn standing(&self) -> &Standing {
@@ -480,6 +488,12 @@ impl Link {
         self.mux().ask(ask)
     }
 
+    /// Whether there is room for one more request now.
+    #[must_use]
+    pub fn has_room_now(&self) -> bool {
+        self.mux().has_room_now()
+    }
+
     /// Ends when there is room for one more request, or the link is closed. It may be gone again by the time it is used: the
     /// bound is then exceeded by one request for each that waits here.
     pub async fn has_room(&self) {
@@ -497,11 +511,20 @@ impl Link {
     /// # Errors
     /// The outcome that says why there was none: a seed peer, or the link was lost.
     pub async fn ping(&self) -> Result<Duration, Outcome> {
-        let since = Instant::now();
-        match self.question(AskBody::Ping, "a seed peer answers no PING").await? {
-            report if report.status == Some(0) => Ok(since.elapsed()),
+        if !self.is_v2() {
+            return Err(Outcome::failed(ErrorCode::Unsupported, "a seed peer answers no PING"));
+        }
+        let (since, (asker, heard)) = (Instant::now(), oneshot::channel());
+        self.ask_ping(Box::new(asker), None);
+        match heard.await {
+            Ok(Pong::Answered) => Ok(since.elapsed()),
             _ => Err(lost()),
         }
+    }
+
+    /// Puts a PING on the way to the daemon at the other end, which speaks version 2; it is given up at `due`.
+    pub fn ask_ping(&self, asker: Box<dyn Pinging>, due: Option<Instant>) {
+        self.mux().ping(asker, due);
     }
 
     /// Who else there is, that the daemon at the other end would pass a run on to: what it says.
@@ -596,6 +619,8 @@ impl Link {
     }
 }
 
-fn lost() -> Outcome {
+/// Nobody will answer by this link any more.
+#[must_use]
+pub fn lost() -> Outcome {
     Outcome::failed(ErrorCode::LinkLost, "the link was lost before the answer came")
 }

@@ -190,6 +190,12 @@ impl Peers {
         &self.0.counters
     }
 
+    /// Who has this name among those that are connected.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Link> {
+        self.table().named(name).cloned()
+    }
+
     /// The peer that gets the next request.
     #[must_use]
     pub fn pick(&self, choice: &Choice<'_>) -> Pick {

@@ -1,23 +1,79 @@
-//! PING: a round trip to each daemon that is meant, without a run.
+//! PING: a round trip to each daemon that is meant, without a run. Of one that is here and has room it takes no task: whoever hears the
+//! answer writes the line.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use ws_daemon_protocol::command::Command;
 use ws_daemon_protocol::event::Event;
+use ws_daemon_protocol::id::CallerId;
 use ws_daemon_protocol::options::Route;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 use ws_daemon_protocol::target::Target;
 
 use super::{Answer, Control};
-use crate::link::Link;
+use crate::link::{Link, Pinging, Pong, lost};
 use crate::peers::{Choice, Pick};
 
 /// Lines that wait to be written; when full, the pings wait.
 const LINES: usize = 64;
 
+/// Where the line of one PING goes.
+pub trait Hears: Send + 'static {
+    /// Whether nobody reads it any more.
+    fn is_gone(&self) -> bool;
+
+    /// Writes it. Whoever tells it may hold a lock: this must not wait, and not ask for anything.
+    fn line(self, line: &str);
+}
+
+/// One who waits for the answer of one peer.
+struct Waits<H> {
+    hears: H,
+    id: Option<CallerId>,
+    peer: Arc<str>,
+    since: Instant,
+    within: Duration,
+}
+
+impl<H: Hears> Pinging for Waits<H> {
+    fn is_gone(&self) -> bool {
+        self.hears.is_gone()
+    }
+
+    fn hear(self: Box<Self>, pong: Pong) {
+        let Self { hears, id, peer, since, within } = *self;
+        let pinged = match pong {
+            Pong::Answered => Ok(since.elapsed()),
+            Pong::Overdue => Err(overdue(within)),
+            Pong::Lost => Err(lost()),
+        };
+        hears.line(&line(&peer, id.as_ref(), pinged));
+    }
+}
+
 impl Control {
+    /// Whom this command pings, if it can be done [on the spot](Self::ping_at_once): one peer by its name, whose link has room.
+    #[must_use]
+    pub fn pings_at_once(&self, command: &Command) -> Option<Link> {
+        let Command::Ping(Some(target)) = command else { return None };
+        let link = target.single_name().and_then(|name| self.0.peers.named(name));
+        link.filter(|link| link.is_v2() && link.has_room_now())
+    }
+
+    /// Carries out such a command.
+    pub fn ping_at_once(&self, link: &Link, command: &Command, id: Option<CallerId>, hears: impl Hears) {
+        self.0.peers.counters().command(command);
+        let (since, within) = (Instant::now(), self.0.peers.terms().ping);
+        let peer = Arc::clone(link.shared_peer());
+        link.ask_ping(Box::new(Waits { hears, id, peer, since, within }), since.checked_add(within));
+    }
+
     /// Pings whoever matches; `None` is everyone.
     pub(super) fn ping(&self, target: Option<&Target>) -> Answer {
         let one = target.and_then(Target::single_name).is_some();
@@ -53,20 +109,34 @@ impl Control {
     }
 }
 
-async fn round_trip(name: String, link: Option<Link>, wait: std::time::Duration) -> String {
+async fn round_trip(name: String, link: Option<Link>, wait: Duration) -> String {
     let pinged = match link {
         None => Err(Outcome::failed(ErrorCode::NoPeer, "it is not connected now")),
-        Some(link) => match timeout(wait, link.ping()).await {
-            Ok(pinged) => pinged,
-            Err(_) => Err(Outcome::Failed(ErrorCode::Interrupted, format!("it did not answer within {wait:?}"))),
-        },
+        Some(link) => {
+            let pinging = async {
+                link.has_room().await;
+                link.ping().await
+            };
+            timeout(wait, pinging).await.unwrap_or_else(|_| Err(overdue(wait)))
+        }
     };
+    line(&name, None, pinged)
+}
+
+fn line(peer: &str, id: Option<&CallerId>, pinged: Result<Duration, Outcome>) -> String {
     match pinged {
-        Ok(took) => format!("{{\"status\":0,\"peer\":{},\"us\":{}}}", Value::from(name), took.as_micros()),
+        Ok(took) => {
+            let (before, id) = id.map_or(("", ""), |id| (",\"id\":", id.as_json()));
+            format!("{{\"status\":0{before}{id},\"peer\":{},\"us\":{}}}", Value::from(peer), took.as_micros())
+        }
         Err(outcome) => {
             let mut report = Report::from(outcome);
-            report.more_mut().peer = Some(name.into());
-            report.to_json(None)
+            report.more_mut().peer = Some(peer.into());
+            report.to_json(id)
         }
     }
+}
+
+fn overdue(within: Duration) -> Outcome {
+    Outcome::Failed(ErrorCode::Interrupted, format!("it did not answer within {within:?}"))
 }

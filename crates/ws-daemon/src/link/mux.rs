@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 use ws_daemon_protocol::codec::seed;
 use ws_daemon_protocol::codec::v2::{self, Order, Progress, Verdict};
 use ws_daemon_protocol::event::Chunk;
@@ -14,6 +15,7 @@ use ws_daemon_protocol::message::Params;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Report};
 
 use super::departure::Departure;
+use super::pings::{Pinging, Pings, Pong};
 use super::run_stream::RunSink;
 
 /// Requests waiting to leave, in bytes of frames; when full, whoever asks waits.
@@ -122,8 +124,6 @@ pub enum AskBody {
     Run(String, Params, Order),
     /// A command of a local process, by its params. Without an id it is settled with status 0 as soon as it has left.
     Command(Params),
-    /// A sign of life from the daemon at the other end, on a version 2 link.
-    Ping,
     /// Who else there is, that the daemon at the other end of a version 2 link would pass a run on to.
     Peers,
 }
@@ -139,7 +139,7 @@ impl Ask {
             + match &self.body {
                 AskBody::Run(name, params, order) => name.len() + params.as_written().len() + order.cost_bytes(),
                 AskBody::Command(params) => params.as_written().len(),
-                AskBody::Ping | AskBody::Peers => 0,
+                AskBody::Peers => 0,
             }
     }
 }
@@ -180,6 +180,8 @@ struct State {
     unanswered: BTreeMap<u64, Unanswered>,
     by_id: HashMap<IdKey, u64>,
     next: u64,
+    /// Made for the first PING: hardly any link is ever asked for one.
+    pings: Option<Box<Pings>>,
 }
 
 #[derive(Debug)]
@@ -194,6 +196,8 @@ enum Kind {
     Ask(u64, Departure),
     /// A command that wants no answer, and where to say that it has left.
     Told(Sink),
+    /// A PING, of a version 2 link.
+    Ping,
     Reply,
 }
 
@@ -238,6 +242,36 @@ impl Mux {
         drop(state);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Queues a PING, which is given up at `due`.
+    pub fn ping(&self, asker: Box<dyn Pinging>, due: Option<Instant>) {
+        let mut state = self.state();
+        if state.closed {
+            drop(state);
+            return asker.hear(Pong::Lost);
+        }
+        let (frame, beyond) = state.pings.get_or_insert_default().ask(asker, due);
+        state.ask_bytes += frame.len();
+        state.outgoing.push_back(Outgoing { frame, kind: Kind::Ping });
+        drop(state);
+        self.wake.notify_one();
+        beyond.into_iter().for_each(|beyond| beyond.hear(Pong::Lost));
+    }
+
+    /// Gives up the PINGs that are due by now; when others are to be looked at.
+    pub fn give_up(&self, now: Instant) -> Option<Instant> {
+        let mut state = self.state();
+        let pings = state.pings.as_mut()?;
+        let (overdue, due) = (pings.overdue(now), pings.due());
+        drop(state);
+        overdue.into_iter().for_each(|overdue| overdue.hear(Pong::Overdue));
+        due
+    }
+
+    /// Whether a request may be queued now.
+    pub fn has_room_now(&self) -> bool {
+        self.state().has_room().0
     }
 
     /// Ends when requests may be queued, or the link is closed.
@@ -298,9 +332,10 @@ impl Mux {
         frame
     }
 
-    /// Whether the peer has let more outcomes pile up than are kept for it.
-    pub fn is_overfull(&self) -> bool {
-        self.state().reply_bytes > REPLY_QUEUE_BYTES
+    /// Whether the peer has let more outcomes pile up than are kept for it, and when PINGs are to be looked at.
+    pub fn concerns(&self) -> (bool, Option<Instant>) {
+        let state = self.state();
+        (state.reply_bytes > REPLY_QUEUE_BYTES, state.pings.as_ref().and_then(|pings| pings.due()))
     }
 
     /// Settles the request that is found by this.
@@ -321,6 +356,13 @@ impl Mux {
         }
     }
 
+    /// The PING of this id was answered; `false` if it is no PING's, or nobody waits for it any more.
+    pub fn pong(&self, id: &RunId, status: Option<i64>) -> bool {
+        let asker = self.state().pings.as_mut().and_then(|pings| pings.answered(id.as_str()));
+        let pong = if status == Some(0) { Pong::Answered } else { Pong::Lost };
+        asker.map(|asker| asker.hear(pong)).is_some()
+    }
+
     /// A run has come so far.
     pub fn progress(&self, run: &RunId, progress: Progress) {
         self.state().with_stream(run, |sink| sink.progress(progress));
@@ -334,7 +376,8 @@ impl Mux {
 
     /// How many requests wait for an answer.
     pub fn in_flight(&self) -> usize {
-        self.state().unanswered.len()
+        let state = self.state();
+        state.unanswered.len() + state.pings.as_ref().map_or(0, |pings| pings.count())
     }
 
     /// Forgets the requests whose callers are gone.
@@ -348,9 +391,11 @@ impl Mux {
         state.closed = true;
         let unanswered = std::mem::take(&mut state.unanswered);
         let outgoing = std::mem::take(&mut state.outgoing);
+        let pings = state.pings.take();
         state.by_id.clear();
         drop(state);
         self.room.notify_waiters();
+        pings.into_iter().flat_map(|mut pings| pings.take()).for_each(|asker| asker.hear(Pong::Lost));
         for entry in unanswered.into_values() {
             let outcome = if entry.left {
                 Outcome::failed(ErrorCode::Interrupted, "the link was lost while the peer had the request; it may have run")
@@ -382,6 +427,7 @@ impl State {
             let Outgoing { frame, kind } = self.outgoing.pop_front()?;
             match kind {
                 Kind::Reply => self.reply_bytes -= frame.len(),
+                Kind::Ping => self.ask_bytes -= frame.len(),
                 Kind::Ask(number, departure) => {
                     self.ask_bytes -= frame.len();
                     let leaves = match dialect {
@@ -419,7 +465,7 @@ impl State {
         let Ask { body, id, run, departure, sink } = ask;
         let (frame, kind) = match (&body, id) {
             (AskBody::Command(params), None) => (seed::command(None, params), Kind::Told(sink)),
-            (AskBody::Ping | AskBody::Peers, _) => {
+            (AskBody::Peers, _) => {
                 return sink.fail(Outcome::failed(ErrorCode::Unsupported, "a seed peer answers no such question"));
             }
             (_, id) => {
@@ -428,7 +474,7 @@ impl State {
                 let frame = match &body {
                     AskBody::Run(name, params, _) => seed::run(name, &id, params),
                     AskBody::Command(params) => seed::command(Some(&id), params),
-                    AskBody::Ping | AskBody::Peers => String::new(),
+                    AskBody::Peers => String::new(),
                 };
                 // A seed peer names no attempt: any status of this id is the answer.
                 (frame, Kind::Ask(self.register(id.key(), None, sink), departure))
@@ -449,7 +495,6 @@ impl State {
                 (v2::run(&name, &run, &params, &order), order.queue.then_some(order.attempt))
             }
             AskBody::Command(params) => (v2::local_command(Some(&run), &params), None),
-            AskBody::Ping => (v2::ping(&run), None),
             AskBody::Peers => (v2::peers(&run), None),
         };
         self.make_room();
@@ -470,7 +515,7 @@ impl State {
         let sink = match kind {
             Kind::Ask(number, _) => self.forget(number).map(|entry| entry.sink),
             Kind::Told(sink) => Some(sink),
-            Kind::Reply => None,
+            Kind::Ping | Kind::Reply => None,
         };
         let why = format!("the request is longer than {frame_bytes} bytes on the link, where it has an id of its run");
         if let Some(sink) = sink {
@@ -523,7 +568,8 @@ impl State {
     }
 
     fn sweep(&mut self) {
-        let Self { unanswered, by_id, .. } = self;
+        let Self { unanswered, by_id, pings, .. } = self;
+        pings.iter_mut().for_each(|pings| pings.sweep());
         unanswered.retain(|_, entry| {
             let waits = !entry.sink.is_closed();
             if !waits {

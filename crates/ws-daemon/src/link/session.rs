@@ -167,7 +167,9 @@ fn next_look(interval: Duration) -> Instant {
 
 impl Session {
     async fn run(&mut self, wire: &mut Wire) -> Ended {
-        let mut look = std::pin::pin!(sleep_until(next_look(self.terms.ping)));
+        let mut pulse_at = next_look(self.terms.ping);
+        // The pulse, or before that a PING that nobody has answered in its time.
+        let mut look = std::pin::pin!(sleep_until(pulse_at));
         let mut pulse = Pulse::default();
         // A peer may never stop talking.
         let mut turn = Turn::default();
@@ -194,19 +196,30 @@ impl Session {
                     (Ok(permit), Some(stalled)) => permit.send(stalled),
                     _ => return Ended::ClosedHere,
                 },
-                () = link.mux().woken() => if link.mux().is_overfull() {
-                    return Ended::DoesNotRead;
+                () = link.mux().woken() => {
+                    let (is_overfull, due) = link.mux().concerns();
+                    if is_overfull {
+                        return Ended::DoesNotRead;
+                    }
+                    if let Some(due) = due.filter(|due| *due < look.deadline()) {
+                        look.as_mut().reset(due);
+                    }
                 },
                 () = &mut look => {
-                    look.as_mut().reset(next_look(self.terms.ping));
-                    match pulse.look(wire) {
-                        Look::Ping => if let Err(gone) = wire.ping() {
-                            return gone.into();
-                        },
-                        Look::Nothing => {}
-                        Look::Dead => return Ended::Dead(self.terms.ping * MISSED_PINGS),
+                    let now = Instant::now();
+                    if now >= pulse_at {
+                        pulse_at = next_look(self.terms.ping);
+                        match pulse.look(wire) {
+                            Look::Ping => if let Err(gone) = wire.ping() {
+                                return gone.into();
+                            },
+                            Look::Nothing => {}
+                            Look::Dead => return Ended::Dead(self.terms.ping * MISSED_PINGS),
+                        }
+                        link.mux().sweep();
                     }
-                    link.mux().sweep();
+                    let due = link.mux().give_up(now);
+                    look.as_mut().reset(due.map_or(pulse_at, |due| due.min(pulse_at)));
                 }
                 // The peer has left this link for another one: nothing that waits here is for it.
                 () = link.0.closing.cancelled() => return match link.0.farewell.get() {
@@ -323,6 +336,9 @@ impl Session {
 
     fn status_of_run(&mut self, frame: StatusFrame) {
         let StatusFrame { run, verdict, report } = frame;
+        if verdict == Verdict::default() && self.link.mux().pong(&run, report.status) {
+            return;
+        }
         if let Err(report) = self.link.mux().settle(&(&run).into(), verdict, report) {
             self.hand_up(Inbound::LateStatus { link: self.link.clone(), run, verdict, report });
         }

@@ -24,7 +24,7 @@ use super::outcomes::Outcomes;
 use super::stream::Socket;
 use super::{Before, Local, Parked};
 use crate::api::Visitor;
-use crate::control::{Answer, Asker, Control, Whose};
+use crate::control::{Answer, Asker, Control, Hears, Whose};
 use crate::exec::{Connection, Heard, LINE_ROOM_BYTES, Served};
 use crate::origin::{self, Said, tells_the_end_only};
 use crate::policy::Caller;
@@ -438,7 +438,12 @@ impl Session {
             }
             return;
         }
+        let at_once = self.local.control.pings_at_once(&command);
         let Some(pending) = self.begin(id.as_ref(), true) else { return };
+        if let Some(link) = at_once {
+            let hears = Line(pending.without_task(self.local.origin.requests()));
+            return self.local.control.ping_at_once(&link, &command, id, hears);
+        }
         let (control, user) = (self.local.control.clone(), self.asker.user.clone());
         let rest = self.local.tasks.clone();
         let close = self.local.stop.close_local.clone();
@@ -497,6 +502,19 @@ impl origin::Answer for Told {
         if answered == Answered::Always || id.is_some() || report.status != Some(0) {
             pending.answer(&report.to_json(id.as_ref()));
         }
+    }
+}
+
+/// A command with one line, which somebody else makes.
+struct Line(Pending);
+
+impl Hears for Line {
+    fn is_gone(&self) -> bool {
+        self.0.is_gone()
+    }
+
+    fn line(self, line: &str) {
+        self.0.answer(line);
     }
 }
 

@@ -135,7 +135,8 @@ impl Table {
         }
     }
 
-    fn named(&self, name: &str) -> Option<&Link> {
+    /// See [`Peers::named`](super::Peers::named).
+    pub fn named(&self, name: &str) -> Option<&Link> {
         self.by_name.get(name).map(|(_, link)| link)
     }
 

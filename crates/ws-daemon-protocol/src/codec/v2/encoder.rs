@@ -141,7 +141,7 @@ pub fn roots(roots: &Roots) -> String {
 
 /// The frame that asks whether the daemon at the other end lives.
 #[must_use]
-pub fn ping(id: &RunId) -> String {
+pub fn ping(id: &impl std::fmt::Display) -> String {
     format!("{{\"name\":\"&cmd\",\"id\":\"{id}\",\"params\":{{\"code\":\"PING\"}}}}")
 }
 
