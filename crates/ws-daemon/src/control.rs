@@ -52,6 +52,9 @@ use gate::{Gate, Shut};
 use hooks::Hooks;
 use relay::Relays;
 
+/// What links have handed up and is sorted in one turn at most: much of it goes on as tasks.
+const SORTED: usize = 16;
+
 /// Carries out commands. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Control(Arc<Means>);
@@ -220,7 +223,7 @@ impl Control {
         let hooks = Hooks::new(self.0.executor.clone(), self.0.rest.clone());
         let relays = Relays::default();
         let mut gate = Gate::new(self.0.rules.clone(), self.0.audit.clone(), self.0.peer_runs.clone());
-        let mut turn = Turn::default();
+        let mut turn = Turn::of_light(SORTED);
         loop {
             turn.done(0).await;
             let inbound = tokio::select! {

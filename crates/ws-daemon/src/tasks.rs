@@ -1,6 +1,7 @@
 //! The one place that starts tasks, and the stages in which they are stopped. It never decides when to stop.
 
 use std::future::Future;
+use std::time::{Duration, Instant};
 
 use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
@@ -53,14 +54,27 @@ impl Tasks {
 }
 
 /// A task's turn on the one thread that all share: whoever has much to do at once lets others in between.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Turn {
+    /// Pieces of work in one turn; beyond, all others that are ready go first.
+    most: usize,
     done: usize,
+    /// When the first piece of it was done.
+    begun: Option<Instant>,
 }
 
 impl Turn {
-    /// Pieces of work in one turn; beyond, all others that are ready go first.
-    const PIECES: usize = 4;
+    /// So many pieces of work are done in any turn.
+    const FEW: usize = 4;
+
+    /// Beyond these, a turn is over after so long.
+    const LENGTH: Duration = Duration::from_micros(50);
+
+    /// Turns of up to so many pieces, if these are light: what is done in one turn leaves together.
+    #[must_use]
+    pub fn of_light(most: usize) -> Self {
+        Self { most, done: 0, begun: None }
+    }
 
     /// Whether nothing was done in it yet.
     #[must_use]
@@ -68,18 +82,33 @@ impl Turn {
         self.done == 0
     }
 
-    /// The piece of work that is being done is worth so many more.
-    pub fn takes(&mut self, pieces: usize) {
-        self.done += pieces;
+    /// The piece of work that is being done is all of a turn: more of it is to be done elsewhere.
+    pub fn is_heavy(&mut self) {
+        self.done += self.most;
     }
 
     /// One piece of work was done, which had so many bytes: each KiB of it is one more.
     pub async fn done(&mut self, bytes: usize) {
         self.done += 1 + (bytes >> 10);
-        if self.done >= Self::PIECES {
-            self.done = 0;
+        if self.is_over() {
+            (self.done, self.begun) = (0, None);
             yield_now().await;
         }
+    }
+
+    fn is_over(&mut self) -> bool {
+        if self.done >= self.most {
+            return true;
+        }
+        let begun = *self.begun.get_or_insert_with(Instant::now);
+        self.done >= Self::FEW && begun.elapsed() >= Self::LENGTH
+    }
+}
+
+impl Default for Turn {
+    /// For pieces of work that are more to do than it takes to begin with them.
+    fn default() -> Self {
+        Self::of_light(Self::FEW)
     }
 }
 
@@ -116,5 +145,43 @@ impl Stop {
             () = self.park.cancelled() => {}
             () = self.refuse.cancelled() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// How many pieces of work fit into a turn.
+    fn pieces(turn: &mut Turn) -> usize {
+        let mut pieces = 1;
+        while turn.done(0).now_or_never().is_some() {
+            assert!(!turn.is_new());
+            pieces += 1;
+        }
+        assert!(turn.is_new());
+        pieces
+    }
+
+    #[test]
+    fn a_turn_is_over_when_much_was_done_in_it_or_for_long() {
+        const MOST: usize = 64;
+        assert_eq!(pieces(&mut Turn::default()), Turn::FEW);
+        let mut turn = Turn::of_light(MOST);
+        for _ in 0..100 {
+            // Somebody else may have the thread meanwhile.
+            assert!((Turn::FEW..=MOST).contains(&pieces(&mut turn)));
+        }
+        assert!(turn.done((MOST - 1) << 10).now_or_never().is_none());
+        turn.is_heavy();
+        assert_eq!(pieces(&mut turn), 1);
+        for _ in 1..Turn::FEW {
+            assert!(turn.done(0).now_or_never().is_some());
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < Turn::LENGTH {}
+        assert!(turn.done(0).now_or_never().is_none());
     }
 }

@@ -317,19 +317,29 @@ impl Mux {
         self.wake.notified().await;
     }
 
-    /// The next frame to write. From here on it counts as having left: part of it may be on the wire at any time. Withdrawn
-    /// requests are passed over.
-    pub fn take(&self) -> Option<String> {
+    /// Feeds the next frames to write, until `feed` says that there is no more room. From here on they count as having left: part of
+    /// them may be on the wire at any time. Withdrawn requests are passed over.
+    ///
+    /// # Errors
+    /// That of `feed`: nothing is fed behind it.
+    pub fn feed<E>(&self, mut feed: impl FnMut(&str) -> Result<bool, E>) -> Result<(), E> {
         let mut state = self.state();
+        if state.outgoing.is_empty() {
+            return Ok(());
+        }
         let before = state.has_room();
-        let frame = state.take(self.dialect);
+        let mut fed = Ok(true);
+        while let Ok(true) = fed {
+            let Some(frame) = state.take(self.dialect) else { break };
+            fed = feed(&frame);
+        }
         let now = state.has_room();
         drop(state);
         // Whoever waits has found that there was none.
         if before != now {
             self.room.notify_waiters();
         }
-        frame
+        fed.map(drop)
     }
 
     /// Whether the peer has let more outcomes pile up than are kept for it, and when PINGs are to be looked at.
@@ -589,6 +599,17 @@ mod tests {
         CallerId::new(&raw).expect("short")
     }
 
+    /// The next frame.
+    fn take(mux: &Mux) -> Option<String> {
+        let mut taken = None;
+        let fed: Result<(), ()> = mux.feed(|frame| {
+            taken = Some(frame.to_owned());
+            Ok(false)
+        });
+        fed.expect("it is taken");
+        taken
+    }
+
     fn seed(frame_bytes: usize) -> Arc<Mux> {
         Arc::new(Mux::new(frame_bytes, Dialect::Seed))
     }
@@ -627,7 +648,7 @@ mod tests {
         let second = ask(&mux, Some("\"x\""), "r2");
         let third = ask(&mux, None, "r3");
         for id in ["\"x\"", "\"r2\"", "\"r3\""] {
-            assert_eq!(mux.take().expect("queued"), format!("{{\"name\":\"t\",\"id\":{id},\"params\":null}}"));
+            assert_eq!(take(&mux).expect("queued"), format!("{{\"name\":\"t\",\"id\":{id},\"params\":null}}"));
         }
         for (id, code) in [("\"r2\"", 2), ("\"x\"", 1), ("\"r3\"", 3)] {
             assert!(settles(&mux, &caller_id(id), Outcome::Exited(code).into()));
@@ -642,7 +663,7 @@ mod tests {
     fn a_lost_link_tells_what_left_from_what_did_not() {
         let mux = seed(usize::MAX);
         let left = ask(&mux, None, "r1");
-        mux.take().expect("queued");
+        take(&mux).expect("queued");
         let kept = ask(&mux, None, "r2");
         mux.close();
         assert_eq!(status(left), (Some(-5), Some("interrupted".into())));
@@ -702,8 +723,8 @@ mod tests {
         mux.ask(Ask { body, id, run: RunId::new("r1"), departure: departure.clone(), sink: Sink::Once(settle) }).expect("open");
         let _next = ask(&mux, None, "r2");
         assert!(departure.withdraw());
-        assert_eq!(mux.take().expect("queued"), "{\"name\":\"t\",\"id\":\"r2\",\"params\":null}");
-        assert_eq!(mux.take(), None);
+        assert_eq!(take(&mux).expect("queued"), "{\"name\":\"t\",\"id\":\"r2\",\"params\":null}");
+        assert_eq!(take(&mux), None);
         let state = mux.state();
         assert_eq!((state.unanswered.len(), state.by_id.len(), state.ask_bytes), (1, 1, 0));
     }
@@ -721,7 +742,7 @@ mod tests {
         })
         .expect("open");
         assert!(settled.try_recv().is_err());
-        assert_eq!(mux.take().as_deref(), Some("{\"name\":\"&cmd\",\"params\":null}"));
+        assert_eq!(take(&mux).as_deref(), Some("{\"name\":\"&cmd\",\"params\":null}"));
         assert_eq!(status(settled), (Some(0), None));
     }
 
@@ -731,7 +752,7 @@ mod tests {
         let settled = [ask(&mux, Some("\"x\""), "r1"), ask(&mux, Some("\"x\""), "r2"), ask(&mux, None, "r3")];
         for (run, caller) in [("r1", ",\"caller\":\"x\""), ("r2", ",\"caller\":\"x\""), ("r3", "")] {
             let frame = format!("{{\"name\":\"t\",\"id\":\"{run}\",\"params\":null{caller}}}");
-            assert_eq!(mux.take().as_deref(), Some(&*frame));
+            assert_eq!(take(&mux).as_deref(), Some(&*frame));
         }
         assert!(!settles(&mux, &caller_id("\"x\""), Outcome::Exited(0).into()));
         let second = Verdict { attempt: Some(2), refused: false };
@@ -751,9 +772,9 @@ mod tests {
         mux.say("an outcome".into());
         let mut room = std::pin::pin!(mux.has_output_room());
         assert!(futures_util::poll!(&mut room).is_pending());
-        mux.take().expect("queued");
+        take(&mux).expect("queued");
         room.await;
-        assert_eq!(mux.take().as_deref(), Some("an outcome"));
+        assert_eq!(take(&mux).as_deref(), Some("an outcome"));
     }
 
     #[tokio::test]
@@ -766,7 +787,7 @@ mod tests {
             .expect("open");
         let mut room = std::pin::pin!(mux.has_room());
         assert!(futures_util::poll!(&mut room).is_pending());
-        mux.take().expect("queued");
+        take(&mux).expect("queued");
         room.await;
     }
 }

@@ -30,6 +30,9 @@ const MISSED_PINGS: u32 = 2;
 /// Moments of one interval between two pings on which the looks of all links fall.
 const LOOKS: u128 = 256;
 
+/// Frames that are heard in one turn at most.
+const FRAMES: usize = 64;
+
 /// How long what is left may take to leave.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -172,8 +175,9 @@ impl Session {
         let mut look = std::pin::pin!(sleep_until(pulse_at));
         let mut pulse = Pulse::default();
         // A peer may never stop talking.
-        let mut turn = Turn::default();
+        let mut turn = Turn::of_light(FRAMES);
         let (link, inbound) = (self.link.clone(), self.inbound.clone());
+        let mut closing = std::pin::pin!(link.0.closing.cancelled());
         loop {
             if let Err(gone) = self.feed(wire) {
                 return gone.into();
@@ -222,7 +226,7 @@ impl Session {
                     look.as_mut().reset(due.map_or(pulse_at, |due| due.min(pulse_at)));
                 }
                 // The peer has left this link for another one: nothing that waits here is for it.
-                () = link.0.closing.cancelled() => return match link.0.farewell.get() {
+                () = &mut closing => return match link.0.farewell.get() {
                     Some((code, words)) => Ended::Expelled(*code, words),
                     None if link.is_replaced() => Ended::Replaced,
                     None => self.drain(wire).await,
@@ -246,11 +250,13 @@ impl Session {
 
     /// Feeds what waits to leave, as far as there is room.
     fn feed(&self, wire: &mut Wire) -> Result<(), Gone> {
-        while wire.has_room() {
-            let Some(frame) = self.link.mux().take() else { break };
-            wire.feed(frame)?;
+        if !wire.has_room() {
+            return Ok(());
         }
-        Ok(())
+        self.link.mux().feed(|frame| {
+            wire.feed_text(frame)?;
+            Ok(wire.has_room())
+        })
     }
 
     /// Closing here: what waits to leave leaves first, if the peer takes it in time.

@@ -201,6 +201,14 @@ impl Wire {
         }
     }
 
+    /// The same with a frame of text that stays with whoever has it.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn feed_text(&mut self, text: &str) -> Result<(), Gone> {
+        self.0.say(Opcode::Text, text.as_bytes())
+    }
+
     /// Takes a ping.
     ///
     /// # Errors

@@ -34,11 +34,11 @@ use crate::tasks::Turn;
 /// One read from a connection, in bytes.
 const READ_BYTES: usize = 16 * 1024;
 
+/// Messages in one turn at most.
+const MESSAGES: usize = 64;
+
 /// What is read and thrown away behind a bad message by TCP, in bytes; more, and the connection is closed over it.
 const THROWN_AWAY_BYTES: u64 = 1 << 20;
-
-/// What it takes more to put a request on disk, and to say that it is there, in pieces of a turn.
-const TO_QUEUE: usize = 3;
 
 /// How long the last answers may take to be written when the daemon stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -259,7 +259,7 @@ impl Session {
         let mut framer = Framer::new(limits.message, limits.nesting);
         let mut buffer = vec![0; READ_BYTES];
         // What was read at once may hold hundreds of messages.
-        let mut turn = Turn::default();
+        let mut turn = Turn::of_light(MESSAGES);
         let mut is_first = self.asker.caller != Caller::Tcp && unread.is_empty();
         framer.push(unread);
         loop {
@@ -360,7 +360,8 @@ impl Session {
         match Message::parse(text) {
             Ok(Message::Run(request)) => {
                 if request.options.queue.is_some() {
-                    turn.takes(TO_QUEUE);
+                    // It is to be put on disk, and said to be there.
+                    turn.is_heavy();
                 }
                 self.request(request).await;
             }
