@@ -2,12 +2,11 @@
 //! ended.
 
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::codec::compact::compact;
 use crate::id::RunId;
-use crate::outcome::Report;
+use crate::outcome::{Report, write_number, write_text};
 
 /// The keys of a final line beyond the seed's, each only where it applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,36 +73,37 @@ impl More {
     /// Appends `run` and `peer`, which come right behind the id.
     pub(crate) fn write_who(&self, json: &mut String) {
         if let Some(run) = &self.run {
-            json.push_str(&format!(",\"run\":\"{run}\""));
+            json.push_str(",\"run\":\"");
+            json.push_str(run.as_str());
+            json.push('"');
         }
         if let Some(peer) = &self.peer {
-            json.push_str(&format!(",\"peer\":{}", Value::from(&**peer)));
+            json.push_str(",\"peer\":");
+            write_text(json, peer);
         }
     }
 
     /// Appends the rest, which comes last.
     pub(crate) fn write_rest(&self, json: &mut String) {
-        let mut put = |key: &str, value: &str| {
-            json.push_str(",\"");
-            json.push_str(key);
-            json.push_str("\":");
-            json.push_str(value);
-        };
         if let Some(result) = &self.result {
-            put("result", result);
+            json.push_str(",\"result\":");
+            json.push_str(result);
         }
-        for (key, text) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
+        for (key, text) in [(",\"stdout\":", &self.stdout), (",\"stderr\":", &self.stderr)] {
             if let Some(text) = text {
-                put(key, &Value::from(&**text).to_string());
+                json.push_str(key);
+                write_text(json, text);
             }
         }
-        for (key, object) in [("encoding", &self.encoding), ("cut", &self.cut)] {
+        for (key, object) in [(",\"encoding\":", &self.encoding), (",\"cut\":", &self.cut)] {
             if let Some(object) = object {
-                put(key, object);
+                json.push_str(key);
+                json.push_str(object);
             }
         }
         if let Some(ms) = self.ms {
-            put("ms", &ms.to_string());
+            json.push_str(",\"ms\":");
+            write_number(json, ms);
         }
     }
 }

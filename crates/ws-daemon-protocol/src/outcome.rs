@@ -211,10 +211,16 @@ impl Report {
     /// The report as a compact JSON object: `status`, `id` if there is one, then what applies of the rest.
     #[must_use]
     pub fn to_json(&self, id: Option<&CallerId>) -> String {
-        let mut json = String::with_capacity(64);
+        let mut json = String::with_capacity(96);
+        self.write(&mut json, id);
+        json
+    }
+
+    /// Appends the same.
+    pub(crate) fn write(&self, json: &mut String, id: Option<&CallerId>) {
         json.push_str("{\"status\":");
         match self.status {
-            Some(status) => json.push_str(&status.to_string()),
+            Some(status) => write_number(json, status),
             None => json.push_str("null"),
         }
         if let Some(id) = id {
@@ -222,19 +228,34 @@ impl Report {
             json.push_str(id.as_json());
         }
         if let Some(more) = &self.more {
-            more.write_who(&mut json);
+            more.write_who(json);
         }
-        for (key, text) in [("error", &self.error), ("message", &self.message), ("signal", &self.signal)] {
+        for (key, text) in [(",\"error\":", &self.error), (",\"message\":", &self.message), (",\"signal\":", &self.signal)] {
             if let Some(text) = text {
-                json.push_str(&format!(",\"{key}\":{}", Value::from(text.as_str())));
+                json.push_str(key);
+                write_text(json, text);
             }
         }
         if let Some(more) = &self.more {
-            more.write_rest(&mut json);
+            more.write_rest(json);
         }
         json.push('}');
-        json
     }
+}
+
+/// Appends a number. That a string takes it cannot fail.
+pub(crate) fn write_number(json: &mut String, number: impl fmt::Display) {
+    let _ = fmt::Write::write_fmt(json, format_args!("{number}"));
+}
+
+/// Appends a text with its quotes; most have nothing to be escaped.
+pub(crate) fn write_text(json: &mut String, text: &str) {
+    if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        return json.push_str(&Value::from(text).to_string());
+    }
+    json.push('"');
+    json.push_str(text);
+    json.push('"');
 }
 
 #[cfg(test)]

@@ -58,6 +58,15 @@ pub const ROOT_BYTES: usize = 16 << 10;
 /// What one OUTPUT frame takes of the credit at least, in bytes.
 pub const OUTPUT_COST_BYTES: u64 = 64;
 
+/// How a STATUS begins that is written here, up to its data.
+const STATUS_HEAD: &str = "{\"name\":\"&cmd\",\"params\":{\"code\":\"STATUS\",\"data\":";
+
+/// How a command with an id begins, up to that.
+const COMMAND_HEAD: &str = "{\"name\":\"&cmd\",\"id\":";
+
+/// What stands behind the id of a PING.
+const PING_TAIL: &str = ",\"params\":{\"code\":\"PING\"}}";
+
 /// The version to speak, of those that a client offers, separated by commas; `None` if none of them is known here.
 #[must_use]
 pub fn choose(offered: &str) -> Option<&'static str> {
@@ -352,6 +361,33 @@ mod tests {
         assert_eq!(taken(&full), Frame::Run(Box::new(frame)));
         let Frame::Run(frame) = taken(&plain) else { panic!("no run") };
         assert_eq!(frame.order, Order::default());
+    }
+
+    #[test]
+    fn what_is_known_by_its_letters_means_the_same_as_with_other_letters() {
+        let status = |data: &str| format!(r#"{{"name":"&cmd","params":{{"code":"STATUS","data":{data}}}}}"#);
+        let table = [
+            status(r#"{"status":0,"id":"r"}"#),
+            status(r#"{"status":255,"id":"r-1","ms":0}"#),
+            status(r#"{"status":999999999,"id":"r","ms":999999999,"attempt":3}"#),
+            status(r#"{"status":1,"id":"r","attempt":3}"#),
+            r#"{"name":"&cmd","id":"r","params":{"code":"PING"}}"#.to_owned(),
+        ];
+        for text in table {
+            // White space makes it another text, with the same meaning.
+            assert_eq!(taken(&text), taken(&format!(" {text}")), "{text}");
+            assert_eq!(decode(&text.replace("\"r", "\"\u{e9}"), 128), decode(&text.replace("\"r", " \"\u{e9}"), 128), "{text}");
+            assert!(decode(&text, 1).is_err(), "{text}");
+        }
+        for data in [
+            r#"{"status":00,"id":"r"}"#, r#"{"status":,"id":"r"}"#, r#"{"status":0,"id":""}"#, r#"{"status":0,"id":"r","ms":01}"#,
+            r#"{"status":0,"id":"r","ms":}"#, r#"{"status":0,"id":"r"}}"#, r#"{"status":0,"id":"r",}"#, r#"{"status":0,"id":"r""#,
+        ] {
+            assert!(decode(&status(data), 128).is_err(), "{data}");
+        }
+        for (data, code) in [(r#"{"status":4294967296,"id":"r"}"#, 1_i64 << 32), (r#"{"status":-1,"id":"r"}"#, -1)] {
+            assert!(matches!(taken(&status(data)), Frame::Status(frame) if frame.report.status == Some(code)), "{data}");
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{
-    Frame, Have, Hello, Hop, ID_BYTES, LISTED, NAME_CHARS, Order, Progress, ROOT_BYTES, ROOTS, Refused, Roots, RunFrame,
-    StatusFrame, TAGS, Verdict, is_name, moves,
+    COMMAND_HEAD, Frame, Have, Hello, Hop, ID_BYTES, LISTED, NAME_CHARS, Order, PING_TAIL, Progress, ROOT_BYTES, ROOTS, Refused,
+    Roots, RunFrame, STATUS_HEAD, StatusFrame, TAGS, Verdict, is_name, moves,
 };
 use crate::codec::framer::check_whole;
 use crate::command::{Command, Place, StreamName, fault};
@@ -20,8 +20,11 @@ use crate::options::OutputMode;
 use crate::outcome::{ErrorCode, Report};
 use crate::trace::{self, Trace};
 
-/// How a STATUS begins that is written here.
-const STATUS_HEAD: &str = "{\"name\":\"&cmd\",\"params\":{\"code\":\"STATUS\",\"data\":";
+/// Levels of nesting of the deepest frame that is known by its letters.
+const PLAIN_NESTING: usize = 3;
+
+/// Digits of a number that is taken as it stands: it fits wherever one is kept.
+const PLAIN_DIGITS: usize = 9;
 
 /// The keys of a frame.
 #[derive(Deserialize)]
@@ -131,6 +134,9 @@ struct OutputData {
 /// # Errors
 /// Why it cannot be taken, and under which id to say so.
 pub fn decode(text: &str, nesting: usize) -> Result<Frame, Refused> {
+    if let Some(frame) = plain(text).filter(|_| nesting >= PLAIN_NESTING) {
+        return Ok(frame);
+    }
     check_whole(text, nesting).map_err(|error| Refused::bad(error.to_string()))?;
     // By far the most frequent of what daemons say, as ours writes it: each layer that need not be looked into again is time.
     if let Some(data) = text.strip_prefix(STATUS_HEAD).and_then(|rest| rest.strip_suffix("}}"))
@@ -153,6 +159,40 @@ pub fn decode(text: &str, nesting: usize) -> Result<Frame, Refused> {
             let frame = if is_daemons { between_daemons(&code, data, id.as_ref()) } else { None };
             frame.unwrap_or_else(|| command_frame(written.params, id.as_ref()))
         }
+    }
+}
+
+/// Takes a frame that is, letter for letter, one of the two that go to and fro most: a PING, and the STATUS of a script that exited by
+/// itself. `None` of any other, which may mean the same.
+fn plain(text: &str) -> Option<Frame> {
+    if let Some(data) = text.strip_prefix(STATUS_HEAD) {
+        let (status, rest) = number(data.strip_prefix("{\"status\":")?)?;
+        let (id, rest) = rest.strip_prefix(",\"id\":\"")?.split_once('"')?;
+        let (ms, rest) = optional(rest, ",\"ms\":")?;
+        let (attempt, rest) = optional(rest, ",\"attempt\":")?;
+        let run = if rest == "}}}" { run_id(id).ok()? } else { return None };
+        let more = ms.map(|ms| Box::new(More { ms: Some(ms.into()), ..More::default() }));
+        let report = Report { status: Some(status.into()), error: None, message: None, signal: None, more };
+        return Some(Frame::Status(Box::new(StatusFrame { run, verdict: Verdict { attempt, refused: false }, report })));
+    }
+    let id = text.strip_prefix(COMMAND_HEAD)?.strip_suffix(PING_TAIL)?;
+    run_id(id.strip_prefix('"')?.strip_suffix('"')?).ok()?;
+    Some(Frame::Ping(CallerId::of_json(id)))
+}
+
+/// A number in front of `text`, and what is behind it.
+fn number(text: &str) -> Option<(u32, &str)> {
+    let length = text.bytes().take(PLAIN_DIGITS + 1).take_while(u8::is_ascii_digit).count();
+    let (digits, rest) = text.split_at(length);
+    let is_json = length == 1 || !digits.starts_with('0');
+    if is_json && length <= PLAIN_DIGITS { Some((digits.parse().ok()?, rest)) } else { None }
+}
+
+/// The number behind `key`, if that stands in front of `text`.
+fn optional<'a>(text: &'a str, key: &str) -> Option<(Option<u32>, &'a str)> {
+    match text.strip_prefix(key) {
+        Some(text) => number(text).map(|(number, rest)| (Some(number), rest)),
+        None => Some((None, text)),
     }
 }
 

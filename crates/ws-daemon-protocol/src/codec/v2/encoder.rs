@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use super::{Hello, Order, Progress, Roots, Verdict};
+use super::{COMMAND_HEAD, Hello, Order, PING_TAIL, Progress, Roots, STATUS_HEAD, Verdict};
 use crate::event::Chunk;
 use crate::id::{CallerId, RunId};
 use crate::message::Params;
 use crate::options::OutputMode;
-use crate::outcome::Report;
+use crate::outcome::{Report, write_number, write_text};
 
 /// The frame that asks for a run.
 #[must_use]
@@ -15,9 +15,9 @@ pub fn run(name: &str, run: &RunId, params: &Params, order: &Order) -> String {
     let params = params.as_written();
     let mut frame = String::with_capacity(name.len() + params.len() + 160);
     frame.push_str("{\"name\":");
-    frame.push_str(&json(name));
+    write_text(&mut frame, name);
     frame.push_str(",\"id\":\"");
-    frame.push_str(&run.to_string());
+    frame.push_str(run.as_str());
     frame.push_str("\",\"params\":");
     frame.push_str(params);
     if let Some(caller) = &order.caller {
@@ -71,18 +71,22 @@ pub fn hello(hello: &Hello) -> String {
 /// The frame that brings an outcome home, under the id that it was asked with.
 #[must_use]
 pub fn status(id: &CallerId, verdict: Verdict, report: &Report) -> String {
-    let mut data = report.to_json(Some(id));
+    let mut frame = String::with_capacity(STATUS_HEAD.len() + id.as_json().len() + 64);
+    frame.push_str(STATUS_HEAD);
+    report.write(&mut frame, Some(id));
     if verdict != Verdict::default() {
-        data.pop();
+        frame.pop();
         if let Some(attempt) = verdict.attempt {
-            data.push_str(&format!(",\"attempt\":{attempt}"));
+            frame.push_str(",\"attempt\":");
+            write_number(&mut frame, attempt);
         }
         if verdict.refused {
-            data.push_str(",\"refused\":true");
+            frame.push_str(",\"refused\":true");
         }
-        data.push('}');
+        frame.push('}');
     }
-    daemon_command("STATUS", &data)
+    frame.push_str("}}");
+    frame
 }
 
 /// The frame that says how far a run has come.
@@ -142,7 +146,13 @@ pub fn roots(roots: &Roots) -> String {
 /// The frame that asks whether the daemon at the other end lives.
 #[must_use]
 pub fn ping(id: &impl std::fmt::Display) -> String {
-    format!("{{\"name\":\"&cmd\",\"id\":\"{id}\",\"params\":{{\"code\":\"PING\"}}}}")
+    let mut frame = String::with_capacity(96);
+    frame.push_str(COMMAND_HEAD);
+    frame.push('"');
+    write_number(&mut frame, id);
+    frame.push('"');
+    frame.push_str(PING_TAIL);
+    frame
 }
 
 /// The question who else there is, that a run could be passed on to; `id` is one that the asker made.
