@@ -185,7 +185,7 @@ impl Origin {
     /// much to write; requests submitted one after the other leave in that order.
     pub async fn submit(&self, request: Request, user: &str, answer: impl Answer) {
         let Request { name, id, params, options } = request;
-        let run = RunId::new(Uuid::now_v7().to_string());
+        let run = new_run();
         let seat = self.ledger().enter(run.clone(), &name, user, id.clone(), false);
         let timeout_ms = options.timeout.map(whom::whole_ms);
         let order = Order { caller: id.clone(), timeout_ms, ..Order::default() };
@@ -194,7 +194,7 @@ impl Origin {
 
     /// Puts a command for a peer on the way; what came of it is written to `answer`.
     pub async fn submit_command(&self, message: CommandMessage, answer: impl Answer) {
-        let run = RunId::new(Uuid::now_v7().to_string());
+        let run = new_run();
         self.put(AskBody::Command(message.params), run, message.id, None, None, answer).await;
     }
 
@@ -362,13 +362,18 @@ impl Origin {
     }
 }
 
+/// The id of a run that is asked for now.
+fn new_run() -> RunId {
+    RunId::new(&*Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+}
+
 /// A peer has a run now, which is noted and told.
-fn given(news: &News, live: &Live, peer: &str) {
+fn given(news: &News, live: &Live, peer: &Arc<str>) {
     if !live.give(peer) {
         return;
     }
     news.tell(Topic::Runs, || {
-        let mut line = json!({ "event": "running", "run": live.run.to_string(), "name": live.name, "peer": peer });
+        let mut line = json!({ "event": "running", "run": live.run.to_string(), "name": live.name, "peer": &**peer });
         if let Some(id) = &live.id {
             line["id"] = serde_json::from_str(id.as_json()).unwrap_or_default();
         }

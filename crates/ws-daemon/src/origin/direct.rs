@@ -102,7 +102,7 @@ impl Direct<'_> {
             let (id, run) = (self.id.clone(), self.live.run.clone());
             let ask = Ask { body, id, run, departure: departure.clone(), sink: Sink::Stream(sink) };
             if link.ask(ask).is_ok() {
-                super::given(self.origin.news(), self.live, link.peer());
+                super::given(self.origin.news(), self.live, link.shared_peer());
                 return Ok(Attempt { link, departure, stream });
             }
             // It died between the choice and now: the next one, since this run has not left.

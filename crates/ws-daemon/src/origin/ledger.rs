@@ -40,10 +40,17 @@ struct Inner {
 struct Table {
     live: HashMap<RunId, Arc<Live>>,
     /// Direct ones that are over, the newest last.
-    over: VecDeque<Arc<Live>>,
+    over: VecDeque<Over>,
     over_bytes: usize,
     /// Those that are on disk, and that somebody waits for to be entered.
     expected: HashMap<RunId, watch::Sender<Option<Arc<Live>>>>,
+}
+
+/// A run that is over, and what it takes to remember it, in bytes.
+#[derive(Debug)]
+struct Over {
+    live: Arc<Live>,
+    bytes: usize,
 }
 
 /// A run that is asked for.
@@ -204,8 +211,8 @@ impl Ledger {
         live.or_else(|| {
             let table = self.table();
             match which {
-                Which::Run(run) => table.over.iter().find(|over| over.run == *run).cloned(),
-                Which::Id(id) => newest(table.over.iter(), id),
+                Which::Run(run) => table.over().find(|over| over.run == *run).cloned(),
+                Which::Id(id) => newest(table.over(), id),
             }
         })
     }
@@ -213,7 +220,7 @@ impl Ledger {
     /// All that are known here: the live ones and the direct ones that are over, in no order.
     pub fn all(&self) -> Vec<Arc<Live>> {
         let table = self.table();
-        table.live.values().chain(&table.over).cloned().collect()
+        table.live.values().chain(table.over()).cloned().collect()
     }
 
     /// How many direct runs, and how many queued ones, have been accepted since the start; and how runs have ended.
@@ -228,12 +235,17 @@ impl Ledger {
 }
 
 impl Table {
+    fn over(&self) -> impl Iterator<Item = &Arc<Live>> {
+        self.over.iter().map(|over| &over.live)
+    }
+
     fn remember(&mut self, live: Arc<Live>) {
-        self.over_bytes += live.cost_bytes();
-        self.over.push_back(live);
+        let bytes = live.cost_bytes();
+        self.over_bytes += bytes;
+        self.over.push_back(Over { live, bytes });
         while self.over.len() > REMEMBERED || self.over_bytes > REMEMBERED_BYTES {
             let Some(oldest) = self.over.pop_front() else { return };
-            self.over_bytes = self.over_bytes.saturating_sub(oldest.cost_bytes());
+            self.over_bytes = self.over_bytes.saturating_sub(oldest.bytes);
         }
     }
 }
@@ -325,11 +337,11 @@ impl Live {
     }
 
     /// Notes who has it now. Whether that is news: a run that is over stays as it is.
-    pub fn give(&self, peer: &str) -> bool {
+    pub fn give(&self, peer: &Arc<str>) -> bool {
         let mut progress = self.lock();
-        let is_news = progress.report.is_none() && progress.peer.as_deref() != Some(peer);
+        let is_news = progress.report.is_none() && progress.peer.as_deref() != Some(&**peer);
         if is_news {
-            progress.peer = Some(peer.into());
+            progress.peer = Some(Arc::clone(peer));
         }
         drop(progress);
         if is_news {
@@ -434,10 +446,10 @@ mod tests {
         let queued = ledger.enter(RunId::new("2"), "b", "u", Some(id.clone()), true);
         assert_eq!(ledger.live(&Which::Id(id.clone())).expect("the newest").run, RunId::new("2"));
         assert_eq!(direct.live().state(), RunState::Waiting);
-        assert!(direct.live().give("p") && !direct.live().give("p"));
+        assert!(direct.live().give(&"p".into()) && !direct.live().give(&"p".into()));
         assert_eq!(direct.live().state(), RunState::Running);
         direct.live().settle(&ws_daemon_protocol::outcome::Outcome::Exited(0).into());
-        assert!(!direct.live().give("q"), "it is over");
+        assert!(!direct.live().give(&"q".into()), "it is over");
         drop((direct, queued));
         assert!(ledger.live(&Which::Id(id)).is_none());
         assert_eq!(ledger.find(&Which::Run(RunId::new("1"))).expect("remembered").state(), RunState::Settled);

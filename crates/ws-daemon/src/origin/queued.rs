@@ -431,7 +431,7 @@ impl Queued {
         drop(reading);
         match asked {
             Ok(()) => {
-                super::given(self.origin.news(), self.live(), link.peer());
+                super::given(self.origin.news(), self.live(), link.shared_peer());
                 let attempt = (!by_hop).then_some(self.attempt);
                 self.attend(&link, stream, attempt, cancelled).await
             }

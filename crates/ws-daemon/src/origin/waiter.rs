@@ -152,7 +152,7 @@ impl<A: Answer> Waits for Waiter<A> {
         // It leaves once.
         drop(self.link.set(link.clone()));
         if let Some(live) = &self.live {
-            super::given(&self.news, live, link.peer());
+            super::given(&self.news, live, link.shared_peer());
         }
     }
 
