@@ -1,7 +1,7 @@
 //! Frames on a socket: what is fed is kept until it is flushed, and reading never waits for writing, so that two daemons with
 //! full buffers towards each other still both read. Between two frames it holds no buffer. It never looks into a frame.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -273,7 +273,7 @@ impl Inner {
             return Err(Gone::Closed);
         }
         let mask = self.mask()?;
-        encode(&mut self.out, opcode, payload, mask);
+        encode(self.out(), opcode, payload, mask);
         self.has_fed();
         Ok(())
     }
@@ -283,7 +283,7 @@ impl Inner {
             return Err(Gone::Closed);
         }
         let mask = self.mask()?;
-        encode_close(&mut self.out, said, mask);
+        encode_close(self.out(), said, mask);
         self.has_closed = true;
         self.has_fed();
         Ok(())
@@ -294,6 +294,14 @@ impl Inner {
             Role::Server => None,
             Role::Client => Some(mask()?),
         })
+    }
+
+    /// Where the next frame goes.
+    fn out(&mut self) -> &mut Vec<u8> {
+        if self.out.capacity() == 0 {
+            self.out = ROOM.take();
+        }
+        &mut self.out
     }
 
     fn has_fed(&mut self) {
@@ -347,7 +355,12 @@ impl Inner {
                 self.written = 0;
             }
         }
-        (self.out, self.written) = (Vec::new(), 0);
+        let mut out = std::mem::take(&mut self.out);
+        self.written = 0;
+        if out.capacity() <= READ_BYTES {
+            out.clear();
+            ROOM.set(out);
+        }
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         (self.flushing, self.pongs) = (false, 0);
         Poll::Ready(Ok(()))
@@ -420,6 +433,9 @@ impl Inner {
 thread_local! {
     /// What is read into, by one link at a time.
     static LENT: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+
+    /// Room for what is fed, of the last link that has written all of it.
+    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 
     /// Random bytes, and how many of them are used.
     static RANDOM: RefCell<(Box<[u8]>, usize)> = RefCell::new((vec![0; RANDOM_BYTES].into(), RANDOM_BYTES));

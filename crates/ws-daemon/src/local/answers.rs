@@ -21,6 +21,9 @@ pub const ROOM_BYTES: usize = 1 << 20;
 /// Requests in flight on one connection; more are answered `queue_full`.
 pub const IN_FLIGHT: usize = 131_072;
 
+/// Room for so many bytes of answers is kept from one write to the next; what grew larger is given back.
+const KEPT_BYTES: usize = 16 << 10;
+
 /// The answers of one connection. Clones are the same queue.
 #[derive(Debug, Clone, Default)]
 pub struct Answers(Arc<Inner>);
@@ -174,6 +177,17 @@ impl Answers {
             woken.await;
         }
         gone_next.notify_one();
+    }
+
+    /// Gives back the room of lines that have been written.
+    pub fn written(&self, mut lines: Vec<u8>) {
+        lines.clear();
+        if lines.capacity() <= KEPT_BYTES {
+            let mut state = self.state();
+            if state.lines.capacity() == 0 {
+                state.lines = lines;
+            }
+        }
     }
 
     /// What to write next.

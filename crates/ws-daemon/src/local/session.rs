@@ -333,6 +333,7 @@ impl Session {
                 if writer.write_all(&lines).await.is_err() {
                     return End::Gone;
                 }
+                self.answers.written(lines);
                 if let Some(served) = self.served.get() {
                     served.has_room();
                 }
