@@ -1,5 +1,6 @@
 //! The built-in commands: their codes, their data, and where they are to be carried out. It never carries one out.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -462,7 +463,7 @@ impl Command {
     /// A failed outcome that says what is wrong with the code or its data.
     pub fn parse(place: Place, params: &str) -> Result<Self, Outcome> {
         let written = Written::parse(params)?;
-        let code = written.code.to_ascii_uppercase();
+        let code = upper(&written.code);
         match (place, &*code) {
             (Place::There, code) if Self::DAEMON_CODES.contains(&code) => {
                 let hint = if code == "CANCEL" { "; to stop a run, say +cmd CANCEL" } else { "" };
@@ -483,7 +484,7 @@ impl Command {
     /// As [`parse`](Self::parse).
     pub fn parse_seed(params: &str) -> Result<Self, Outcome> {
         let written = Written::parse(params)?;
-        match &*written.code.to_ascii_uppercase() {
+        match &*upper(&written.code) {
             code @ ("PAUSE" | "STATUS") => Self::of_code(code, written.data()),
             code => Err(unknown(code)),
         }
@@ -497,7 +498,10 @@ impl Command {
             "STATUS" if data.starts_with('{') => Ok(Self::Status(compact(data).into())),
             "STATUS" => Err(bad("STATUS takes an object as data: {\"status\":0,\"id\":\"…\"}".into())),
             "PEERS" => Ok(Self::Peers),
-            "PING" => Ok(Self::Ping(serde_json::from_str(data).map_err(wrong)?)),
+            "PING" => match plain_target(data) {
+                Some(target) => Ok(Self::Ping(Some(target))),
+                None => Ok(Self::Ping(serde_json::from_str(data).map_err(wrong)?)),
+            },
             "RUNS" => Ok(Self::Runs(serde_json::from_str::<Option<RunsQuery>>(data).map_err(wrong)?.unwrap_or_default())),
             "RUN" => {
                 let query = WrittenRun::parse(data).map_err(wrong)?;
@@ -547,6 +551,17 @@ impl<'a> Written<'a> {
     fn data(&self) -> &'a str {
         self.data.map_or("null", RawValue::get)
     }
+}
+
+/// A code as it is known: most are written so.
+fn upper(code: &str) -> Cow<'_, str> {
+    if code.bytes().any(|byte| byte.is_ascii_lowercase()) { code.to_ascii_uppercase().into() } else { code.into() }
+}
+
+/// The target in a JSON text without escapes; `None` if it is something else, which may be one as well.
+fn plain_target(data: &str) -> Option<Target> {
+    let text = data.strip_prefix('"')?.strip_suffix('"')?;
+    if text.contains(['"', '\\']) { None } else { Target::parse(text).ok() }
 }
 
 /// A run, as the data of RUN and CANCEL names it.

@@ -98,7 +98,7 @@ impl Message {
             return Err(reject(bad(format!("the id is longer than {CALLER_ID_BYTES} bytes"))));
         }
         let name = fields.name.ok_or_else(|| reject(bad("there is no \"name\"")))?;
-        let name: String = serde_json::from_str(name.get()).map_err(|_| reject(bad("\"name\" must be text")))?;
+        let Key(name) = serde_json::from_str(name.get()).map_err(|_| reject(bad("\"name\" must be text")))?;
         let params = Params::new(fields.params);
         let others = fields.others;
         if let Some(place) = Place::of_name(&name) {
@@ -109,7 +109,7 @@ impl Message {
             return Ok(Self::Command(CommandMessage { place, command, id, params }));
         }
         let options = options(&others).map_err(reject)?;
-        Ok(Self::Run(Request { name, id, params, options }))
+        Ok(Self::Run(Request { name: name.into_owned(), id, params, options }))
     }
 }
 

@@ -89,6 +89,16 @@ struct Inner {
     lost: Mutex<HashSet<Box<str>>>,
 }
 
+/// A request that could not be put on the way at once.
+#[derive(Debug)]
+pub struct Unsent {
+    ask: Ask,
+    /// The peer whose turn it is, if there is one.
+    first: Option<Link>,
+    leave: Leave,
+    deadline: Option<Deadline>,
+}
+
 /// What whoever asked is told.
 #[derive(Debug, Clone)]
 pub enum Said {
@@ -181,24 +191,24 @@ impl Origin {
         self.0.held.is_some()
     }
 
-    /// Puts a request of `user` without options on the way; how it ended is written to `answer`. Waits only while the chosen link has too
-    /// much to write; requests submitted one after the other leave in that order.
-    pub async fn submit(&self, request: Request, user: &str, answer: impl Answer) {
+    /// Puts a request of `user` without options on the way; how it ended is written to `answer`. Given back if that takes waiting.
+    #[must_use]
+    pub fn submit(&self, request: Request, user: &str, answer: impl Answer) -> Option<Unsent> {
         let Request { name, id, params, options } = request;
         let run = new_run();
         let seat = self.ledger().enter(run.clone(), &name, user, id.clone(), false);
         let timeout_ms = options.timeout.map(whom::whole_ms);
         let order = Order { caller: id.clone(), timeout_ms, ..Order::default() };
-        self.put(AskBody::Run(name, params, order), run, id, options.timeout, Some(seat), answer).await;
+        self.put(AskBody::Run(name, params, order), run, id, options.timeout, Some(seat), answer)
     }
 
-    /// Puts a command for a peer on the way; what came of it is written to `answer`.
-    pub async fn submit_command(&self, message: CommandMessage, answer: impl Answer) {
-        let run = new_run();
-        self.put(AskBody::Command(message.params), run, message.id, None, None, answer).await;
+    /// Puts a command for a peer on the way; what came of it is written to `answer`. Given back if that takes waiting.
+    #[must_use]
+    pub fn submit_command(&self, message: CommandMessage, answer: impl Answer) -> Option<Unsent> {
+        self.put(AskBody::Command(message.params), new_run(), message.id, None, None, answer)
     }
 
-    async fn put(
+    fn put(
         &self,
         body: AskBody,
         run: RunId,
@@ -206,7 +216,7 @@ impl Origin {
         timeout: Option<Duration>,
         seat: Option<Seat>,
         answer: impl Answer,
-    ) {
+    ) -> Option<Unsent> {
         let deadline = timeout.map(|limit| Deadline { limit, at: Instant::now() + limit });
         let departure = Departure::default();
         let live = seat.as_ref().map(|seat| Arc::clone(seat.live()));
@@ -227,9 +237,23 @@ impl Origin {
         }
         let ask = Ask { body, id, run, departure, sink: Sink::Direct(Direct(waiter)) };
         if self.stop().refuse.is_cancelled() {
-            return refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
+            refuse(ask, ErrorCode::Busy, "the daemon is stopping and takes nothing more");
+            return None;
         }
-        let sending = self.send(ask);
+        match self.send_now(ask) {
+            Ok(link) => {
+                leave.by(&link);
+                None
+            }
+            Err((ask, first)) => Some(Unsent { ask, first, leave, deadline }),
+        }
+    }
+
+    /// Puts on the way what could not be at once. Waits only while the chosen link has too much to write, or for whoever comes back;
+    /// requests submitted one after the other leave in that order.
+    pub async fn send_on(&self, unsent: Unsent) {
+        let Unsent { ask, first, leave, deadline } = unsent;
+        let sending = self.send(ask, first);
         let sent = match deadline {
             None => sending.await,
             // Over before any link had room: the request is dropped with the attempt, and whoever waits is told that.
@@ -242,17 +266,39 @@ impl Origin {
             (Ok(link), _) => leave.by(&link),
             (Err(ask), Some(held)) => held.keep(ask, leave),
             // Nobody waits any more: then nobody need be told.
-            (Err(ask), None) => drop(ask.sink.settle(nobody(timeout), ws_daemon_protocol::codec::v2::Verdict::default())),
+            (Err(ask), None) => {
+                drop(ask.sink.settle(nobody(deadline), ws_daemon_protocol::codec::v2::Verdict::default()));
+            }
         }
     }
 
-    /// Gives the request to the next peer in turn, or back if there is none, or others wait before it.
-    async fn send(&self, mut ask: Ask) -> Result<Link, Ask> {
+    /// Gives the request to the next peer in turn if it has room; else back, with that peer if there is one.
+    fn send_now(&self, ask: Ask) -> Result<Link, (Ask, Option<Link>)> {
+        if self.0.held.as_ref().is_some_and(|held| !held.is_empty()) {
+            return Err((ask, None));
+        }
+        let Pick::Link(link) = self.peers().pick(&Choice::ANYONE) else { return Err((ask, None)) };
+        if !link.has_room_now() {
+            return Err((ask, Some(link)));
+        }
+        match link.ask(ask) {
+            Ok(()) => Ok(link),
+            // It died between the choice and now: the next one, since this request has not left.
+            Err(Closed(back)) => Err((*back, None)),
+        }
+    }
+
+    /// Gives the request to `first` or else to the next peer in turn, or back if there is none, or others wait before it.
+    async fn send(&self, mut ask: Ask, mut first: Option<Link>) -> Result<Link, Ask> {
         loop {
             if self.0.held.as_ref().is_some_and(|held| !held.is_empty()) {
                 return Err(ask);
             }
-            let Pick::Link(link) = self.peers().pick(&Choice::ANYONE) else {
+            let next = || match self.peers().pick(&Choice::ANYONE) {
+                Pick::Link(link) => Some(link),
+                _ => None,
+            };
+            let Some(link) = first.take().or_else(next) else {
                 // On a client it is held.
                 if self.is_client() || !self.somebody_returns(None, None).await {
                     return Err(ask);
@@ -393,8 +439,8 @@ fn line(event: &str, run: &RunId, report: &Report) -> String {
 }
 
 /// Nobody is connected. Byte for byte the seed's answer for whoever asked in the seed's grammar; in words for whoever used more.
-fn nobody(timeout: Option<Duration>) -> Report {
-    match timeout {
+fn nobody(deadline: Option<Deadline>) -> Report {
+    match deadline {
         None => Report::SEED_NOBODY,
         Some(_) => Outcome::failed(
             ErrorCode::NoPeer,

@@ -380,8 +380,14 @@ mod tests {
             assert!(decode(&text, 1).is_err(), "{text}");
         }
         for data in [
-            r#"{"status":00,"id":"r"}"#, r#"{"status":,"id":"r"}"#, r#"{"status":0,"id":""}"#, r#"{"status":0,"id":"r","ms":01}"#,
-            r#"{"status":0,"id":"r","ms":}"#, r#"{"status":0,"id":"r"}}"#, r#"{"status":0,"id":"r",}"#, r#"{"status":0,"id":"r""#,
+            r#"{"status":00,"id":"r"}"#,
+            r#"{"status":,"id":"r"}"#,
+            r#"{"status":0,"id":""}"#,
+            r#"{"status":0,"id":"r","ms":01}"#,
+            r#"{"status":0,"id":"r","ms":}"#,
+            r#"{"status":0,"id":"r"}}"#,
+            r#"{"status":0,"id":"r",}"#,
+            r#"{"status":0,"id":"r""#,
         ] {
             assert!(decode(&status(data), 128).is_err(), "{data}");
         }

@@ -71,7 +71,19 @@ impl Control {
     /// # Errors
     /// That they may not.
     pub async fn may_ask(&self, asker: &Asker, request: &Request) -> Result<Scope, Outcome> {
-        let (rules, audit, origin) = (&self.0.rules, &self.0.audit, &self.0.origin);
+        let asked = self.asked(asker, request)?;
+        self.0.audit.record(|| self.ask_entry(asker, request, asked.verdict)).await;
+        self.asked_for(asker, asked)
+    }
+
+    /// The same on the spot; `None` where it is to be written down, for which there may have to be waited.
+    pub fn may_ask_now(&self, asker: &Asker, request: &Request) -> Option<Result<Scope, Outcome>> {
+        let decide = || self.asked_for(asker, self.asked(asker, request)?);
+        (!self.0.audit.is_on()).then(decide)
+    }
+
+    fn asked<'a>(&self, asker: &Asker, request: &'a Request) -> Result<Asked<'a>, Outcome> {
+        let (rules, origin) = (&self.0.rules, &self.0.origin);
         let Request { name, options, .. } = request;
         let actor = Actor::Local(&asker.caller);
         let ask = Action::Ask(name, At::Somebody);
@@ -92,22 +104,28 @@ impl Control {
             let of_then = rules.decide(actor, then);
             (verdict, refused) = if of_then.allowed { (verdict, refused) } else { (of_then, then) };
         }
-        let entry = || {
-            let entry = asker.entry("ask").text("script", name);
-            let entry = entry.with_known("id", request.id.as_ref().map(|id| id.as_json().to_owned()));
-            let entry = match &options.to {
-                Some(to) => entry.text("to", &to.to_string()),
-                None => entry,
-            };
-            let entry = match &options.then {
-                Some(then) => entry.text("then", then),
-                None => entry,
-            };
-            let params = audit.params(request.params.as_written());
-            entry.with("params", params).with("allowed", verdict.allowed).with("by", verdict.by.to_string())
+        Ok(Asked { verdict, refused, within })
+    }
+
+    fn asked_for(&self, asker: &Asker, asked: Asked<'_>) -> Result<Scope, Outcome> {
+        let Asked { verdict, refused, within } = asked;
+        within.filter(|_| verdict.allowed).ok_or_else(|| self.0.rules.refusal(Actor::Local(&asker.caller), refused))
+    }
+
+    fn ask_entry(&self, asker: &Asker, request: &Request, verdict: Verdict) -> Entry {
+        let Request { name, options, .. } = request;
+        let entry = asker.entry("ask").text("script", name);
+        let entry = entry.with_known("id", request.id.as_ref().map(|id| id.as_json().to_owned()));
+        let entry = match &options.to {
+            Some(to) => entry.text("to", &to.to_string()),
+            None => entry,
         };
-        audit.record(entry).await;
-        within.filter(|_| verdict.allowed).ok_or_else(|| rules.refusal(actor, refused))
+        let entry = match &options.then {
+            Some(then) => entry.text("then", then),
+            None => entry,
+        };
+        let params = self.0.audit.params(request.params.as_written());
+        entry.with("params", params).with("allowed", verdict.allowed).with("by", verdict.by.to_string())
     }
 
     /// Whether somebody may give this command, and of which runs.
@@ -115,25 +133,37 @@ impl Control {
     /// # Errors
     /// That they may not.
     pub async fn may_command<'a>(&self, asker: &'a Asker, place: Place, command: &Command) -> Result<Whose<'a>, Outcome> {
-        let (rules, audit) = (&self.0.rules, &self.0.audit);
-        let (actor, action) = (Actor::Local(&asker.caller), Action::Command(command));
-        let Verdict { allowed, by } = rules.decide(actor, action);
-        let mut decided = if allowed { Ok(by) } else { Err(rules.refusal(actor, action)) };
-        if let (Ok(_), Command::Serve(serve)) = (&decided, command) {
-            decided = globs(serve).and_then(|names| rules.may_serve(&asker.caller, &names));
-        }
+        let (decided, by) = self.commanded(asker, command);
         let entry = || {
             let code = format!("{}{}", if place == Place::Here { "+" } else { "&" }, command.code());
             let entry = asker.entry("command").with("code", code).with("allowed", decided.is_ok());
-            let by = *decided.as_ref().unwrap_or(if allowed { &By::NoRule } else { &by });
             match command {
                 Command::Serve(serve) => entry.text("names", &serve.names.join(", ")),
                 _ => entry,
             }
             .with("by", by.to_string())
         };
-        audit.record(entry).await;
+        self.0.audit.record(entry).await;
         decided.map(|by| Whose { user: &asker.user, own_only: by == By::Own })
+    }
+
+    /// The same on the spot; `None` where it is to be written down, for which there may have to be waited.
+    pub fn may_command_now<'a>(&self, asker: &'a Asker, command: &Command) -> Option<Result<Whose<'a>, Outcome>> {
+        let decide = || self.commanded(asker, command).0.map(|by| Whose { user: &asker.user, own_only: by == By::Own });
+        (!self.0.audit.is_on()).then(decide)
+    }
+
+    /// Whether it may be, and by what that was decided.
+    fn commanded(&self, asker: &Asker, command: &Command) -> (Result<By, Outcome>, By) {
+        let rules = &self.0.rules;
+        let (actor, action) = (Actor::Local(&asker.caller), Action::Command(command));
+        let Verdict { allowed, by } = rules.decide(actor, action);
+        let mut decided = if allowed { Ok(by) } else { Err(rules.refusal(actor, action)) };
+        if let (Ok(_), Command::Serve(serve)) = (&decided, command) {
+            decided = globs(serve).and_then(|names| rules.may_serve(&asker.caller, &names));
+        }
+        let by = *decided.as_ref().unwrap_or(if allowed { &By::NoRule } else { &by });
+        (decided, by)
     }
 
     /// Has a connection asked for what it serves, from here on.
@@ -156,6 +186,15 @@ impl Control {
         served.serve(&names, serve.ready);
         Ok(())
     }
+}
+
+/// What was decided of a request.
+struct Asked<'a> {
+    verdict: Verdict,
+    /// What is refused, if something is.
+    refused: Action<'a>,
+    /// Whom it may be asked of, if it may.
+    within: Option<Scope>,
 }
 
 /// The names that are to be served.

@@ -140,3 +140,44 @@ fn line(peer: &str, id: Option<&CallerId>, pinged: Result<Duration, Outcome>) ->
 fn overdue(within: Duration) -> Outcome {
     Outcome::Failed(ErrorCode::Interrupted, format!("it did not answer within {within:?}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use ws_daemon_protocol::id::RunId;
+
+    use super::*;
+
+    impl Hears for mpsc::Sender<String> {
+        fn is_gone(&self) -> bool {
+            false
+        }
+
+        fn line(self, line: &str) {
+            self.send(line.to_owned()).expect("it is heard");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_becomes_of_a_ping_is_one_line() {
+        let table = [
+            (Pong::Answered, r#"{"status":0,"id":"i","peer":"a\"b","us":1500}"#),
+            (
+                Pong::Overdue,
+                r#"{"status":-5,"id":"i","peer":"a\"b","error":"interrupted","message":"it did not answer within 20s"}"#,
+            ),
+            (
+                Pong::Lost,
+                r#"{"status":-2,"id":"i","peer":"a\"b","error":"link_lost","message":"the link was lost before the answer came"}"#,
+            ),
+        ];
+        for (pong, line) in table {
+            let (hears, heard) = mpsc::channel();
+            let (id, since, within) = (Some(CallerId::from(&RunId::new("i"))), Instant::now(), Duration::from_secs(20));
+            tokio::time::advance(Duration::from_micros(1500)).await;
+            Box::new(Waits { hears, id, peer: "a\"b".into(), since, within }).hear(pong);
+            assert_eq!(heard.recv().as_deref(), Ok(line));
+        }
+    }
+}

@@ -756,9 +756,13 @@ mod tests {
         }
         assert!(!settles(&mux, &caller_id("\"x\""), Outcome::Exited(0).into()));
         let second = Verdict { attempt: Some(2), refused: false };
-        assert!(mux.settle(&IdKey::from(&RunId::new("r1")), second, Outcome::Exited(0).into()).is_err(), "no attempt was asked");
+        assert!(
+            mux.settle(&IdKey::from(&RunId::new("r1")), second, Outcome::Exited(0).into()).is_err(),
+            "no attempt was asked"
+        );
         for (code, settled) in settled.into_iter().enumerate() {
-            let (key, exited) = (IdKey::from(&RunId::new(format!("r{}", code + 1))), Outcome::Exited(u8::try_from(code).expect("small")));
+            let (key, exited) =
+                (IdKey::from(&RunId::new(format!("r{}", code + 1))), Outcome::Exited(u8::try_from(code).expect("small")));
             assert!(mux.settle(&key, Verdict::default(), exited.into()).is_ok());
             assert_eq!(status(settled).0, i64::try_from(code).ok());
         }

@@ -410,3 +410,94 @@ async fn part(wire: &mut Wire, ended: &Ended) {
         wire.part(code, reason).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::duplex;
+    use tokio::sync::oneshot;
+    use tokio::time::sleep;
+    use tokio_util::sync::CancellationToken;
+    use ws_daemon_protocol::codec::v2::Hello;
+
+    use super::*;
+    use crate::link::{Pong, Stream};
+    use crate::standing::Standing;
+
+    const BYTES: usize = 1 << 16;
+
+    fn hello(name: &str) -> Hello {
+        let (epoch, capacity, configured) = (1, 1, false);
+        let (tags, features, former) = (Vec::new(), Vec::new(), Vec::new());
+        let (name, instance, version) = (name.to_owned(), name.to_owned(), String::new());
+        Hello { name, configured, instance, epoch, version, tags, capacity, features, former }
+    }
+
+    /// What becomes of a PING that is given up after so many seconds.
+    fn ask(link: &Link, within: u64) -> oneshot::Receiver<Pong> {
+        let (asker, heard) = oneshot::channel();
+        link.ask_ping(Box::new(asker), Some(Instant::now() + Duration::from_secs(within)));
+        heard
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ping_without_an_answer_is_given_up_when_it_is_due_and_with_the_link_that_lives_on_until_then() {
+        let (near, far) = duplex(BYTES);
+        let near = Wire::new(Stream::boxed(near), Role::Server, Vec::new(), BYTES);
+        let mut far = Wire::new(Stream::boxed(far), Role::Client, Vec::new(), BYTES);
+        let closing = CancellationToken::new();
+        let link =
+            Link::version2("far", "far", hello("far"), Standing::Anonymous, Arc::new(hello("near")), BYTES, closing.clone());
+        let terms = Terms { message: BYTES, nesting: 8, ping: Duration::from_secs(20) };
+        let (inbound, _unread) = mpsc::channel(1);
+        // It answers the third PING, and those of the WebSocket.
+        let answers = async {
+            let mut pings = 0;
+            loop {
+                if let Event::Frame(Frame::Text(text)) = far.event(true).await {
+                    pings += 1;
+                    let Ok(v2::Frame::Ping(id)) = v2::decode(&text, 8) else { panic!("{text}") };
+                    let pong = v2::status(&id, Verdict::default(), &Outcome::Exited(0).into());
+                    if pings == 3 {
+                        far.feed(pong).expect("it is open");
+                    }
+                }
+            }
+        };
+        let asks = async {
+            // Later than a look at the pulse, earlier than the next one, and beyond some.
+            sleep(Duration::from_secs(25)).await;
+            let begin = Instant::now();
+            let took = |seconds: u64| {
+                let took = begin.elapsed();
+                let wanted = Duration::from_secs(seconds);
+                assert!(took >= wanted && took < wanted + Duration::from_millis(2), "{took:?} in place of {seconds} s");
+            };
+            let (later, sooner, answered) = (ask(&link, 90), ask(&link, 3), ask(&link, 2));
+            assert_eq!(answered.await, Ok(Pong::Answered));
+            took(0);
+            assert_eq!(sooner.await, Ok(Pong::Overdue));
+            took(3);
+            assert_eq!(later.await, Ok(Pong::Overdue));
+            took(90);
+            let (left, never) = (ask(&link, 90), ask(&link, 90));
+            sleep(Duration::from_secs(1)).await;
+            drop(never);
+            assert_eq!(link.in_flight(), 2);
+            // It is looked for who is gone.
+            sleep(terms.ping * 2).await;
+            assert_eq!(link.in_flight(), 1);
+            closing.cancel();
+            assert_eq!(left.await, Ok(Pong::Lost));
+            took(131);
+            assert_eq!(ask(&link, 90).await, Ok(Pong::Lost), "there is no link any more");
+        };
+        tokio::select! {
+            ended = async { tokio::join!(serve(near, link.clone(), inbound, terms), asks) } => {
+                assert!(matches!(ended.0, Ended::ClosedHere), "{ended:?}");
+            }
+            () = answers => {}
+        }
+    }
+}

@@ -26,8 +26,8 @@ use super::{Before, Local, Parked};
 use crate::api::Visitor;
 use crate::control::{Answer, Asker, Control, Hears, Whose};
 use crate::exec::{Connection, Heard, LINE_ROOM_BYTES, Served};
-use crate::origin::{self, Said, tells_the_end_only};
-use crate::policy::Caller;
+use crate::origin::{self, Said, Unsent, tells_the_end_only};
+use crate::policy::{Caller, Scope};
 use crate::system::hung_up;
 use crate::tasks::Turn;
 
@@ -265,14 +265,21 @@ impl Session {
         loop {
             while let Some(frame) = framer.next() {
                 let taken = match (frame, self.serving()) {
-                    (Frame::Message(text), None) => self.message(&text, &mut turn).await,
+                    (Frame::Message(text), None) => match self.message(&text, &mut turn) {
+                        Ok(taken) => taken,
+                        // Boxed: all that may be waited for takes kilobytes, which are not to be moved about for each message.
+                        Err(rest) => Box::pin(self.go_on(*rest)).await,
+                    },
                     (Frame::Message(text), Some(served)) => match served.hear(&text) {
                         Ok(Heard::Taken(None)) => continue,
                         Ok(Heard::Taken(Some(reader))) => {
                             reader.room(LINE_ROOM_BYTES).await;
                             continue;
                         }
-                        Ok(Heard::Message) => self.message(&text, &mut turn).await,
+                        Ok(Heard::Message) => match self.message(&text, &mut turn) {
+                            Ok(taken) => taken,
+                            Err(rest) => Box::pin(self.go_on(*rest)).await,
+                        },
                         Err(fault) => {
                             self.tell(
                                 None,
@@ -357,61 +364,129 @@ impl Session {
     }
 
     /// Deals with one message; `false` if it was no message of this grammar.
-    async fn message(&self, text: &str, turn: &mut Turn) -> bool {
+    ///
+    /// # Errors
+    /// What is left to be done of it, if that may take waiting.
+    fn message(&self, text: &str, turn: &mut Turn) -> Result<bool, Box<Rest>> {
         match Message::parse(text) {
             Ok(Message::Run(request)) => {
                 if request.options.queue.is_some() {
                     // It is to be put on disk, and said to be there.
                     turn.is_heavy();
                 }
-                self.request(request).await;
+                let Some(may) = self.local.control.may_ask_now(&self.asker, &request) else {
+                    return Err(Box::new(Rest::Message(Message::Run(request))));
+                };
+                self.request(request, may).map_or(Ok(true), |unsent| Err(Box::new(Rest::Unsent(unsent))))
             }
-            Ok(Message::Command(message)) => self.command(message).await,
+            Ok(Message::Command(message)) => self.command_at_once(message),
             Err(Rejection { id, outcome }) => {
                 let is_message = !matches!(outcome, Outcome::Failed(ErrorCode::BadMessage, _));
                 self.tell(id.as_ref(), outcome);
-                return is_message;
+                Ok(is_message)
             }
+        }
+    }
+
+    /// What is left to be done of a message, one after the other.
+    async fn go_on(&self, rest: Rest) -> bool {
+        let unsent = match rest {
+            Rest::Message(Message::Run(request)) => {
+                let may = self.local.control.may_ask(&self.asker, &request).await;
+                self.request(request, may)
+            }
+            Rest::Message(Message::Command(message)) => {
+                let may = self.local.control.may_command(&self.asker, message.place, &message.command).await;
+                match may {
+                    Ok(_) => self.command(message).await,
+                    Err(outcome) => {
+                        self.tell(message.id.as_ref(), outcome);
+                        None
+                    }
+                }
+            }
+            Rest::Command(message) => self.command(message).await,
+            Rest::Unsent(unsent) => Some(unsent),
+        };
+        if let Some(unsent) = unsent {
+            self.local.origin.send_on(unsent).await;
         }
         true
     }
 
-    async fn request(&self, request: Request) {
+    fn request(&self, request: Request, may: Result<Scope, Outcome>) -> Option<Unsent> {
         let id = request.id.clone();
-        let within = match self.local.control.may_ask(&self.asker, &request).await {
+        let within = match may {
             Ok(within) => within,
-            Err(outcome) => return self.tell(id.as_ref(), outcome),
+            Err(outcome) => {
+                self.tell(id.as_ref(), outcome);
+                return None;
+            }
         };
-        let Some(pending) = self.begin(id.as_ref(), true) else { return };
+        let pending = self.begin(id.as_ref(), true)?;
         if tells_the_end_only(&request.options) {
-            let kept = self.outcomes.clone().keep(pending, request, self.asker.user.clone(), within);
-            return self.local.origin.deliver(kept);
+            self.local.origin.deliver(self.outcomes.clone().keep(pending, request, self.asker.user.clone(), within));
+            return None;
         }
         let is_plain = request.options.are_plain();
         if !is_plain || !within.is_anyone() {
             let said = self.local.origin.order(request, &self.asker.user, within);
-            return self.local.origin.deliver(lines(pending, said, id, is_plain));
+            self.local.origin.deliver(lines(pending, said, id, is_plain));
+            return None;
         }
-        self.local.origin.submit(request, &self.asker.user, self.told(pending, id, Answered::Always)).await;
+        self.local.origin.submit(request, &self.asker.user, self.told(pending, id, Answered::Always))
     }
 
     fn told(&self, pending: Pending, id: Option<CallerId>, answered: Answered) -> Told {
         Told { pending: pending.without_task(self.local.origin.requests()), id, answered }
     }
 
-    async fn command(&self, message: CommandMessage) {
-        let may = self.local.control.may_command(&self.asker, message.place, &message.command).await;
+    /// A command for which nothing need be waited: one for a peer, and a PING of one.
+    fn command_at_once(&self, message: CommandMessage) -> Result<bool, Box<Rest>> {
+        let Some(may) = self.local.control.may_command_now(&self.asker, &message.command) else {
+            return Err(Box::new(Rest::Message(Message::Command(message))));
+        };
         if let Err(outcome) = may {
-            return self.tell(message.id.as_ref(), outcome);
+            self.tell(message.id.as_ref(), outcome);
+            return Ok(true);
         }
+        if message.place == Place::There {
+            return self.command_there(message).map_or(Ok(true), |unsent| Err(Box::new(Rest::Unsent(unsent))));
+        }
+        match self.ping_at_once(message) {
+            Some(message) => Err(Box::new(Rest::Command(message))),
+            None => Ok(true),
+        }
+    }
+
+    /// A command that may be given.
+    async fn command(&self, message: CommandMessage) -> Option<Unsent> {
         match message.place {
-            Place::Here => self.command_here(message).await,
-            Place::There => {
-                let id = message.id.clone();
-                let Some(pending) = self.begin(id.as_ref(), id.is_some()) else { return };
-                self.local.origin.submit_command(message, self.told(pending, id, Answered::IfFailedOrNamed)).await;
+            Place::Here => {
+                if let Some(message) = self.ping_at_once(message) {
+                    self.command_here(message).await;
+                }
+                None
             }
+            Place::There => self.command_there(message),
         }
+    }
+
+    fn command_there(&self, message: CommandMessage) -> Option<Unsent> {
+        let id = message.id.clone();
+        let pending = self.begin(id.as_ref(), id.is_some())?;
+        self.local.origin.submit_command(message, self.told(pending, id, Answered::IfFailedOrNamed))
+    }
+
+    /// Puts a PING on the way that needs no task; any other command is given back.
+    fn ping_at_once(&self, message: CommandMessage) -> Option<CommandMessage> {
+        let Some(link) = self.local.control.pings_at_once(&message.command) else { return Some(message) };
+        let CommandMessage { command, id, .. } = message;
+        if let Some(pending) = self.begin(id.as_ref(), true) {
+            let hears = Line(pending.without_task(self.local.origin.requests()));
+            self.local.control.ping_at_once(&link, &command, id, hears);
+        }
+        None
     }
 
     async fn command_here(&self, message: CommandMessage) {
@@ -440,12 +515,7 @@ impl Session {
             }
             return;
         }
-        let at_once = self.local.control.pings_at_once(&command);
         let Some(pending) = self.begin(id.as_ref(), true) else { return };
-        if let Some(link) = at_once {
-            let hears = Line(pending.without_task(self.local.origin.requests()));
-            return self.local.control.ping_at_once(&link, &command, id, hears);
-        }
         let (control, user) = (self.local.control.clone(), self.asker.user.clone());
         let rest = self.local.tasks.clone();
         let close = self.local.stop.close_local.clone();
@@ -477,6 +547,16 @@ async fn throw_away<R: AsyncRead + Unpin>(reader: &mut R) {
     let mut rest = reader.take(THROWN_AWAY_BYTES);
     // Whatever ends it, the connection is closed next.
     drop(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await);
+}
+
+/// What is left to be done of a message when waiting may be.
+enum Rest {
+    /// All of it: that it was said is to be written down.
+    Message(Message),
+    /// A command that may be given.
+    Command(CommandMessage),
+    /// To put it on the way.
+    Unsent(Unsent),
 }
 
 /// Which outcomes of a request are told.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -78,6 +78,38 @@ fn peers_are_all_that_were_ever_here_with_when_they_were_last_seen() {
     };
     assert_eq!(seen(&after), [(json!("mail"), json!(false)), (json!("web"), json!(false))]);
     assert_eq!(after[1]["last_seen"], web["last_seen"]);
+}
+
+#[test]
+fn a_ping_that_is_not_answered_in_time_or_whose_link_is_lost_says_so_and_no_stop_waits_for_longer() {
+    let mut server = Daemon::server().config(json!({ "times": { "ping": "1s" } })).start();
+    let ping = |id: &str| json!({ "name": "+cmd", "id": id, "params": { "code": "PING", "data": "web" } }).to_string();
+    let overdue = |id: &str| {
+        let rest = r#""peer":"web","error":"interrupted","message":"it did not answer within 1s""#;
+        format!("{{\"status\":-5,\"id\":\"{id}\",{rest}}}")
+    };
+    let mut silent = Peer::dial_version2(&server, &named_peer("web", "i"));
+    let mut process = server.connect();
+    process.send(ping("a"));
+    let asked: Value = serde_json::from_str(&silent.text()).expect("JSON");
+    assert_eq!(asked["params"]["code"], "PING", "{asked}");
+    assert_eq!(process.line(), overdue("a"));
+    // Too late, it is nothing to anybody.
+    silent.send_text(
+        &json!({ "name": "&cmd", "params": { "code": "STATUS", "data": { "status": 0, "id": asked["id"] } } }).to_string(),
+    );
+    process.nothing_waiting();
+    process.send(ping("b"));
+    silent.text();
+    drop(silent);
+    let lost = r#""peer":"web","error":"link_lost","message":"the link was lost before the answer came""#;
+    assert_eq!(process.line(), format!("{{\"status\":-2,\"id\":\"b\",{lost}}}"));
+    let mut silent = Peer::dial_version2(&server, &json!({ "name": "web", "instance": "i", "epoch": 2 }));
+    process.send(ping("c"));
+    silent.text();
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(process.line(), overdue("c"));
+    assert_eq!(server.wait_exit(Duration::from_secs(5)).code(), Some(0));
 }
 
 #[test]

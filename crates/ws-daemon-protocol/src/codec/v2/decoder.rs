@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{
-    COMMAND_HEAD, Frame, Have, Hello, Hop, ID_BYTES, LISTED, NAME_CHARS, Order, PING_TAIL, Progress, ROOT_BYTES, ROOTS, Refused,
-    Roots, RunFrame, STATUS_HEAD, StatusFrame, TAGS, Verdict, is_name, moves,
+    COMMAND_HEAD, Frame, Have, Hello, Hop, ID_BYTES, LISTED, NAME_CHARS, Order, PING_TAIL, Progress, ROOT_BYTES, ROOTS,
+    Refused, Roots, RunFrame, STATUS_HEAD, StatusFrame, TAGS, Verdict, is_name, moves,
 };
 use crate::codec::framer::check_whole;
 use crate::command::{Command, Place, StreamName, fault};
