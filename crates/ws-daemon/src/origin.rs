@@ -92,7 +92,7 @@ struct Inner {
 /// A request that could not be put on the way at once.
 #[derive(Debug)]
 pub struct Unsent {
-    ask: Ask,
+    ask: Box<Ask>,
     /// The peer whose turn it is, if there is one.
     first: Option<Link>,
     leave: Leave,
@@ -253,7 +253,7 @@ impl Origin {
     /// requests submitted one after the other leave in that order.
     pub async fn send_on(&self, unsent: Unsent) {
         let Unsent { ask, first, leave, deadline } = unsent;
-        let sending = self.send(ask, first);
+        let sending = self.send(*ask, first);
         let sent = match deadline {
             None => sending.await,
             // Over before any link had room: the request is dropped with the attempt, and whoever waits is told that.
@@ -273,18 +273,18 @@ impl Origin {
     }
 
     /// Gives the request to the next peer in turn if it has room; else back, with that peer if there is one.
-    fn send_now(&self, ask: Ask) -> Result<Link, (Ask, Option<Link>)> {
+    fn send_now(&self, ask: Ask) -> Result<Link, (Box<Ask>, Option<Link>)> {
         if self.0.held.as_ref().is_some_and(|held| !held.is_empty()) {
-            return Err((ask, None));
+            return Err((ask.into(), None));
         }
-        let Pick::Link(link) = self.peers().pick(&Choice::ANYONE) else { return Err((ask, None)) };
+        let Pick::Link(link) = self.peers().pick(&Choice::ANYONE) else { return Err((ask.into(), None)) };
         if !link.has_room_now() {
-            return Err((ask, Some(link)));
+            return Err((ask.into(), Some(link)));
         }
         match link.ask(ask) {
             Ok(()) => Ok(link),
             // It died between the choice and now: the next one, since this request has not left.
-            Err(Closed(back)) => Err((*back, None)),
+            Err(Closed(back)) => Err((back, None)),
         }
     }
 

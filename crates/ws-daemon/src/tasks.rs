@@ -59,12 +59,14 @@ pub struct Turn {
     /// Pieces of work in one turn; beyond, all others that are ready go first.
     most: usize,
     done: usize,
+    /// With so many done the clock is looked at.
+    look_at: usize,
     /// When the first piece of it was done.
     begun: Option<Instant>,
 }
 
 impl Turn {
-    /// So many pieces of work are done in any turn.
+    /// So many pieces of work are done in any turn, and between two looks at the clock.
     const FEW: usize = 4;
 
     /// Beyond these, a turn is over after so long.
@@ -73,7 +75,7 @@ impl Turn {
     /// Turns of up to so many pieces, if these are light: what is done in one turn leaves together.
     #[must_use]
     pub fn of_light(most: usize) -> Self {
-        Self { most, done: 0, begun: None }
+        Self { most, done: 0, look_at: Self::FEW, begun: None }
     }
 
     /// Whether nothing was done in it yet.
@@ -91,7 +93,7 @@ impl Turn {
     pub async fn done(&mut self, bytes: usize) {
         self.done += 1 + (bytes >> 10);
         if self.is_over() {
-            (self.done, self.begun) = (0, None);
+            *self = Self::of_light(self.most);
             yield_now().await;
         }
     }
@@ -101,7 +103,11 @@ impl Turn {
             return true;
         }
         let begun = *self.begun.get_or_insert_with(Instant::now);
-        self.done >= Self::FEW && begun.elapsed() >= Self::LENGTH
+        if self.done < self.look_at {
+            return false;
+        }
+        self.look_at = self.done + Self::FEW;
+        begun.elapsed() >= Self::LENGTH
     }
 }
 

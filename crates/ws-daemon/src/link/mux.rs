@@ -256,7 +256,9 @@ impl Mux {
         state.outgoing.push_back(Outgoing { frame, kind: Kind::Ping });
         drop(state);
         self.wake.notify_one();
-        beyond.into_iter().for_each(|beyond| beyond.hear(Pong::Lost));
+        if let Some(beyond) = beyond {
+            beyond.hear(Pong::Lost);
+        }
     }
 
     /// Gives up the PINGs that are due by now; when others are to be looked at.
@@ -265,7 +267,9 @@ impl Mux {
         let pings = state.pings.as_mut()?;
         let (overdue, due) = (pings.overdue(now), pings.due());
         drop(state);
-        overdue.into_iter().for_each(|overdue| overdue.hear(Pong::Overdue));
+        for overdue in overdue {
+            overdue.hear(Pong::Overdue);
+        }
         due
     }
 
@@ -579,7 +583,9 @@ impl State {
 
     fn sweep(&mut self) {
         let Self { unanswered, by_id, pings, .. } = self;
-        pings.iter_mut().for_each(|pings| pings.sweep());
+        if let Some(pings) = pings {
+            pings.sweep();
+        }
         unanswered.retain(|_, entry| {
             let waits = !entry.sink.is_closed();
             if !waits {
