@@ -47,7 +47,7 @@ use waiting_room::WaitingRoom;
 pub use ends::Ends;
 pub use follow::Follow;
 pub use handover::Awaited;
-pub use order::tells_the_end_only;
+pub use order::{Keeping, tells_the_end_only};
 pub use waiter::Answer;
 pub use whom::RELAYED;
 

@@ -35,7 +35,7 @@ use tokio::sync::{oneshot, watch};
 use ws_daemon_protocol::id::RunId;
 
 use crate::metrics::Seconds;
-use crate::spool::queue::{Pending, Queue};
+use crate::spool::queue::{Handed, Pending, Queue};
 use crate::spool::store::{Store, Verdict};
 use crate::spool::writer::Writer;
 
@@ -81,6 +81,23 @@ impl Hand {
 impl fmt::Debug for Hand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hand").finish_non_exhaustive()
+    }
+}
+
+/// A place for one more verb among those that wait, for whoever cannot.
+pub struct Room<'a>(queue::Room<'a>);
+
+impl Room<'_> {
+    /// The same as [`Spool::accept`]; what came of it is told to `tell`, on the thread of the spool, where there is little time. If
+    /// the spool is given up before, it is told that. It gets the request back.
+    pub fn accept(self, request: NewRequest, tell: impl FnOnce(Result<Accepted>, NewRequest) + Send + 'static) {
+        self.0.push(Box::new(Handed::new(request, tell)));
+    }
+}
+
+impl fmt::Debug for Room<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room").finish_non_exhaustive()
     }
 }
 
@@ -176,6 +193,11 @@ impl Spool {
     /// On return with `Fresh` the request and its runs are on disk.
     pub async fn accept(&self, request: NewRequest) -> Result<Accepted> {
         self.ask(move |store| store.accept(&request)).await
+    }
+
+    /// A place for one more verb; none while too many wait, or if the spool is closed.
+    pub fn room(&self) -> Option<Room<'_>> {
+        self.0.queue.room().map(Room)
     }
 
     /// On return the run is bound to that instance on disk: its frame may leave.

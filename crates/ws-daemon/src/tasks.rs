@@ -84,11 +84,6 @@ impl Turn {
         self.done == 0
     }
 
-    /// The piece of work that is being done is all of a turn: more of it is to be done elsewhere.
-    pub fn is_heavy(&mut self) {
-        self.done += self.most;
-    }
-
     /// One piece of work was done, which had so many bytes: each KiB of it is one more.
     pub async fn done(&mut self, bytes: usize) {
         self.done += 1 + (bytes >> 10);
@@ -181,8 +176,6 @@ mod tests {
             assert!((Turn::FEW..=MOST).contains(&pieces(&mut turn)));
         }
         assert!(turn.done((MOST - 1) << 10).now_or_never().is_none());
-        turn.is_heavy();
-        assert_eq!(pieces(&mut turn), 1);
         for _ in 1..Turn::FEW {
             assert!(turn.done(0).now_or_never().is_some());
         }

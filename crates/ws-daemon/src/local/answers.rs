@@ -244,6 +244,16 @@ impl Pending {
         }
     }
 
+    /// Writes one line that is not the last, if there is room for it now.
+    pub fn line_at_once(&self, line: &str) -> bool {
+        let mut state = self.answers.state();
+        let has_room = state.lines.len() < ROOM_BYTES;
+        if has_room {
+            self.answers.push(&mut state, line);
+        }
+        has_room
+    }
+
     /// Writes the answer: one line, without its newline. In the same moment the request is no longer in flight.
     pub fn answer(mut self, line: &str) {
         let answers = self.answers.clone();

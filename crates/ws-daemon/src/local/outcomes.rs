@@ -1,17 +1,19 @@
-//! The queued requests of one connection that wait for their outcome, which may take days: one task tells all of them. It tells
-//! nothing but that a request is on disk, and how it ended.
+//! The queued requests of one connection, on their way to the disk and until their outcome, which may take days: one task says of
+//! all that they are on disk, and one how they ended. It tells nothing else.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use ws_daemon_protocol::id::{CallerId, RunId};
 use ws_daemon_protocol::message::Request;
 use ws_daemon_protocol::outcome::Report;
 
 use super::answers::{Answers, Pending};
-use crate::origin::{Awaited, Ends, Follow, Origin};
+use crate::origin::{Awaited, Ends, Follow, Keeping, Origin};
 use crate::policy::Scope;
+use crate::spool::{self, Accepted, NewRequest};
 use crate::tasks::{Stop, Turn};
 
 /// The requests of one connection; it has no more than may be in flight. Clones are the same.
@@ -25,6 +27,34 @@ struct Inner {
     stopping: CancellationToken,
     ends: Ends,
     table: Mutex<Table>,
+    at_disk: Mutex<AtDisk>,
+    /// Something is done with that was at the disk.
+    some_done: Notify,
+}
+
+/// Those that are on their way to the disk.
+#[derive(Default)]
+struct AtDisk {
+    going: usize,
+    /// Of which it has not been said yet; never more than may wait for the disk and are answered by it at once.
+    done: Vec<Done>,
+    /// Whether there is a task that says it.
+    is_told: bool,
+}
+
+/// One of them, and what became of it.
+struct Done {
+    kept: Kept,
+    accepted: spool::Result<Accepted>,
+    /// Freed here, where it was made.
+    _written: NewRequest,
+}
+
+/// One of them.
+struct Kept {
+    keeping: Box<Keeping>,
+    pending: Pending,
+    id: Option<CallerId>,
 }
 
 #[derive(Default)]
@@ -46,13 +76,100 @@ impl Outcomes {
     /// Those of the connection with these answers.
     pub fn new(origin: Origin, answers: Answers, stop: &Stop) -> Self {
         let (parking, stopping) = (stop.park.clone(), stop.close_links.clone());
-        Self(Arc::new(Inner { origin, answers, parking, stopping, ends: Ends::default(), table: Mutex::default() }))
+        let (ends, table) = (Ends::default(), Mutex::default());
+        let (at_disk, some_done) = (Mutex::default(), Notify::new());
+        Self(Arc::new(Inner { origin, answers, parking, stopping, ends, table, at_disk, some_done }))
     }
 
     /// Has a request of `user` on disk, says so, and sees to it that its outcome is told.
-    pub async fn keep(self, pending: Pending, request: Request, user: Box<str>, within: Scope) {
-        let id = request.id.clone();
-        match Box::pin(self.0.origin.keep(request, &user, &within)).await {
+    pub fn keep(&self, pending: Pending, request: Request, user: &str, within: Scope) {
+        let (id, origin) = (request.id.clone(), &self.0.origin);
+        match origin.to_keep(request, user, within) {
+            Ok((new, keeping)) => {
+                let spool = keeping.spool().clone();
+                let (kept, outcomes) = (Kept { keeping, pending, id }, self.clone());
+                if let Some(room) = spool.room() {
+                    self.expect_one();
+                    return room
+                        .accept(new, move |accepted, written| outcomes.note(Done { kept, accepted, _written: written }));
+                }
+                origin.deliver(async move { outcomes.say(kept, spool.accept(new).await).await });
+            }
+            Err(outcome) => origin.deliver(async move { answer(pending, id.as_ref(), &outcome.into()).await }),
+        }
+    }
+
+    /// One more is on its way to the disk; there is a task that tells what becomes of all of them.
+    fn expect_one(&self) {
+        let mut at_disk = self.at_disk();
+        at_disk.going += 1;
+        let is_told = std::mem::replace(&mut at_disk.is_told, true);
+        drop(at_disk);
+        if !is_told {
+            self.0.origin.deliver(self.clone().say_all());
+        }
+    }
+
+    /// What became of one at the disk.
+    fn note(&self, done: Done) {
+        let mut at_disk = self.at_disk();
+        at_disk.going -= 1;
+        let is_first = at_disk.done.is_empty();
+        at_disk.done.push(done);
+        drop(at_disk);
+        if is_first {
+            self.0.some_done.notify_one();
+        }
+    }
+
+    /// Says of each what became of it, until none is on its way: also when there is nobody to be told, as those that are on disk are
+    /// to live.
+    async fn say_all(self) {
+        let mut turn = Turn::default();
+        while let Some(done) = self.next_done() {
+            if done.is_empty() {
+                self.0.some_done.notified().await;
+            }
+            for one in done {
+                self.say_at_once(one);
+                turn.done(0).await;
+            }
+        }
+    }
+
+    /// What became of those that are done with since; nothing if that was all. Then this task is none any more.
+    fn next_done(&self) -> Option<Vec<Done>> {
+        let mut at_disk = self.at_disk();
+        at_disk.is_told = at_disk.going > 0 || !at_disk.done.is_empty();
+        at_disk.is_told.then(|| std::mem::take(&mut at_disk.done))
+    }
+
+    /// Waits for nothing: what has to wait is given a task of its own.
+    fn say_at_once(&self, done: Done) {
+        let Done { kept, accepted, .. } = done;
+        let (outcomes, origin) = (self.clone(), &self.0.origin);
+        if !matches!(accepted, Ok(Accepted::Fresh)) {
+            return origin.deliver(async move { outcomes.say(kept, accepted).await });
+        }
+        let Kept { keeping, pending, id } = kept;
+        match origin.kept(keeping) {
+            Ok((accepted, follow)) => {
+                let line = accepted.to_json(id.as_ref());
+                if pending.line_at_once(&line) {
+                    return self.wait(pending, id, follow);
+                }
+                origin.deliver(async move {
+                    pending.line(&line).await;
+                    outcomes.wait(pending, id, follow);
+                });
+            }
+            Err(outcome) => origin.deliver(async move { answer(pending, id.as_ref(), &outcome.into()).await }),
+        }
+    }
+
+    async fn say(self, kept: Kept, accepted: spool::Result<Accepted>) {
+        let Kept { keeping, pending, id } = kept;
+        match self.0.origin.kept_or_not(keeping, accepted).await {
             Ok((accepted, follow)) => {
                 pending.line(&accepted.to_json(id.as_ref())).await;
                 self.wait(pending, id, follow);
@@ -70,7 +187,7 @@ impl Outcomes {
         }
     }
 
-    fn wait(self, pending: Pending, id: Option<CallerId>, follow: Follow) {
+    fn wait(&self, pending: Pending, id: Option<CallerId>, follow: Follow) {
         let mut table = self.table();
         let number = table.number;
         table.number += 1;
@@ -80,7 +197,7 @@ impl Outcomes {
         follow.leave_to(self.0.ends.heir(number));
         if !is_told {
             let origin = self.0.origin.clone();
-            origin.deliver(self.tell());
+            origin.deliver(self.clone().tell());
         }
     }
 
@@ -136,6 +253,11 @@ impl Outcomes {
         let mut table = self.table();
         table.is_told = false;
         std::mem::take(&mut table.waiting)
+    }
+
+    fn at_disk(&self) -> MutexGuard<'_, AtDisk> {
+        // Every section leaves it whole.
+        self.0.at_disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -265,7 +265,7 @@ impl Session {
         loop {
             while let Some(frame) = framer.next() {
                 let taken = match (frame, self.serving()) {
-                    (Frame::Message(text), None) => match self.message(&text, &mut turn) {
+                    (Frame::Message(text), None) => match self.message(&text) {
                         Ok(taken) => taken,
                         // Boxed: all that may be waited for takes kilobytes, which are not to be moved about for each message.
                         Err(rest) => Box::pin(self.go_on(*rest)).await,
@@ -276,7 +276,7 @@ impl Session {
                             reader.room(LINE_ROOM_BYTES).await;
                             continue;
                         }
-                        Ok(Heard::Message) => match self.message(&text, &mut turn) {
+                        Ok(Heard::Message) => match self.message(&text) {
                             Ok(taken) => taken,
                             Err(rest) => Box::pin(self.go_on(*rest)).await,
                         },
@@ -367,13 +367,9 @@ impl Session {
     ///
     /// # Errors
     /// What is left to be done of it, if that may take waiting.
-    fn message(&self, text: &str, turn: &mut Turn) -> Result<bool, Box<Rest>> {
+    fn message(&self, text: &str) -> Result<bool, Box<Rest>> {
         match Message::parse(text) {
             Ok(Message::Run(request)) => {
-                if request.options.queue.is_some() {
-                    // It is to be put on disk, and said to be there.
-                    turn.is_heavy();
-                }
                 let Some(may) = self.local.control.may_ask_now(&self.asker, &request) else {
                     return Err(Box::new(Rest::Message(Message::Run(request))));
                 };
@@ -425,7 +421,7 @@ impl Session {
         };
         let pending = self.begin(id.as_ref(), true)?;
         if tells_the_end_only(&request.options) {
-            self.local.origin.deliver(self.outcomes.clone().keep(pending, request, self.asker.user.clone(), within));
+            self.outcomes.keep(pending, request, &self.asker.user, within);
             return None;
         }
         let is_plain = request.options.are_plain();

@@ -27,7 +27,7 @@ use super::whom::{NoWay, Whom, others_only, unknown, whole_ms};
 use super::{Origin, Said};
 use crate::peers::wall_ms;
 use crate::policy::Scope;
-use crate::spool::{Accepted, NewRequest, NewRun, RunRecord, RunState, Spool, SpoolError, StoredRequest};
+use crate::spool::{self, Accepted, NewRequest, NewRun, RunRecord, RunState, Spool, SpoolError, StoredRequest};
 
 /// Lines of one request that wait to be written; when full, whoever tells waits, and a script's output with it.
 const SAID: usize = 64;
@@ -42,6 +42,26 @@ const TAKEN_UP: usize = 1024;
 struct Part {
     run: RunId,
     whom: Whom,
+}
+
+/// A queued request on its way to the disk: what is to be known of it once it is there.
+pub struct Keeping {
+    spool: Spool,
+    damaged: watch::Receiver<Option<PathBuf>>,
+    request: Request,
+    id: Option<CallerId>,
+    user: Box<str>,
+    parts: Vec<Part>,
+    nearest: Option<Box<str>>,
+    expires_ms: i64,
+    not_before_ms: Option<i64>,
+}
+
+impl Keeping {
+    /// Where it is to be kept.
+    pub fn spool(&self) -> &Spool {
+        &self.spool
+    }
 }
 
 /// A queued request that is on disk, and its runs.
@@ -92,39 +112,59 @@ impl Origin {
                 let outcome = Outcome::failed(ErrorCode::Busy, "the daemon is stopping and takes nothing more");
                 return caller.tell(origin.refused(outcome)).await;
             }
-            match request.options.queue.clone() {
-                Some(queue) => match Box::pin(origin.accept(request, id, &queue, user, &within)).await {
-                    Ok(queued) => origin.tell_queued(queued, &caller).await,
-                    Err(outcome) => caller.tell(origin.refused(outcome)).await,
-                },
-                None => Box::pin(origin.direct(request, id, &user, &within, caller)).await,
+            if request.options.queue.is_none() {
+                return Box::pin(origin.direct(request, id, &user, &within, caller)).await;
+            }
+            match Box::pin(origin.accept(request, id, user, &within)).await {
+                Ok(queued) => origin.tell_queued(queued, &caller).await,
+                Err(outcome) => caller.tell(origin.refused(outcome)).await,
             }
         };
         self.requests().spawn(life);
         said
     }
 
-    /// Has a queued request of `user` on disk of which no more is [told](tells_the_end_only) than that, and how its run ended.
+    /// What is to be written of a queued request of `user` of which no more is [told](tells_the_end_only) than that it is on disk, and
+    /// how its run ended.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub fn to_keep(&self, request: Request, user: &str, within: Scope) -> Result<(NewRequest, Box<Keeping>), Outcome> {
+        let to_keep = if self.stop().refuse.is_cancelled() {
+            Err(Outcome::failed(ErrorCode::Busy, "the daemon is stopping and takes nothing more"))
+        } else {
+            let id = request.id.clone();
+            let part = one_part(&request, user, within);
+            self.spool_to_keep().and_then(|spool| self.keeping(spool.clone(), request, id, user.into(), vec![part]))
+        };
+        to_keep.inspect_err(|outcome| self.peers().counters().refused().count(outcome))
+    }
+
+    /// It is on disk: that, and its run, which lives from here on.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn kept(&self, keeping: Box<Keeping>) -> Result<(Event, Follow), Outcome> {
+        told_as_kept(self.begin(*keeping))
+    }
+
+    /// What became of it: that it is on disk, and its run, which lives from then on.
     ///
     /// # Errors
     /// Why it is not.
-    pub async fn keep(&self, request: Request, user: &str, within: &Scope) -> Result<(Event, Follow), Outcome> {
-        let kept = match request.options.queue.clone() {
-            _ if self.stop().refuse.is_cancelled() => {
-                Err(Outcome::failed(ErrorCode::Busy, "the daemon is stopping and takes nothing more"))
-            }
-            Some(queue) => {
-                let id = request.id.clone();
-                self.accept(request, id, &queue, user.into(), within).await
-            }
-            None => Err(Outcome::failed(ErrorCode::BadMessage, "it is not to be queued")),
-        };
-        let kept = kept.and_then(|OnDisk { follows, nearest, .. }| {
-            let follow = follows.into_iter().next();
-            let follow = follow.ok_or_else(|| Outcome::failed(ErrorCode::SpoolFailed, "the request on disk has no run"))?;
-            Ok((Event::Accepted { run: follow.run().clone(), nearest, runs: None }, follow))
-        });
+    pub async fn kept_or_not(
+        &self,
+        keeping: Box<Keeping>,
+        accepted: spool::Result<Accepted>,
+    ) -> Result<(Event, Follow), Outcome> {
+        let kept = self.on_disk(keeping, accepted).await.and_then(told_as_kept);
         kept.inspect_err(|outcome| self.peers().counters().refused().count(outcome))
+    }
+
+    /// Where queued requests are kept.
+    fn spool_to_keep(&self) -> Result<&Spool, Outcome> {
+        let none = || Outcome::failed(ErrorCode::SpoolFailed, "this daemon runs without a spool; its log says why");
+        self.spool().ok_or_else(none)
     }
 
     /// The last word to whoever asked for what is turned away.
@@ -137,7 +177,7 @@ impl Origin {
     async fn parts(&self, request: &Request, user: &str, within: &Scope) -> Result<Vec<Part>, Outcome> {
         let part = |whom| Part { run: new_run(), whom };
         if !request.options.each {
-            return Ok(vec![part(Whom::of(request).asked_by(user).only(within.clone()))]);
+            return Ok(vec![one_part(request, user, within.clone())]);
         }
         let queued = request.options.queue.is_some();
         let to = request.options.to.as_ref();
@@ -250,66 +290,82 @@ impl Origin {
     }
 
     /// Has a queued request on disk and its runs alive, or finds those that it had before.
-    async fn accept(
+    async fn accept(&self, request: Request, id: Option<CallerId>, user: Box<str>, within: &Scope) -> Result<OnDisk, Outcome> {
+        let spool = self.spool_to_keep()?.clone();
+        let parts = self.parts_to_queue(&request, &user, within, &spool).await?;
+        let (new, keeping) = self.keeping(spool.clone(), request, id, user, parts)?;
+        let accepted = spool.accept(new).await;
+        self.on_disk(keeping, accepted).await
+    }
+
+    /// What is to be written of a request, and the rest of what is known of it.
+    fn keeping(
         &self,
+        spool: Spool,
         request: Request,
         id: Option<CallerId>,
-        queue: &Queue,
         user: Box<str>,
-        within: &Scope,
-    ) -> Result<OnDisk, Outcome> {
-        let Some(spool) = self.spool().cloned() else {
-            return Err(Outcome::failed(ErrorCode::SpoolFailed, "this daemon runs without a spool; its log says why"));
+        parts: Vec<Part>,
+    ) -> Result<(NewRequest, Box<Keeping>), Outcome> {
+        let Some(queue) = &request.options.queue else {
+            return Err(Outcome::failed(ErrorCode::BadMessage, "it is not to be queued"));
         };
-        let parts = self.parts_to_queue(&request, &user, within, &spool).await?;
         let nearest = self.nearest(&request);
         let new = new_request(&request, id.as_ref(), queue, user.clone(), &parts, spool.now_ms());
         let (expires_ms, not_before_ms) = (new.expires_ms, new.not_before_ms);
         let damaged = spool.damaged();
-        let accepted = spool.accept(new).await.map_err(|error| match error {
-            SpoolError::Full => Outcome::failed(ErrorCode::QueueFull, "the spool is full; try again later"),
-            error => Outcome::failed(ErrorCode::SpoolFailed, error.to_string()),
-        })?;
-        let Request { name, id: caller_id, params, options } = request;
-        let options = Arc::new(options);
+        Ok((new, Box::new(Keeping { spool, damaged, request, id, user, parts, nearest, expires_ms, not_before_ms })))
+    }
+
+    /// Lets the runs of a request live that is on disk now, or finds those that it had before.
+    async fn on_disk(&self, keeping: Box<Keeping>, accepted: spool::Result<Accepted>) -> Result<OnDisk, Outcome> {
         match accepted {
-            Accepted::Conflict => {
-                let why = "this id stands for another request that was queued before; use a new id";
-                Err(Outcome::failed(ErrorCode::IdConflict, why))
-            }
-            Accepted::Fresh => {
-                let params = Arc::new(params);
-                let life = |Part { run, whom }| Queued {
-                    origin: self.clone(),
-                    spool: spool.clone(),
-                    damaged: damaged.clone(),
-                    options: Arc::clone(&options),
-                    params: Some(Arc::clone(&params)),
-                    id: id.clone(),
-                    seat: self.ledger().enter(run, &name, &user, caller_id.clone(), true),
-                    whom,
-                    bound: None,
-                    attempt: 1,
-                    refused: 0,
-                    ever_bound: false,
-                    answered: false,
-                    expires_ms,
-                    not_before_ms,
-                    waits_since: None,
-                };
-                let lives: Vec<_> = parts.into_iter().map(life).collect();
-                let follows = lives.iter().map(|life| Follow::live(self, life.live())).collect();
-                self.start(&options, lives, 0);
-                Ok(OnDisk { options, follows, nearest })
-            }
-            Accepted::Known(records) => {
+            Ok(Accepted::Fresh) => Ok(self.begin(*keeping)),
+            Ok(Accepted::Known(records)) => {
                 let mut follows = Vec::with_capacity(records.len());
                 for record in records {
                     follows.push(Follow::known(self, record).await);
                 }
-                Ok(OnDisk { options, follows, nearest: None })
+                Ok(OnDisk { options: Arc::new(keeping.request.options), follows, nearest: None })
             }
+            Ok(Accepted::Conflict) => {
+                let why = "this id stands for another request that was queued before; use a new id";
+                Err(Outcome::failed(ErrorCode::IdConflict, why))
+            }
+            Err(SpoolError::Full) => Err(Outcome::failed(ErrorCode::QueueFull, "the spool is full; try again later")),
+            Err(error) => Err(Outcome::failed(ErrorCode::SpoolFailed, error.to_string())),
         }
+    }
+
+    /// Lets the runs of a request live that is on disk now.
+    fn begin(&self, keeping: Keeping) -> OnDisk {
+        let Keeping { spool, damaged, request, id, user, parts, nearest, expires_ms, not_before_ms } = keeping;
+        let Request { name, id: caller_id, params, options } = request;
+        let (options, params) = (Arc::new(options), Arc::new(params));
+        let life = |Part { run, whom }| {
+            Box::new(Queued {
+                origin: self.clone(),
+                spool: spool.clone(),
+                damaged: damaged.clone(),
+                options: Arc::clone(&options),
+                params: Some(Arc::clone(&params)),
+                id: id.clone(),
+                seat: self.ledger().enter(run, &name, &user, caller_id.clone(), true),
+                whom,
+                bound: None,
+                attempt: 1,
+                refused: 0,
+                ever_bound: false,
+                answered: false,
+                expires_ms,
+                not_before_ms,
+                waits_since: None,
+            })
+        };
+        let lives: Vec<_> = parts.into_iter().map(life).collect();
+        let follows = lives.iter().map(|life| Follow::live(self, life.live())).collect();
+        self.start(&options, lives, 0);
+        OnDisk { options, follows, nearest }
     }
 
     /// The name nearest to one that was never seen.
@@ -322,10 +378,10 @@ impl Origin {
 
     /// Starts the lives of a queued request's runs, braked as it says, when so many others have failed before. They are nobody's: no
     /// caller and no stop waits for them.
-    fn start(&self, options: &Arc<Options>, lives: Vec<Queued>, failed: usize) {
+    fn start(&self, options: &Arc<Options>, lives: Vec<Box<Queued>>, failed: usize) {
         if !options.each || (options.batch.is_none() && options.max_failures.is_none()) {
             for life in lives {
-                Box::new(life).go_on();
+                life.go_on();
             }
             return;
         }
@@ -393,7 +449,7 @@ impl Origin {
             let bound = record.bound.filter(|_| record.state == RunState::Bound);
             let ever_bound = bound.is_some() || record.attempt > 1;
             let (origin, spool, options, id) = (self.clone(), spool.clone(), Arc::clone(&options), id.clone());
-            Queued {
+            Box::new(Queued {
                 origin,
                 spool,
                 damaged: damaged.clone(),
@@ -410,7 +466,7 @@ impl Origin {
                 expires_ms,
                 not_before_ms,
                 waits_since: None,
-            }
+            })
         };
         let lives = runs.into_iter().map(life).collect();
         let failed = if options.max_failures.is_some() { failed_before(spool, number).await } else { 0 };
@@ -437,10 +493,10 @@ async fn failed_before(spool: &Spool, request: u64) -> usize {
 
 /// As [`brake`](Origin::brake), but what is not to start is cancelled in its own life, so that the disk knows. What was under way
 /// when the daemon ended goes on.
-async fn brake_queued(options: &Options, lives: Vec<Queued>, mut failed: usize) {
-    let one = |life: Queued| {
+async fn brake_queued(options: &Options, lives: Vec<Box<Queued>>, mut failed: usize) {
+    let one = |life: Box<Queued>| {
         let end = life.live().watch().end();
-        Box::new(life).go_on();
+        life.go_on();
         async move { end.await.status == Some(0) }
     };
     let (batch, max_failures) = (options.batch.unwrap_or(usize::MAX), options.max_failures.unwrap_or(usize::MAX));
@@ -456,6 +512,19 @@ async fn brake_queued(options: &Options, lives: Vec<Queued>, mut failed: usize) 
         let Some(went_well) = going.next().await else { return };
         failed += usize::from(!went_well);
     }
+}
+
+/// What is told of a queued request for one that is on disk.
+fn told_as_kept(on_disk: OnDisk) -> Result<(Event, Follow), Outcome> {
+    let OnDisk { follows, nearest, .. } = on_disk;
+    let follow = follows.into_iter().next();
+    let follow = follow.ok_or_else(|| Outcome::failed(ErrorCode::SpoolFailed, "the request on disk has no run"))?;
+    Ok((Event::Accepted { run: follow.run().clone(), nearest, runs: None }, follow))
+}
+
+/// The only part of a request that is for one.
+fn one_part(request: &Request, user: &str, within: Scope) -> Part {
+    Part { run: new_run(), whom: Whom::of(request).asked_by(user).only(within) }
 }
 
 fn new_run() -> RunId {

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
-use super::records::SpoolError;
+use super::records::{Accepted, NewRequest, SpoolError};
 use super::store::{Store, Trouble, Verdict};
 
 /// Verbs that wait to be taken by the thread; who brings one more waits.
@@ -24,8 +24,10 @@ pub trait Job: Send {
     fn work(&mut self, store: &mut Store) -> Result<(), Trouble>;
     /// Replaces its answer.
     fn fail(&mut self, error: SpoolError);
-    /// Tells the caller, who tells the `rest` of its batch.
+    /// Tells the caller, who tells the `rest` of its batch, if there is a task that waits.
     fn answer(self: Box<Self>, rest: Rest);
+    /// Whether there is one.
+    fn is_awaited(&self) -> bool;
 }
 
 /// What else was done in a batch. The thread tells one caller only, which is one wake-up of the runtime; the others are told by that
@@ -38,10 +40,18 @@ pub struct Rest(Vec<Box<dyn Job>>);
 pub type Answer<T> = (Result<T, SpoolError>, Rest);
 
 /// Tells the callers of a batch.
-pub fn answer(mut batch: Vec<Box<dyn Job>>) {
-    if !batch.is_empty() {
-        let first = batch.remove(0);
-        first.answer(Rest(batch));
+pub fn answer(batch: Vec<Box<dyn Job>>) {
+    let mut awaited = Vec::new();
+    for job in batch {
+        if job.is_awaited() {
+            awaited.push(job);
+        } else {
+            job.answer(Rest::default());
+        }
+    }
+    if !awaited.is_empty() {
+        let first = awaited.remove(0);
+        first.answer(Rest(awaited));
     }
 }
 
@@ -94,6 +104,75 @@ where
         // The caller may have gone away; the rest is told by the drop then.
         let _ = self.answer.send((self.done, rest));
     }
+
+    fn is_awaited(&self) -> bool {
+        true
+    }
+}
+
+/// A request that is to be kept, for whose answer no task waits: `tell` is called with it, also if it is dropped undone. It gets the
+/// request back, too: freed on the thread that made it, it does not hold up whoever makes the next.
+pub struct Handed<C: FnOnce(Result<Accepted, SpoolError>, NewRequest)> {
+    done: Result<Accepted, SpoolError>,
+    rest: Option<(NewRequest, C)>,
+}
+
+impl<C: FnOnce(Result<Accepted, SpoolError>, NewRequest)> Handed<C> {
+    /// Not done yet.
+    pub fn new(request: NewRequest, tell: C) -> Self {
+        Self { done: Err(SpoolError::Closed), rest: Some((request, tell)) }
+    }
+}
+
+impl<C: FnOnce(Result<Accepted, SpoolError>, NewRequest) + Send> Job for Handed<C> {
+    fn work(&mut self, store: &mut Store) -> Result<(), Trouble> {
+        let Some((request, _)) = &self.rest else { return Ok(()) };
+        self.done = match store.accept(request) {
+            Ok(accepted) => Ok(accepted),
+            Err(Trouble::Refused(error)) => Err(error),
+            Err(trouble) => return Err(trouble),
+        };
+        Ok(())
+    }
+
+    fn fail(&mut self, error: SpoolError) {
+        self.done = Err(error);
+    }
+
+    fn answer(mut self: Box<Self>, _: Rest) {
+        let done = std::mem::replace(&mut self.done, Err(SpoolError::Closed));
+        if let Some((request, tell)) = self.rest.take() {
+            tell(done, request);
+        }
+    }
+
+    fn is_awaited(&self) -> bool {
+        false
+    }
+}
+
+impl<C: FnOnce(Result<Accepted, SpoolError>, NewRequest)> Drop for Handed<C> {
+    fn drop(&mut self) {
+        if let Some((request, tell)) = self.rest.take() {
+            // Whatever was done of it was not committed, or nobody can say so any more.
+            tell(Err(SpoolError::Closed), request);
+        }
+    }
+}
+
+/// A place for one more verb.
+pub struct Room<'a> {
+    queue: &'a Queue,
+    permit: SemaphorePermit<'a>,
+}
+
+impl Room<'_> {
+    /// Queues it there.
+    pub fn push(self, job: Box<dyn Job>) {
+        self.permit.forget();
+        // Nobody is told under the lock.
+        drop(self.queue.enter(job));
+    }
 }
 
 /// Between the handles and the thread.
@@ -124,9 +203,19 @@ impl Queue {
     /// Waits for a place, then queues.
     pub async fn push(&self, job: Box<dyn Job>) -> Result<(), SpoolError> {
         self.places.acquire().await.map_err(|_| SpoolError::Closed)?.forget();
+        self.enter(job).map_err(|_| SpoolError::Closed)
+    }
+
+    /// A place, if there is one now.
+    pub fn room(&self) -> Option<Room<'_>> {
+        Some(Room { queue: self, permit: self.places.try_acquire().ok()? })
+    }
+
+    /// Puts it behind the others; back, if nobody is let in any more.
+    fn enter(&self, job: Box<dyn Job>) -> Result<(), Box<dyn Job>> {
         let mut waiting = self.lock();
         if waiting.closed {
-            return Err(SpoolError::Closed);
+            return Err(job);
         }
         waiting.jobs.push_back(job);
         // Exactly then: a thread that gathers is woken once a batch, not once a verb.
@@ -217,5 +306,52 @@ mod tests {
         for mut receiver in receivers {
             drop(receiver.try_recv().expect("those before it were told, or are gone"));
         }
+    }
+
+    fn request() -> NewRequest {
+        NewRequest {
+            user: "u".into(),
+            key: None,
+            caller_id: None,
+            hash: [0; 32],
+            body: "{}".into(),
+            runs: Vec::new(),
+            expires_ms: 0,
+            not_before_ms: None,
+            then: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_no_task_is_told_once_with_the_batch_or_that_it_was_never_done() {
+        let queue = Queue::default();
+        let (tell, told) = std::sync::mpsc::channel();
+        let push = |number: usize| {
+            let (room, tell) = (queue.room().expect("there is room"), tell.clone());
+            room.push(Box::new(Handed::new(request(), move |done, request: NewRequest| {
+                tell.send((number, done, request.body)).expect("it is listened to");
+            })));
+        };
+        push(1);
+        let (sender, mut awaited) = oneshot::channel::<Answer<()>>();
+        queue.push(Box::new(Pending::new(|_: &mut Store| Ok(()), sender))).await.expect("it is open");
+        push(2);
+        let mut batch = queue.take_now();
+        assert!(told.try_recv().is_err(), "nothing is told before it is done");
+        batch.iter_mut().for_each(|job| job.fail(SpoolError::Full));
+        answer(batch);
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [1, 2].map(|number| (number, Err(SpoolError::Full), "{}".into())));
+        assert!(awaited.try_recv().is_ok_and(|(done, _)| done == Err(SpoolError::Full)));
+        push(3);
+        drop(queue.take_now());
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [(3, Err(SpoolError::Closed), "{}".into())]);
+        let room = queue.room().expect("there is room");
+        queue.close();
+        assert!(queue.room().is_none());
+        let tell = tell.clone();
+        room.push(Box::new(Handed::new(request(), move |done, request: NewRequest| {
+            tell.send((4, done, request.body)).expect("it is listened to");
+        })));
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [(4, Err(SpoolError::Closed), "{}".into())]);
     }
 }

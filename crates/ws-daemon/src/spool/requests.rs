@@ -42,19 +42,19 @@ const WAITING: i64 = 0;
 const BOUND: i64 = 1;
 const SETTLED: i64 = 2;
 
-/// A row of `requests`.
-pub struct RequestRow {
+/// A row of `requests`, with texts of its own, or with those of who writes it.
+pub struct RequestRow<T = Box<str>, B = Vec<u8>> {
     id: i64,
-    user: Box<str>,
-    key: Option<Box<str>>,
-    caller_id: Option<Box<str>>,
-    hash: Vec<u8>,
-    body: Box<str>,
+    user: T,
+    key: Option<T>,
+    caller_id: Option<T>,
+    hash: B,
+    body: T,
     accepted_ms: i64,
     accepted_wall_ms: i64,
     expires_ms: i64,
     not_before_ms: Option<i64>,
-    then_script: Option<Box<str>>,
+    then_script: Option<T>,
     then_state: i64,
     first_seq: i64,
     runs: i64,
@@ -63,18 +63,18 @@ pub struct RequestRow {
     trimmed: bool,
 }
 
-/// A row of `runs`.
-struct RunRow {
+/// A row of `runs`; likewise.
+struct RunRow<T = Box<str>> {
     seq: i64,
-    run: Box<str>,
+    run: T,
     request: i64,
-    name: Box<str>,
-    target: Option<Box<str>>,
-    instance: Option<Box<str>>,
+    name: T,
+    target: Option<T>,
+    instance: Option<T>,
     attempt: u32,
     state: i64,
-    report: Option<Box<str>>,
-    correction: Option<Box<str>>,
+    report: Option<T>,
+    correction: Option<T>,
     settled_wall_ms: Option<i64>,
     cancelled: bool,
     refused: u32,
@@ -84,31 +84,29 @@ impl Store {
     /// See [`Spool::accept`](super::Spool::accept).
     pub fn accept(&mut self, new: &NewRequest) -> Verdict<Accepted> {
         let now = self.clock.now_ms();
-        if let Some(key) = &new.key
-            && let Some(mut known) = self.request_by_key(&new.user, key)?
-        {
-            if self.is_remembered(&known, now) {
-                return Ok(if known.hash == new.hash { Accepted::Known(self.records_of(&known)?) } else { Accepted::Conflict });
-            }
-            known.key = None;
-            self.update_request(&known)?;
-        }
         let texts: usize =
             new.runs.iter().map(|run| run.name.len() + run.target.as_ref().map_or(0, |target| target.len())).sum();
-        self.make_room(new.runs.len() as u64, (new.body.len() + texts) as u64)?;
+        let (rows, bytes) = (new.runs.len() as u64, (new.body.len() + texts) as u64);
+        // What is known already needs no room, and nothing is to be dropped for it.
+        if !self.has_room(rows, bytes)
+            && let Some(known) = self.known(new, now)?
+        {
+            return Ok(known);
+        }
+        self.make_room(rows, bytes)?;
         let count = i64::try_from(new.runs.len()).unwrap_or(i64::MAX);
         let row = RequestRow {
             id: self.tally.last.request + 1,
-            user: new.user.clone(),
-            key: new.key.clone(),
-            caller_id: new.caller_id.clone(),
-            hash: new.hash.to_vec(),
-            body: new.body.clone(),
+            user: &*new.user,
+            key: new.key.as_deref(),
+            caller_id: new.caller_id.as_deref(),
+            hash: &new.hash[..],
+            body: &*new.body,
             accepted_ms: now,
             accepted_wall_ms: self.clock.wall_ms(),
             expires_ms: new.expires_ms,
             not_before_ms: new.not_before_ms,
-            then_script: new.then.clone(),
+            then_script: new.then.as_deref(),
             then_state: if new.then.is_some() { THEN_WAITS } else { THEN_NONE },
             first_seq: self.tally.last.run + 1,
             runs: count,
@@ -116,12 +114,33 @@ impl Store {
             settled_ms: None,
             trimmed: false,
         };
-        self.insert_request(&row)?;
+        // Most keys are new: that one is known is found by trying.
+        if !self.insert_request(&row)? {
+            if let Some(known) = self.known(new, now)? {
+                return Ok(known);
+            }
+            if !self.insert_request(&row)? {
+                return Err(Trouble::Damaged("the index of requests has a key that no row has".to_owned()));
+            }
+        }
         self.tally.last.request = row.id;
         for run in &new.runs {
             self.insert_run(row.id, run)?;
         }
         Ok(Accepted::Fresh)
+    }
+
+    /// What stands under the key of a request already; if its time is over, the key is free on return.
+    fn known(&mut self, new: &NewRequest, now: i64) -> Verdict<Option<Accepted>> {
+        let Some(key) = &new.key else { return Ok(None) };
+        let Some(mut known) = self.request_by_key(&new.user, key)? else { return Ok(None) };
+        if self.is_remembered(&known, now) {
+            let is_same = known.hash == new.hash;
+            return Ok(Some(if is_same { Accepted::Known(self.records_of(&known)?) } else { Accepted::Conflict }));
+        }
+        known.key = None;
+        self.update_request(&known)?;
+        Ok(None)
     }
 
     /// See [`Spool::bind`](super::Spool::bind).
@@ -392,10 +411,12 @@ impl Store {
         self.one(sql, [user, key], RequestRow::read)
     }
 
-    fn insert_request(&self, row: &RequestRow) -> Verdict<()> {
+    /// `false`: there is one with its key, and nothing was written.
+    fn insert_request(&self, row: &RequestRow<&str, &[u8]>) -> Verdict<bool> {
         let sql = "INSERT INTO requests (id, user, key, caller_id, hash, body, accepted_ms, accepted_wall_ms, expires_ms,
             not_before_ms, then_script, then_state, first_seq, runs, open_runs, settled_ms, trimmed, seal)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (user, key) WHERE key IS NOT NULL DO NOTHING";
         let values = params![
             row.id,
             row.user,
@@ -416,7 +437,7 @@ impl Store {
             row.trimmed,
             row.seal()
         ];
-        self.write(sql, values).map(drop)
+        Ok(self.write(sql, values)? > 0)
     }
 
     /// Writes what may change.
@@ -434,10 +455,10 @@ impl Store {
     fn insert_run(&mut self, request: i64, new: &NewRun) -> Verdict<()> {
         let row = RunRow {
             seq: self.tally.last.run + 1,
-            run: new.run.to_string().into(),
+            run: new.run.as_str(),
             request,
-            name: new.name.clone(),
-            target: new.target.clone(),
+            name: &*new.name,
+            target: new.target.as_deref(),
             instance: None,
             attempt: 1,
             state: WAITING,
@@ -536,20 +557,22 @@ impl RequestRow {
     fn last_seq(&self) -> i64 {
         self.first_seq + self.runs - 1
     }
+}
 
+impl<T: AsRef<str>, B: AsRef<[u8]>> RequestRow<T, B> {
     fn seal(&self) -> i64 {
         Seal::of("requests")
             .int(self.id)
-            .text(&self.user)
-            .maybe_text(self.key.as_deref())
-            .maybe_text(self.caller_id.as_deref())
-            .bytes(&self.hash)
-            .text(&self.body)
+            .text(self.user.as_ref())
+            .maybe_text(self.key.as_ref().map(AsRef::as_ref))
+            .maybe_text(self.caller_id.as_ref().map(AsRef::as_ref))
+            .bytes(self.hash.as_ref())
+            .text(self.body.as_ref())
             .int(self.accepted_ms)
             .int(self.accepted_wall_ms)
             .int(self.expires_ms)
             .maybe_int(self.not_before_ms)
-            .maybe_text(self.then_script.as_deref())
+            .maybe_text(self.then_script.as_ref().map(AsRef::as_ref))
             .int(self.then_state)
             .int(self.first_seq)
             .int(self.runs)
@@ -611,19 +634,21 @@ impl RunRow {
     fn history_bytes(&self) -> u64 {
         [&self.report, &self.correction].into_iter().flatten().map(|text| text.len() as u64).sum()
     }
+}
 
+impl<T: AsRef<str>> RunRow<T> {
     fn seal(&self) -> i64 {
         let seal = Seal::of("runs")
             .int(self.seq)
-            .text(&self.run)
+            .text(self.run.as_ref())
             .int(self.request)
-            .text(&self.name)
-            .maybe_text(self.target.as_deref())
-            .maybe_text(self.instance.as_deref())
+            .text(self.name.as_ref())
+            .maybe_text(self.target.as_ref().map(AsRef::as_ref))
+            .maybe_text(self.instance.as_ref().map(AsRef::as_ref))
             .int(i64::from(self.attempt))
             .int(self.state)
-            .maybe_text(self.report.as_deref())
-            .maybe_text(self.correction.as_deref())
+            .maybe_text(self.report.as_ref().map(AsRef::as_ref))
+            .maybe_text(self.correction.as_ref().map(AsRef::as_ref))
             .maybe_int(self.settled_wall_ms);
         match (self.cancelled, self.refused) {
             (false, 0) => seal.sum(),

@@ -187,27 +187,28 @@ impl Store {
         Ok(self.tally.epoch)
     }
 
+    /// Whether new work of so many rows and bytes fits as it is.
+    pub fn has_room(&self, rows: u64, bytes: u64) -> bool {
+        let bytes_limit = self.bounds.bytes - self.bounds.bytes / RESERVED_PART;
+        let runs = self.tally.runs + self.tally.claims + rows;
+        self.used_bytes + added(rows, bytes) <= bytes_limit && runs <= self.bounds.runs
+    }
+
     /// Makes sure that new work of so many rows and bytes fits, if need be by dropping history.
     pub fn make_room(&mut self, rows: u64, bytes: u64) -> Verdict<()> {
-        let added = bytes + rows * ROW_BYTES;
-        let bytes_limit = self.bounds.bytes - self.bounds.bytes / RESERVED_PART;
-        let rows_limit = self.bounds.runs;
-        let fits = |store: &Self| {
-            store.used_bytes + added <= bytes_limit && store.tally.runs + store.tally.claims + rows <= rows_limit
-        };
-        if !fits(self) {
+        if !self.has_room(rows, bytes) {
             let now = self.clock.now_ms();
             for _ in 0..SWEPT_ROWS {
-                if fits(self) || !self.drop_oldest(now)? {
+                if self.has_room(rows, bytes) || !self.drop_oldest(now)? {
                     break;
                 }
                 self.measure()?;
             }
         }
-        if !fits(self) {
+        if !self.has_room(rows, bytes) {
             return Err(Trouble::Refused(SpoolError::Full));
         }
-        self.used_bytes += added;
+        self.used_bytes += added(rows, bytes);
         Ok(())
     }
 
@@ -353,6 +354,11 @@ impl Meta {
         let who = Seal::of("meta").text(&self.instance).int(signed(self.epoch)).text(former);
         who.int(self.clock_ms).int(self.wall_ms).int(self.format).sum()
     }
+}
+
+/// What new work takes on disk, in bytes.
+fn added(rows: u64, bytes: u64) -> u64 {
+    bytes + rows * ROW_BYTES
 }
 
 /// A row is as it was written, or the file is damaged.

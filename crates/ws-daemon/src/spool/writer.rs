@@ -24,6 +24,12 @@ const LOG_FRAMES: u32 = 1000;
 /// The longest wait for callers who are expected to ask again.
 const LONGEST_PATIENCE: Duration = Duration::from_millis(1);
 
+/// Batches that are not waited for after many waits in vain; then it is tried again.
+const LONGEST_PAUSE: u32 = 64;
+
+/// Waits in a row that were not in vain, until those that were are forgotten.
+const TRUSTED: u32 = 8;
+
 type Batch = Vec<Box<dyn Job>>;
 
 /// What handles may look at without asking.
@@ -123,21 +129,18 @@ impl Writer {
     }
 
     fn run(mut self) {
-        let (mut expected, mut patience) = (1, Duration::ZERO);
+        let mut gathering = Gathering::default();
         loop {
+            let (expected, patience) = gathering.next();
             let batch = self.queue.take(expected, patience);
             if batch.is_empty() {
                 break;
             }
+            gathering.came(expected, batch.len());
             let (started, commits_us) = (Instant::now(), self.stats.commit_us);
             let outstanding = self.serve(batch);
-            let took = started.elapsed();
-            // Where the disk takes most of the time, all who were answered are waited for: each sync that is shared counts. Else
-            // half of them: we work while the others ask.
             let disk = Duration::from_micros(self.stats.commit_us - commits_us);
-            expected = if disk > took / 2 { outstanding } else { outstanding.div_ceil(2) };
-            // Waiting for longer than half of what a commit takes would cost more than the commit that it saves.
-            patience = if expected > 1 { (took / 2).min(LONGEST_PATIENCE) } else { Duration::ZERO };
+            gathering.served(outstanding, disk, started.elapsed());
             self.merge_log();
         }
         let Self { place, state, shared, .. } = self;
@@ -275,6 +278,57 @@ impl Writer {
     }
 }
 
+/// For how many verbs a batch waits, and for how long. It never waits where that has been in vain: those who were answered are slower
+/// to ask again than the disk, and it is better to work while they do.
+#[derive(Default)]
+struct Gathering {
+    expected: usize,
+    patience: Duration,
+    /// Waits in vain, one after the other but for a few; so long a pause follows each, in powers of two.
+    in_vain: u32,
+    /// Waits since that were not.
+    rewarded: u32,
+    /// Batches that are not waited for yet.
+    pause: u32,
+}
+
+impl Gathering {
+    /// For the next batch.
+    fn next(&mut self) -> (usize, Duration) {
+        if self.pause > 0 {
+            self.pause -= 1;
+            return (1, Duration::ZERO);
+        }
+        (self.expected, self.patience)
+    }
+
+    /// So many were waited for, and so many came.
+    fn came(&mut self, expected: usize, count: usize) {
+        if expected <= 1 {
+            return;
+        }
+        if count < expected {
+            self.in_vain = (self.in_vain + 1).min(LONGEST_PAUSE.ilog2());
+            self.pause = 1 << self.in_vain;
+            self.rewarded = 0;
+            return;
+        }
+        self.rewarded += 1;
+        if self.rewarded >= TRUSTED {
+            self.in_vain = 0;
+        }
+    }
+
+    /// So many were outstanding before a batch was answered, for which the disk, and all of it, took so long.
+    fn served(&mut self, outstanding: usize, disk: Duration, took: Duration) {
+        // Where the disk takes most of the time, all who were answered are waited for: each sync that is shared counts. Else
+        // half of them: we work while the others ask.
+        self.expected = if disk > took / 2 { outstanding } else { outstanding.div_ceil(2) };
+        // Waiting for longer than half of what a commit takes would cost more than the commit that it saves.
+        self.patience = if self.expected > 1 { (took / 2).min(LONGEST_PATIENCE) } else { Duration::ZERO };
+    }
+}
+
 /// One transaction over the batch; with `apart` each verb can be undone alone.
 fn transact(store: &mut Store, batch: &mut Batch, apart: bool, stats: &mut SpoolStats) -> Verdict<()> {
     store.write("BEGIN IMMEDIATE", [])?;
@@ -323,4 +377,44 @@ fn roll_back(store: &Store) {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that can panic is done under these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: Duration = Duration::from_micros(300);
+
+    /// How many of so many batches are waited for, of callers of whom so many come in time.
+    fn waited_for(gathering: &mut Gathering, batches: usize, come: usize) -> usize {
+        let expected = (0..batches).map(|_| {
+            gathering.served(64, DISK, DISK);
+            let (expected, _) = gathering.next();
+            gathering.came(expected, come);
+            expected
+        });
+        expected.filter(|expected| *expected > 1).count()
+    }
+
+    #[test]
+    fn who_comes_in_time_is_waited_for_and_who_does_not_is_tried_now_and_then() {
+        let mut gathering = Gathering::default();
+        assert_eq!(gathering.next(), (0, Duration::ZERO));
+        assert_eq!(waited_for(&mut gathering, 100, 64), 100);
+        let in_vain = waited_for(&mut gathering, 1000, 30);
+        assert!((10..30).contains(&in_vain), "{in_vain} of 1000 were waited for in vain");
+        let later = waited_for(&mut gathering, 1000, 64);
+        assert!(later >= 1000 - LONGEST_PAUSE as usize, "{later} of 1000 were waited for");
+        // A few that happen to come in time do not end it.
+        waited_for(&mut gathering, 1000, 30);
+        let mixed: usize = (0..100).map(|_| waited_for(&mut gathering, 1, 64) + waited_for(&mut gathering, 65, 30)).sum();
+        assert!(mixed < 400, "{mixed} of 6600 were waited for");
+    }
+
+    #[test]
+    fn one_who_is_alone_waits_for_nobody() {
+        let mut gathering = Gathering::default();
+        gathering.served(1, DISK, DISK);
+        assert_eq!(gathering.next(), (1, Duration::ZERO));
+    }
 }
