@@ -378,6 +378,7 @@ impl Origin {
 
     /// Starts the lives of a queued request's runs, braked as it says, when so many others have failed before. They are nobody's: no
     /// caller and no stop waits for them.
+    #[expect(clippy::vec_box, reason = "each goes its own way from here on, in the box that it stays in")]
     fn start(&self, options: &Arc<Options>, lives: Vec<Box<Queued>>, failed: usize) {
         if !options.each || (options.batch.is_none() && options.max_failures.is_none()) {
             for life in lives {
@@ -493,6 +494,7 @@ async fn failed_before(spool: &Spool, request: u64) -> usize {
 
 /// As [`brake`](Origin::brake), but what is not to start is cancelled in its own life, so that the disk knows. What was under way
 /// when the daemon ended goes on.
+#[expect(clippy::vec_box, reason = "each goes its own way from here on, in the box that it stays in")]
 async fn brake_queued(options: &Options, lives: Vec<Box<Queued>>, mut failed: usize) {
     let one = |life: Box<Queued>| {
         let end = life.live().watch().end();

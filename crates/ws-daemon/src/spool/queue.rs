@@ -338,7 +338,9 @@ mod tests {
         push(2);
         let mut batch = queue.take_now();
         assert!(told.try_recv().is_err(), "nothing is told before it is done");
-        batch.iter_mut().for_each(|job| job.fail(SpoolError::Full));
+        for job in &mut batch {
+            job.fail(SpoolError::Full);
+        }
         answer(batch);
         assert_eq!(told.try_iter().collect::<Vec<_>>(), [1, 2].map(|number| (number, Err(SpoolError::Full), "{}".into())));
         assert!(awaited.try_recv().is_ok_and(|(done, _)| done == Err(SpoolError::Full)));
