@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -71,6 +71,14 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// By then links are up that a start brings about, and nothing more of it is to come.
 const SETTLED: Duration = Duration::from_secs(5);
+
+/// So many newcomers are a burst: what of the program they needed is given back as soon as it is over, and that of fewer when none has come
+/// for long.
+const BURST: u64 = 64;
+
+/// For so long nobody has come when a burst is over, and when a few have come.
+const ALL_ARE_IN: Duration = Duration::from_millis(250);
+const FEW_ARE_IN: Duration = Duration::from_mins(1);
 
 /// The names in the daemon's environment that scripts do not get: what may hold a token, what speaks for the daemon to its
 /// service manager, and what says something of a run, which would be another daemon's.
@@ -392,7 +400,7 @@ impl Daemon {
         counts.connections.spawn(local.clone().accept_socket(socket));
         counts.rest.spawn(service_manager::feed_watchdog(executor, stop.close_local.clone()));
         service_manager::ready();
-        counts.rest.spawn(forget_the_start(stop.close_local.clone()));
+        counts.rest.spawn(forget_what_is_over(peers.clone(), stop.close_local.clone()));
         let told = ending::told(&mut signals, &reload, &mut restarts, &program).await;
         let store = service_manager::room_to_store();
         let mut goes_on = told == Told::Restart || (told == Told::Stop && store > 0);
@@ -520,11 +528,34 @@ fn raise_open_files(settings: &Settings) {
     }
 }
 
-/// Gives back what only the start has needed: what this one did, and when it has settled, what its links did.
-async fn forget_the_start(stop: CancellationToken) {
+/// Gives back what only the start has needed: what this one did, and when it has settled, what its links did; from then on what came of
+/// the program for newcomers, when they are all in. It wakes up for nobody but them.
+async fn forget_what_is_over(peers: Peers, stop: CancellationToken) {
     system::forget_the_start();
+    let mut came = peers.arrivals(None);
+    let forget = async {
+        sleep(SETTLED).await;
+        system::forget_the_start();
+        let mut known = *came.borrow_and_update();
+        while came.changed().await.is_ok() {
+            loop {
+                let now = *came.borrow_and_update();
+                if now.wrapping_sub(known) >= BURST {
+                    sleep(ALL_ARE_IN).await;
+                    if !came.has_changed().unwrap_or_default() {
+                        known = now;
+                        break;
+                    }
+                } else if timeout(FEW_ARE_IN, came.changed()).await.is_err() {
+                    known = now;
+                    break;
+                }
+            }
+            system::forget_the_start();
+        }
+    };
     tokio::select! {
-        () = sleep(SETTLED) => system::forget_the_start(),
+        () = forget => {}
         () = stop.cancelled() => {}
     }
 }

@@ -11,12 +11,16 @@ mod credential;
 mod handshake;
 mod join;
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -26,7 +30,7 @@ use crate::audit::{Audit, Entry};
 use crate::config::{InUse, Limits, Open};
 use crate::counters::{Count, Counters};
 use crate::link::{Dialect, Role, Stream, Wire};
-use crate::peers::{Life, Newcomer, Peers, Unwelcome};
+use crate::peers::{Hosted, Newcomer, Peers, Unwelcome};
 use crate::rate::Seldom;
 use crate::standing::{Proof, Proven, Standing};
 use crate::tasks::{Stop, Tasks, Turn};
@@ -72,6 +76,8 @@ pub struct Http {
     links: bool,
     connections: Connections,
     addresses: Addresses,
+    /// One at a time, in the order in which they ask: whose first byte is there, and who accepts more of them. See [`Http::begin`].
+    turns: Arc<Semaphore>,
     tasks: Tasks,
     stop: Stop,
 }
@@ -101,8 +107,8 @@ impl Http {
     pub fn new(peers: Peers, door: Door, handshake: Duration, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
         let connections = Connections::new(limits.connections, limits.half_open, peers.counters().clone());
         let addresses = Addresses::new(limits);
-        let handshake = InUse::new(handshake);
-        Self { peers, door: Arc::new(door), handshake, links: true, connections, addresses, tasks, stop }
+        let (handshake, turns) = (InUse::new(handshake), Arc::new(Semaphore::new(1)));
+        Self { peers, door: Arc::new(door), handshake, links: true, connections, addresses, turns, tasks, stop }
     }
 
     /// The same for what is asked over HTTP alone, on an address of its own.
@@ -128,7 +134,7 @@ impl Http {
                 biased;
                 () = self.stop.park.cancelled() => return,
                 () = self.stop.refuse.cancelled() => break,
-                accepted = listener.accept() => accepted,
+                accepted = self.next(&listener) => accepted,
             };
             match accepted {
                 // A listener for both protocols shows IPv4 addresses as mapped ones.
@@ -146,6 +152,13 @@ impl Http {
         if !is_kept && let Err(error) = self.accept_rest(listener, &mut floods) {
             warn!(%error, "who had connected last may not have been taken in");
         }
+    }
+
+    /// The next connection, when all that wait for a turn have had theirs. Who comes faster than handshakes begin waits to be accepted, and
+    /// loses nothing by it; accepted, it would drive out those whose handshakes go on, and they would all come again.
+    async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        drop(self.turns.acquire().await);
+        listener.accept().await
     }
 
     /// Takes in all that have connected, so that none of them is reset when the listener is closed.
@@ -224,14 +237,29 @@ impl Http {
         seat: Seat,
         dropped: CancellationToken,
     ) -> impl Future<Output = ()> + use<> {
-        let http = self.clone();
-        let entry = Box::pin(self.clone().enter(stream, address, seat, dropped));
+        let entry = Box::pin(self.clone().come_in(stream, address, seat, dropped));
         async move {
-            let Some((newcomer, _seat)) = entry.await else { return };
-            let claimed = newcomer.claimed();
-            if let Life::Unwelcome(why) = http.peers.host(newcomer, CancellationToken::new()).await {
-                http.failed(address);
-                Box::pin(http.record_unwelcome(address, claimed, why)).await;
+            let Some((hosted, _seat)) = entry.await else { return };
+            hosted.live().await;
+        }
+    }
+
+    /// From the first byte to a place in the table; `None` if it does not come to that.
+    async fn come_in(
+        self,
+        stream: TcpStream,
+        address: SocketAddr,
+        seat: Seat,
+        dropped: CancellationToken,
+    ) -> Option<(Hosted, Seat)> {
+        let (newcomer, seat) = self.enter(stream, address, seat, dropped).await?;
+        let claimed = newcomer.claimed();
+        match self.peers.take_in(newcomer, self.peers.closing()).await {
+            Ok(hosted) => Some((hosted, seat)),
+            Err(why) => {
+                self.failed(address);
+                self.record_unwelcome(address, claimed, why).await;
+                None
             }
         }
     }
@@ -244,7 +272,7 @@ impl Http {
 
     /// From the first byte to a link whose peer is known, and the place that it has; `None` if it does not become one, in time.
     async fn enter(
-        self,
+        &self,
         stream: TcpStream,
         address: SocketAddr,
         seat: Seat,
@@ -295,10 +323,24 @@ impl Http {
         self.peers.welcome(wire, dialect, standing, address.to_string()).await
     }
 
+    /// Does the first and dearest step of a handshake in its turn: one at a time, and before it whatever else is ready, so that however many
+    /// come at once, links that are up are served between any two of them. Only whose first byte is there may ask for a turn: who says
+    /// nothing holds up nobody.
+    async fn begin<T>(&self, handshake: impl Future<Output = T>) -> T {
+        let mut handshake = std::pin::pin!(handshake);
+        let turn = self.turns.acquire().await;
+        yield_now().await;
+        let begun = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
+        drop(turn);
+        match begun {
+            Poll::Ready(done) => done,
+            Poll::Pending => handshake.await,
+        }
+    }
+
     /// Tells TLS from plain HTTP by the first byte, and what a client's certificate proves.
-    async fn encrypt(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, Standing)> {
-        let mut first = [0];
-        if stream.peek(&mut first).await.ok()? == 0 || first != [tls::FIRST_BYTE] {
+    async fn encrypt(&self, stream: TcpStream, first: u8, address: SocketAddr) -> Option<(Stream, Standing)> {
+        if first != tls::FIRST_BYTE {
             return Some((stream.into(), Standing::Anonymous));
         }
         let Some(tls) = self.door.tls.as_ref().filter(|tls| tls.is_on()) else {
@@ -323,8 +365,14 @@ impl Http {
     /// caller's.
     pub async fn upgrade(&self, stream: TcpStream, address: SocketAddr, visit: &Visit) -> Option<(Wire, Dialect, Standing)> {
         let entrance = Entrance { own: canonical(stream.local_addr().ok()?), address, links: self.links };
-        let (stream, standing) = self.encrypt(stream, address).await?;
-        let upgraded = handshake(stream, entrance, &standing, &self.door, &self.peers, visit, &self.stop).await?;
+        let mut first = [0];
+        // Who closes at once is answered as who says nothing.
+        stream.peek(&mut first).await.ok()?;
+        let upgraded = self.begin(async {
+            let (stream, standing) = self.encrypt(stream, first[0], address).await?;
+            handshake(stream, entrance, &standing, &self.door, &self.peers, visit, &self.stop).await
+        });
+        let upgraded = upgraded.await?;
         let Upgraded { stream, behind, dialect, standing } = upgraded;
         Some((Wire::new(stream, Role::Server, behind, self.peers.terms().message), dialect, standing))
     }

@@ -77,8 +77,8 @@ struct Inner {
     draining: AtomicBool,
     /// Until it is back: since when.
     restarts: OnceLock<Instant>,
-    /// This daemon closes the link since it restarts.
-    closed_for_restart: AtomicBool,
+    /// This daemon restarts: when it closes the link, it says so.
+    restarts_here: AtomicBool,
     /// It runs over TLS.
     encrypted: AtomicBool,
 }
@@ -309,7 +309,7 @@ impl Link {
     ) -> Self {
         let (replaced, farewell) = (AtomicBool::new(false), OnceLock::new());
         let (draining, encrypted) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (restarts, closed_for_restart) = (OnceLock::new(), AtomicBool::new(false));
+        let (restarts, restarts_here) = (OnceLock::new(), AtomicBool::new(false));
         let mux = Arc::new(mux);
         let instance = hello.as_ref().map(|hello| hello.instance.as_str().into());
         Self(Arc::new(Inner {
@@ -325,7 +325,7 @@ impl Link {
             farewell,
             draining,
             restarts,
-            closed_for_restart,
+            restarts_here,
             encrypted,
         }))
     }
@@ -571,8 +571,10 @@ impl Link {
         self.say(|| v2::ack(run, attempt));
     }
 
-    /// Asks a version 2 peer for no more new work, if this daemon `restarts` until it is back.
+    /// Asks a version 2 peer for no more new work, if this daemon `restarts` until it is back: then any peer is told so when the link is
+    /// closed, and is to come back at once.
     pub fn send_drain(&self, restarts: bool) {
+        self.0.restarts_here.store(restarts, Ordering::Release);
         self.say(|| v2::drain(restarts));
     }
 
@@ -591,12 +593,6 @@ impl Link {
     /// Closes the link once what waits to leave has left.
     pub fn close(&self) {
         self.0.closing.cancel();
-    }
-
-    /// The same since this daemon restarts: the peer is to come back at once.
-    pub fn close_for_restart(&self) {
-        self.0.closed_for_restart.store(true, Ordering::Release);
-        self.close();
     }
 
     /// Closes the link at once, with a code and words of the close frame: the peer may be here no more. What is in flight is settled

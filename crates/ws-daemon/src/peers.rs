@@ -22,7 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Span, info, info_span, warn};
 use ws_daemon_protocol::codec::v2::Hello;
 use ws_daemon_protocol::target::Target;
 
@@ -62,10 +62,20 @@ impl fmt::Debug for Inner {
 }
 
 /// A link's place in the table, given up when dropped.
-struct Place<'a> {
-    peers: &'a Peers,
+#[derive(Debug)]
+struct Place {
+    peers: Peers,
     link: Link,
     arrival: u64,
+}
+
+/// A newcomer that was taken in: in the table, and still without its life. Dropped, it is gone from there.
+#[derive(Debug)]
+pub struct Hosted {
+    wire: Wire,
+    place: Place,
+    /// The links that it replaces.
+    before: Vec<Link>,
 }
 
 /// Who is known before anyone has come, and what peers may do.
@@ -285,9 +295,26 @@ impl Peers {
         self.0.restarting.load(Ordering::Acquire)
     }
 
+    /// Closes one link, or with the others all of them.
+    #[must_use]
+    pub fn closing(&self) -> CancellationToken {
+        self.0.closing.child_token()
+    }
+
     /// Has a link's life from here on: in the table until its session ends, unless it is not taken in. `closing` closes this one
-    /// link.
+    /// link; see [`closing`](Self::closing).
     pub async fn host(&self, newcomer: Newcomer, closing: CancellationToken) -> Life {
+        match self.take_in(newcomer, closing).await {
+            Ok(hosted) => Life::Ended(hosted.live().await),
+            Err(unwelcome) => Life::Unwelcome(unwelcome),
+        }
+    }
+
+    /// The first part of that: until it is in the table.
+    ///
+    /// # Errors
+    /// Why it is not taken in; it has been told.
+    pub async fn take_in(&self, newcomer: Newcomer, closing: CancellationToken) -> Result<Hosted, Unwelcome> {
         let Newcomer { mut wire, address, mut hello, me, standing } = newcomer;
         let proved = match hello.as_deref_mut() {
             Some(hello) => self.hold_to(&standing, hello).await,
@@ -299,51 +326,13 @@ impl Peers {
                 self.counters().count(Count::Unwelcome);
                 warn!(address, error = %unwelcome, "a link was refused");
                 wire.part(unwelcome.close_code(), &unwelcome.close_words()).await;
-                return Life::Unwelcome(unwelcome);
+                return Err(unwelcome);
             }
         };
         if wire.is_encrypted() {
             place.link.runs_over_tls();
         }
-        let span = info_span!("link", peer = place.link.peer());
-        Life::Ended(self.live(wire, place, before).instrument(span).await)
-    }
-
-    async fn live(&self, mut wire: Wire, place: Place<'_>, before: Vec<Link>) -> Ended {
-        let link = place.link.clone();
-        if *link.standing() != Standing::Server && link.is_v2() {
-            // It hears by this that it was taken in. If that fails, the session sees it at once.
-            drop(wire.say_hello(link.me()));
-        }
-        for before in before.into_iter().filter(Link::replace) {
-            info!(
-                address = before.address(),
-                "this link replaces the one of the same instance, or of who only claimed its name"
-            );
-            self.hand_up(Inbound::Down, before).await;
-        }
-        if self.0.draining.load(Ordering::Acquire) {
-            link.send_drain(self.is_restarting());
-        }
-        self.hand_up(Inbound::Up, link.clone()).await;
-        self.counters().count(Count::Linked);
-        info!(address = link.address(), version = link.version(), "link up");
-        let session = link::serve(wire, link.clone(), self.0.inbound.clone(), self.terms());
-        let mut session = std::pin::pin!(session);
-        let ended = tokio::select! {
-            ended = &mut session => ended,
-            () = self.0.closing.cancelled() => {
-                if self.is_restarting() { link.close_for_restart() } else { link.close() }
-                session.await
-            }
-        };
-        drop(place);
-        self.counters().count(cause(&ended));
-        if link.replace() {
-            self.hand_up(Inbound::Down, link).await;
-        }
-        info!(reason = %ended, "link down");
-        ended
+        Ok(Hosted { wire, place, before })
     }
 
     /// When nobody sorts any more, the daemon is stopping.
@@ -354,8 +343,8 @@ impl Peers {
         }
     }
 
-    fn settle_in(&self, table: &mut Table, link: Link) -> Place<'_> {
-        Place { peers: self, arrival: table.add(&link), link }
+    fn settle_in(&self, table: &mut Table, link: Link) -> Place {
+        Place { peers: self.clone(), arrival: table.add(&link), link }
     }
 
     fn announce(&self, link: &Link) {
@@ -367,7 +356,61 @@ impl Peers {
     }
 }
 
-impl Drop for Place<'_> {
+impl Hosted {
+    /// The life of the link, until its session ends. Whatever it needs for a moment only is boxed: ten thousand links would each keep the
+    /// room for it for as long as they stand. The link's span is for the moments in which something is logged: kept, it costs each of them
+    /// as much again.
+    pub async fn live(self) -> Ended {
+        let Self { mut wire, place, before } = self;
+        Box::pin(come_up(&mut wire, &place, before)).await;
+        let (inbound, terms) = (place.peers.0.inbound.clone(), place.peers.terms());
+        let ended = link::serve(wire, place.link.clone(), inbound, terms).await;
+        Box::pin(go(place, &ended)).await;
+        ended
+    }
+}
+
+/// From the table to whoever sorts what links hand up.
+async fn come_up(wire: &mut Wire, place: &Place, before: Vec<Link>) {
+    let Place { peers, link, .. } = place;
+    if *link.standing() != Standing::Server && link.is_v2() {
+        // It hears by this that it was taken in. If that fails, the session sees it at once.
+        drop(wire.say_hello(link.me()));
+    }
+    for before in before.into_iter().filter(Link::replace) {
+        span(link).in_scope(|| {
+            info!(
+                address = before.address(),
+                "this link replaces the one of the same instance, or of who only claimed its name"
+            );
+        });
+        peers.hand_up(Inbound::Down, before).await;
+    }
+    if peers.0.draining.load(Ordering::Acquire) {
+        link.send_drain(peers.is_restarting());
+    }
+    peers.hand_up(Inbound::Up, link.clone()).await;
+    peers.counters().count(Count::Linked);
+    span(link).in_scope(|| info!(address = link.address(), version = link.version(), "link up"));
+}
+
+/// Out of the table, and told so.
+async fn go(place: Place, ended: &Ended) {
+    let (peers, link) = (place.peers.clone(), place.link.clone());
+    drop(place);
+    peers.counters().count(cause(ended));
+    let span = span(&link);
+    if link.replace() {
+        peers.hand_up(Inbound::Down, link).await;
+    }
+    span.in_scope(|| info!(reason = %ended, "link down"));
+}
+
+fn span(link: &Link) -> Span {
+    info_span!("link", peer = link.peer())
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         let mut table = self.peers.table();
         if table.arrivals.binary_search(&self.arrival).is_err() {
@@ -458,13 +501,13 @@ mod tests {
             let wire = Wire::new(Stream::boxed(near), Role::Server, Vec::new(), 1 << 20);
             let newcomer =
                 host.welcome(wire, Dialect::Version2, Standing::Anonymous, "near".into()).await.expect("it says HELLO");
-            host.host(newcomer, CancellationToken::new()).await;
+            host.host(newcomer, host.closing()).await;
         });
         let dialler = client.peers.clone();
         tasks.spawn(async move {
             let wire = Wire::new(Stream::boxed(far), Role::Client, Vec::new(), 1 << 20);
             let newcomer = dialler.introduce(wire, "far".into(), dialler.me(), epoch).await.expect("it is taken in");
-            dialler.host(newcomer, CancellationToken::new()).await;
+            dialler.host(newcomer, dialler.closing()).await;
         });
         (up(server).await, up(client).await)
     }
@@ -600,12 +643,12 @@ mod tests {
             let wire = Wire::new(Stream::boxed(near), Role::Server, Vec::new(), 1 << 20);
             let newcomer =
                 host.welcome(wire, Dialect::Version2, Standing::Anonymous, "near".into()).await.expect("it says HELLO");
-            host.host(newcomer, CancellationToken::new()).await;
+            host.host(newcomer, host.closing()).await;
         });
         tasks.spawn(async move {
             let wire = Wire::new(Stream::boxed(far), Role::Client, Vec::new(), 1 << 20);
             let newcomer = dialler.introduce(wire, "far".into(), dialler.me(), 2).await.expect("it is taken in");
-            dialler.host(newcomer, CancellationToken::new()).await;
+            dialler.host(newcomer, dialler.closing()).await;
         });
         arrivals.changed().await.expect("the table is there");
         let down = server.inbound.recv().await;

@@ -117,7 +117,7 @@ async fn echo(mut wire: Wire) {
     loop {
         let gone = match wire.event(wire.has_room()).await {
             Event::Frame(frame) => wire.feed(frame).err(),
-            Event::Pinged | Event::Control | Event::Flushed => None,
+            Event::Control | Event::Flushed => None,
             Event::Gone(gone) => Some(gone),
         };
         if let Some(gone) = gone {
@@ -146,7 +146,7 @@ async fn case_count(address: &str) -> usize {
                 wire.part(CloseCode::NORMAL, "").await;
                 return count.parse().expect("a number");
             }
-            Event::Pinged | Event::Control | Event::Flushed => {}
+            Event::Control | Event::Flushed => {}
             other => panic!("no count, but {other:?}"),
         }
     }

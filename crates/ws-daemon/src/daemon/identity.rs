@@ -1,12 +1,14 @@
 //! Who this daemon is: its instance and its epochs, from its spool if it has one, else for this life of it; and who it knows. It
 //! never decides what that is good for.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use rustix::process::geteuid;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
@@ -19,7 +21,7 @@ use crate::config::{InUse, Role, Settings};
 use crate::control::ROOTS;
 use crate::peers::{EpochSource, PeerChange, PeerRecord, Peers};
 use crate::policy::Rules;
-use crate::spool::{self, Bounds, Durability, Spool, SpoolFault};
+use crate::spool::{self, Bounds, Durability, Spool, SpoolError, SpoolFault};
 
 /// The wait before a spool that failed to raise the epoch is asked again: without a new epoch there is no link.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -30,6 +32,9 @@ const RELAY: &str = "relay";
 /// What is to be remembered of peers, before it is on disk; when full, whoever tells drops it, and the peer is told of again the
 /// next time that it comes or goes.
 const CHANGES: usize = 4096;
+
+/// Of these, so many are brought to disk together: when a server is back, all of its clients come at once. The rest waits.
+const AT_ONCE: usize = 64;
 
 /// Where the spool is.
 pub fn spool_path(settings: &Settings) -> PathBuf {
@@ -185,25 +190,35 @@ pub fn remember(
 ) -> (impl Fn(PeerChange) + Send + Sync + 'static, impl Future<Output = ()>) {
     let (tell, mut told) = mpsc::channel::<PeerChange>(CHANGES);
     let keep = async move {
+        let mut changes = Vec::new();
         loop {
-            let change = tokio::select! {
+            tokio::select! {
                 biased;
-                change = told.recv() => change,
+                told = told.recv_many(&mut changes, AT_ONCE) => if told == 0 { return },
                 () = close.cancelled() => return,
-            };
-            let Some(change) = change else { return };
+            }
+            // Of each only what was told last counts.
+            let mut last = HashMap::new();
+            for change in changes.drain(..) {
+                last.insert(change.instance().to_owned(), change);
+            }
             let Some(spool) = &spool else { continue };
-            let kept = match change {
-                PeerChange::Seen(record) => spool.peer_seen(to_spool(record)).await,
-                PeerChange::Forgotten(instance) => spool.forget_peer(&instance).await,
-            };
-            if let Err(error) = kept {
-                warn!(%error, "a peer that came or went was not remembered");
+            for kept in join_all(last.into_values().map(|change| keep_one(spool, change))).await {
+                if let Err(error) = kept {
+                    warn!(%error, "a peer that came or went was not remembered");
+                }
             }
         }
     };
     // Full: it is told again the next time.
     (move |change| drop(tell.try_send(change)), keep)
+}
+
+async fn keep_one(spool: &Spool, change: PeerChange) -> Result<(), SpoolError> {
+    match change {
+        PeerChange::Seen(record) => spool.peer_seen(to_spool(record)).await,
+        PeerChange::Forgotten(instance) => spool.forget_peer(&instance).await,
+    }
 }
 
 fn from_spool(record: spool::PeerRecord) -> PeerRecord {

@@ -83,7 +83,7 @@ impl Wire {
             let message = match self.event(true).await {
                 Event::Frame(message) => message,
                 // A close frame is the end: whoever sent it may take its time to end the connection.
-                Event::Pinged | Event::Control | Event::Flushed => match self.why_closed() {
+                Event::Control | Event::Flushed => match self.why_closed() {
                     Some(fault) => return Err(fault),
                     None => continue,
                 },

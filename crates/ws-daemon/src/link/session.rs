@@ -75,7 +75,7 @@ pub async fn serve(mut wire: Wire, link: Link, inbound: mpsc::Sender<Inbound>, t
     let ended = match (session.run(&mut wire).await, wire.last_words()) {
         (Ended::Gone(_), Some((CLOSE_CLONE.., words))) => Ended::Told(words),
         (Ended::Gone(_), Some((code, _))) if code == CloseCode::RESTART.0 => Ended::Restarts,
-        (Ended::ClosedHere, _) if link.0.closed_for_restart.load(Ordering::Acquire) => Ended::RestartsHere,
+        (Ended::ClosedHere, _) if link.0.restarts_here.load(Ordering::Acquire) => Ended::RestartsHere,
         (ended, _) => ended,
     };
     // Settled before the closing handshake: callers do not wait for a peer's manners.
@@ -109,8 +109,8 @@ struct Session {
     link: Link,
     inbound: mpsc::Sender<Inbound>,
     terms: Terms,
-    /// What was read and could not yet be handed up.
-    stalled: Option<Inbound>,
+    /// What was read and could not yet be handed up. Boxed: it is rare, and each link would keep room for the largest of all.
+    stalled: Option<Box<Inbound>>,
     bad_frames: u64,
 }
 
@@ -119,8 +119,6 @@ struct Session {
 struct Pulse {
     moved: (u64, u64),
     was_flushing: bool,
-    /// It has pinged since the last look.
-    has_pinged: bool,
     /// By now something should have come: the answer to a ping, or the next ping of one that pings by itself.
     is_due: bool,
     missed: u32,
@@ -142,14 +140,14 @@ impl Pulse {
     ///
     /// Only who was dialled leaves the pinging to the other side: if both did, both would wait for each other. It finds a peer dead
     /// no later for it, since a ping that does not come is missed like an answer that does not.
-    fn look(&mut self, wire: &Wire) -> Look {
+    fn look(&mut self, wire: &mut Wire) -> Look {
         let (read, written) = wire.moved();
         let alive = read > self.moved.0 || (self.was_flushing && written > self.moved.1);
         self.missed = if alive { 0 } else { self.missed + u32::from(self.is_due) };
         self.moved = (read, written);
         self.was_flushing = wire.is_flushing();
         self.is_due = true;
-        match (std::mem::take(&mut self.has_pinged), wire.role()) {
+        match (wire.was_pinged(), wire.role()) {
             _ if self.missed >= MISSED_PINGS => Look::Dead,
             (true, Role::Server) => Look::Nothing,
             _ => Look::Ping,
@@ -166,6 +164,11 @@ fn next_look(interval: Duration) -> Instant {
     let beyond = at.as_nanos().checked_rem(step).unwrap_or_default();
     let rest = if beyond == 0 { 0 } else { step - beyond };
     begin + at + Duration::from_nanos(u64::try_from(rest).unwrap_or_default())
+}
+
+/// Room to hand something up. The way there is boxed: it is gone rarely, and each link would keep room for it.
+async fn room(inbound: &mpsc::Sender<Inbound>) -> Result<mpsc::Permit<'_, Inbound>, mpsc::error::SendError<()>> {
+    Box::pin(inbound.reserve()).await
 }
 
 impl Session {
@@ -185,19 +188,19 @@ impl Session {
             // What was read at once is heard at once, within a turn.
             let read = if self.stalled.is_none() && !turn.is_new() { wire.next_read() } else { None };
             if let Some(event) = read {
-                if let Err(gone) = self.take(event, &mut pulse, &mut turn).await {
+                if let Err(gone) = self.take(event, &mut turn).await {
                     return gone.into();
                 }
                 continue;
             }
             tokio::select! {
                 // While something is stalled, nothing more is read.
-                event = wire.event(self.stalled.is_none()) => if let Err(gone) = self.take(event, &mut pulse, &mut turn).await {
+                event = wire.event(self.stalled.is_none()) => if let Err(gone) = self.take(event, &mut turn).await {
                     return gone.into();
                 },
-                permit = inbound.reserve(), if self.stalled.is_some() => match (permit, self.stalled.take()) {
+                permit = room(&inbound), if self.stalled.is_some() => match (permit, self.stalled.take()) {
                     (Ok(_), Some(_)) if link.is_over() => {}
-                    (Ok(permit), Some(stalled)) => permit.send(stalled),
+                    (Ok(permit), Some(stalled)) => permit.send(*stalled),
                     _ => return Ended::ClosedHere,
                 },
                 () = link.mux().woken() => {
@@ -235,13 +238,12 @@ impl Session {
         }
     }
 
-    async fn take(&mut self, event: Event, pulse: &mut Pulse, turn: &mut Turn) -> Result<(), Gone> {
+    async fn take(&mut self, event: Event, turn: &mut Turn) -> Result<(), Gone> {
         match event {
             Event::Frame(frame) => {
                 self.hear(&frame);
                 turn.done(frame.len()).await;
             }
-            Event::Pinged => pulse.has_pinged = true,
             Event::Control | Event::Flushed => {}
             Event::Gone(gone) => return Err(gone),
         }
@@ -376,7 +378,7 @@ impl Session {
 
     fn hand_up(&mut self, inbound: Inbound) {
         match self.inbound.try_send(inbound) {
-            Err(mpsc::error::TrySendError::Full(inbound)) => self.stalled = Some(inbound),
+            Err(mpsc::error::TrySendError::Full(inbound)) => self.stalled = Some(inbound.into()),
             // Closed: the daemon is stopping, and the link is closed in a moment.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
         }

@@ -46,6 +46,8 @@ struct Inner {
     /// Bytes of answers to pings since everything was last flushed.
     pongs: usize,
     flushing: bool,
+    /// A ping was heard since it was asked whether one was.
+    was_pinged: bool,
     /// No more could be fed when something was fed last.
     was_full: bool,
     /// This end has said its last word.
@@ -63,9 +65,7 @@ struct Inner {
 pub enum Event {
     /// A text or binary frame, whole.
     Frame(Frame),
-    /// A ping, whose answer is fed.
-    Pinged,
-    /// A pong, or part of a closing handshake: a sign of life.
+    /// A ping, whose answer is fed, a pong, or part of a closing handshake: a sign of life.
     Control,
     /// All that was fed has been written; more may be fed.
     Flushed,
@@ -143,6 +143,7 @@ impl Wire {
             written: 0,
             pongs: 0,
             flushing: false,
+            was_pinged: false,
             was_full: false,
             has_closed: false,
             is_closed: false,
@@ -185,6 +186,12 @@ impl Wire {
     #[must_use]
     pub fn is_flushing(&self) -> bool {
         self.0.flushing
+    }
+
+    /// Whether a ping was heard since this was asked last.
+    #[must_use]
+    pub fn was_pinged(&mut self) -> bool {
+        std::mem::take(&mut self.0.was_pinged)
     }
 
     /// Takes a frame, of text if it is a string; it is written by [`event`](Self::event).
@@ -310,22 +317,28 @@ impl Inner {
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {
-        if self.flushing {
-            match self.poll_flush(cx) {
-                Poll::Ready(Ok(())) if std::mem::take(&mut self.was_full) => return Poll::Ready(Event::Flushed),
-                Poll::Ready(Err(error)) => return Poll::Ready(Event::Gone(error.into())),
-                Poll::Ready(Ok(())) | Poll::Pending => {}
+        loop {
+            if self.flushing {
+                match self.poll_flush(cx) {
+                    Poll::Ready(Ok(())) if std::mem::take(&mut self.was_full) => return Poll::Ready(Event::Flushed),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Event::Gone(error.into())),
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
+            }
+            if self.is_closed && !self.flushing {
+                return Poll::Ready(Event::Gone(Gone::Closed));
+            }
+            // Whoever sends pings and takes no answers is still flushing: that it goes on is what wakes this.
+            if !read || self.is_closed || !self.has_room_for_pongs() {
+                return Poll::Pending;
+            }
+            let frame = ready!(self.poll_frame(cx));
+            match self.heard(frame) {
+                // All that came is a ping or a pong, as on an idle link: an answer leaves at once, and nobody need be told.
+                Event::Control if self.behind.is_empty() && !self.is_closed => {}
+                heard => return Poll::Ready(heard),
             }
         }
-        if self.is_closed && !self.flushing {
-            return Poll::Ready(Event::Gone(Gone::Closed));
-        }
-        // Whoever sends pings and takes no answers is still flushing: that it goes on is what wakes this.
-        if !read || self.is_closed || !self.has_room_for_pongs() {
-            return Poll::Pending;
-        }
-        let frame = ready!(self.poll_frame(cx));
-        Poll::Ready(self.heard(frame))
     }
 
     fn has_room_for_pongs(&self) -> bool {
@@ -372,8 +385,8 @@ impl Inner {
             Frame::Text(_) | Frame::Binary(_) => return Ok(Event::Frame(frame)),
             Frame::Ping(bytes) if !self.has_closed => {
                 self.pongs += bytes.len() + FRAME_HEAD_BYTES;
+                self.was_pinged = true;
                 self.say(Opcode::Pong, &bytes)?;
-                return Ok(Event::Pinged);
             }
             Frame::Ping(_) | Frame::Pong => {}
             Frame::Close(said) => {

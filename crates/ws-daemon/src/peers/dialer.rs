@@ -182,7 +182,7 @@ impl Dialer {
             }
         };
         let since = Instant::now();
-        let closing = CancellationToken::new();
+        let closing = self.peers.closing();
         let life = self.peers.host(newcomer, closing.clone());
         let mut life = std::pin::pin!(life);
         tokio::select! {

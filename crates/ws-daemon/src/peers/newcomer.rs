@@ -153,7 +153,7 @@ impl Peers {
         address: &str,
         standing: Standing,
         closing: CancellationToken,
-    ) -> Result<(Place<'_>, Vec<Link>), Unwelcome> {
+    ) -> Result<(Place, Vec<Link>), Unwelcome> {
         let message = self.terms().message;
         let mut table = self.table();
         self.check_standing(&standing, hello.as_deref())?;
@@ -179,7 +179,7 @@ impl Peers {
         if standing != Standing::Server {
             table.registry.check_epoch(&hello)?;
         }
-        let here = table.by_instance.get(&hello.instance).and_then(|link| link.standing().proven());
+        let here = table.by_instance.get(hello.instance.as_str()).and_then(|link| link.standing().proven());
         if let Some(owner) = here.filter(|owner| standing.proven().is_none_or(|proven| proven.name != owner.name)) {
             return Err(Unwelcome::Unproven { name: owner.name.to_string() });
         }
@@ -192,7 +192,7 @@ impl Peers {
         }
         let name = name_for(&hello, |name| table.holder(name, &hello.instance).or_else(|| self.registered_name(name, &hello)))?;
         let me = self.for_peer(me, &standing);
-        if let Some(link) = table.by_instance.get(&hello.instance).cloned() {
+        if let Some(link) = table.by_instance.get(hello.instance.as_str()).cloned() {
             table.remove(&link);
             before.push(link);
         }

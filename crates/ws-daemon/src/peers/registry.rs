@@ -41,6 +41,17 @@ pub enum PeerChange {
     Forgotten(String),
 }
 
+impl PeerChange {
+    /// Whom it is about.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        match self {
+            Self::Seen(record) => &record.instance,
+            Self::Forgotten(instance) => instance,
+        }
+    }
+}
+
 /// Why a peer is not taken in. The words say how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unwelcome {

@@ -23,9 +23,9 @@ pub struct Table {
     /// In order of arrival: `arrivals[i]` is the number of `links[i]`.
     pub arrivals: Vec<u64>,
     pub links: Vec<Link>,
-    pub by_instance: HashMap<String, Link>,
+    pub by_instance: HashMap<Arc<str>, Link>,
     /// Who had a name last, and the number of its arrival.
-    by_name: HashMap<String, (u64, Link)>,
+    by_name: HashMap<Arc<str>, (u64, Link)>,
     pub registry: Registry,
     pub returning: Returning,
     next: u64,
@@ -112,9 +112,9 @@ impl Table {
         self.next += 1;
         self.arrivals.push(arrival);
         self.links.push(link.clone());
-        self.by_name.insert(link.peer().to_owned(), (arrival, link.clone()));
-        if let Some(instance) = link.instance() {
-            self.by_instance.insert(instance.to_owned(), link.clone());
+        self.by_name.insert(Arc::clone(link.shared_peer()), (arrival, link.clone()));
+        if let Some(instance) = link.shared_instance() {
+            self.by_instance.insert(Arc::clone(instance), link.clone());
             self.returning.came(instance);
         }
         arrival
@@ -195,7 +195,7 @@ impl Table {
             instance: Some(record.instance.clone()),
             address: record.address.clone(),
             tags: record.tags.clone(),
-            link: self.by_instance.get(&record.instance).cloned(),
+            link: self.by_instance.get(record.instance.as_str()).cloned(),
             last_seen_ms: Some(record.last_seen_ms),
             version: Some(record.version.clone()),
             epoch: Some(record.epoch),
@@ -247,8 +247,9 @@ impl Table {
         if self.by_name.contains_key(name) {
             return Pick::KnownButAbsent;
         }
-        let names = self.by_name.keys().chain(self.registry.records().map(|record| &record.name));
+        let remembered = self.registry.records().map(|record| record.name.as_str());
+        let names = self.by_name.keys().map(|name| &**name).chain(remembered);
         let near = names.map(|known| (strsim::damerau_levenshtein(known, name), known)).filter(|(far, _)| *far <= NEAR).min();
-        Pick::UnknownTarget(near.map(|(_, name)| name.clone()))
+        Pick::UnknownTarget(near.map(|(_, name)| name.to_owned()))
     }
 }

@@ -235,14 +235,14 @@ impl Net {
             let wire = Wire::new(far, Role::Server, Vec::new(), MESSAGE);
             let welcome = at_server.peers.welcome(wire, Dialect::Version2, Standing::Anonymous, format!("d{client}"));
             if let Ok(Some(newcomer)) = timeout(HANDSHAKE, welcome).await {
-                at_server.peers.host(newcomer, CancellationToken::new()).await;
+                at_server.peers.host(newcomer, at_server.peers.closing()).await;
             }
         });
         let Ok(epoch) = spool.raise_epoch().await else { return };
         let wire = Wire::new(near, Role::Client, Vec::new(), MESSAGE);
         let introduced = parts.peers.introduce(wire, "d0".into(), parts.peers.me(), epoch);
         if let Ok(Ok(newcomer)) = timeout(HANDSHAKE, introduced).await {
-            parts.peers.host(newcomer, CancellationToken::new()).await;
+            parts.peers.host(newcomer, parts.peers.closing()).await;
         }
     }
 }
