@@ -2,7 +2,7 @@
 //! only who may enter; what is said on a link, or on a page, is not its business.
 //!
 //! The accept loop is our own: nothing slow happens on it, every connection has one deadline from its first byte to its link,
-//! and when there are too many, those that have not become links go first. An address that connects or fails too often is turned
+//! and when there are too many, those that have not become links in a while go first. An address that connects or fails too often is turned
 //! away before a word is read. Whoever floods this port must not flood the log with it.
 
 mod addresses;
@@ -44,7 +44,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Connections that wait to be accepted when the daemon stops and are taken in; more than a listener's queue holds. What comes beyond
 /// them is reset.
-const LAST_CONNECTIONS: usize = 4096;
+const LAST_CONNECTIONS: usize = 8192;
 
 /// What decides who enters, and where that is written down.
 #[derive(Debug)]
@@ -154,10 +154,12 @@ impl Http {
         }
     }
 
-    /// The next connection, when all that wait for a turn have had theirs. Who comes faster than handshakes begin waits to be accepted, and
-    /// loses nothing by it; accepted, it would drive out those whose handshakes go on, and they would all come again.
+    /// The next connection, when all that wait for a turn have had theirs and there is room. Who comes faster than handshakes begin and end
+    /// waits to be accepted, and loses nothing by it; accepted, it would drive out those whose handshakes go on, and they would all come
+    /// again.
     async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
         drop(self.turns.acquire().await);
+        self.connections.room().await;
         listener.accept().await
     }
 

@@ -15,7 +15,7 @@ use crate::config::{LocalTcp, Role, Settings};
 use crate::local::SocketFile;
 
 /// Connections that wait to be accepted on TCP.
-const BACKLOG: u32 = 1024;
+const BACKLOG: u32 = 4096;
 
 /// All that is listened on by TCP.
 #[derive(Debug)]

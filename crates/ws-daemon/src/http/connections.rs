@@ -1,17 +1,27 @@
 //! How many connections there are, and which of them are not yet links. When there is no room, the one that has been half open
-//! for longest makes room: honest handshakes take milliseconds.
+//! for longest makes room, once it has had its time: honest handshakes take milliseconds, unless very many come at once. Those that would
+//! come then wait to be accepted, which does not drive out anybody.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::counters::Counters;
+
+/// What a half-open one has for its handshake in any case. When all there may be are younger, who comes next waits to be accepted: a flood
+/// that says nothing comes in as fast as `limits.half_open` in this time, and an honest one among it has this time.
+const HALF_OPEN_TIME: Duration = Duration::from_secs(1);
 
 /// The connections of one port. Clones are the same count.
 #[derive(Debug, Clone)]
 pub struct Connections {
     table: Arc<Mutex<Table>>,
+    /// One is half open no more.
+    closed: Arc<Notify>,
     counters: Counters,
 }
 
@@ -21,8 +31,8 @@ struct Table {
     most_half_open: usize,
     /// Half-open ones and links.
     count: usize,
-    /// Half-open ones by arrival, each with the token that drops it.
-    half_open: BTreeMap<u64, CancellationToken>,
+    /// Half-open ones by arrival, each with when it came and the token that drops it.
+    half_open: BTreeMap<u64, (Instant, CancellationToken)>,
     next: u64,
 }
 
@@ -48,7 +58,7 @@ impl Connections {
     /// Room for `limit` connections, of which `half_open` may be half open; how many are is told to `counters`.
     pub fn new(limit: usize, half_open: usize, counters: Counters) -> Self {
         let table = Table { most: limit, most_half_open: half_open, count: 0, half_open: BTreeMap::new(), next: 0 };
-        Self { table: Arc::new(Mutex::new(table)), counters }
+        Self { table: Arc::new(Mutex::new(table)), closed: Arc::default(), counters }
     }
 
     /// From here on there is room for so many; whoever is here stays.
@@ -62,20 +72,33 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends when one more may be half open, or the oldest of those that are has had its time.
+    pub async fn room(&self) {
+        loop {
+            let mut closed = std::pin::pin!(self.closed.notified());
+            closed.as_mut().enable();
+            let Some(until) = self.table().full_until() else { return };
+            // Whichever it is, that is looked at again.
+            if until <= Instant::now() || timeout_at(until, closed).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// A place for a new connection, half open; `None` if all places are taken by links.
     pub fn enter(&self) -> Option<Entered> {
         let mut table = self.table();
         let made_room = table.count >= table.most || table.half_open.len() >= table.most_half_open;
         if made_room {
             // Its place is given up when its task sees the token: until then there is one connection too many.
-            let (_, oldest) = table.half_open.pop_first()?;
+            let (_, (_, oldest)) = table.half_open.pop_first()?;
             oldest.cancel();
         }
         let arrival = table.next;
         table.next += 1;
         table.count += 1;
         let dropped = CancellationToken::new();
-        table.half_open.insert(arrival, dropped.clone());
+        table.half_open.insert(arrival, (Instant::now(), dropped.clone()));
         self.counters.half_open(table.half_open.len());
         drop(table);
         Some(Entered { seat: Seat { connections: self.clone(), arrival }, dropped, made_room })
@@ -86,10 +109,17 @@ impl Seat {
     /// The handshake is done: this connection is not dropped for another.
     pub fn became_link(&self) {
         self.connections.table().close_half(self.arrival, &self.connections.counters);
+        self.connections.closed.notify_waiters();
     }
 }
 
 impl Table {
+    /// Until when nobody need make room, if no more may be half open.
+    fn full_until(&self) -> Option<Instant> {
+        let (_, (oldest, _)) = self.half_open.first_key_value()?;
+        (self.half_open.len() >= self.most_half_open).then(|| *oldest + HALF_OPEN_TIME)
+    }
+
     /// It is half open no more.
     fn close_half(&mut self, arrival: u64, counters: &Counters) {
         self.half_open.remove(&arrival);
@@ -102,6 +132,8 @@ impl Drop for Seat {
         let mut table = self.connections.table();
         table.close_half(self.arrival, &self.connections.counters);
         table.count -= 1;
+        drop(table);
+        self.connections.closed.notify_waiters();
     }
 }
 
@@ -124,6 +156,22 @@ mod tests {
         assert!(connections.enter().is_none(), "links are not dropped");
         drop(link);
         assert!(connections.enter().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_when_all_half_open_ones_are_young_waits_until_one_is_through_or_the_oldest_has_had_its_time() {
+        let connections = Connections::new(100, 2, Counters::default());
+        let first = connections.enter().expect("room");
+        let second = connections.enter().expect("room");
+        let came = Instant::now();
+        tokio::join!(connections.room(), async { second.seat.became_link() });
+        assert_eq!(came.elapsed(), Duration::ZERO);
+        let third = connections.enter().expect("room");
+        assert!(!third.made_room);
+        connections.room().await;
+        assert!(came.elapsed() >= HALF_OPEN_TIME && !first.dropped.is_cancelled());
+        assert!(connections.enter().expect("the first makes room").made_room && first.dropped.is_cancelled());
+        assert!(!third.dropped.is_cancelled());
     }
 
     #[test]

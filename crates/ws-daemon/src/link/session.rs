@@ -1,14 +1,17 @@
 //! The life of one link: frames in are decoded and handed up, frames out are fed and flushed, pings keep it honest. When it ends,
 //! for whatever reason, everything in flight on it is settled.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 use ws_daemon_protocol::codec::seed;
 use ws_daemon_protocol::codec::v2::{self, Order, Refused, RunFrame, StatusFrame, Verdict};
@@ -26,6 +29,9 @@ use crate::tasks::Turn;
 
 /// Pings that may stay without any sign of life before a peer counts as dead.
 const MISSED_PINGS: u32 = 2;
+
+/// A ping of the other side is waited for by so many parts of the interval longer than it should take.
+const PUT_OFF: u32 = 4;
 
 /// Moments of one interval between two pings on which the looks of all links fall.
 const LOOKS: u128 = 256;
@@ -115,8 +121,9 @@ struct Session {
 }
 
 /// What is known of the peer's life.
-#[derive(Default)]
 struct Pulse {
+    /// When it is looked at next.
+    at: Instant,
     moved: (u64, u64),
     was_flushing: bool,
     /// By now something should have come: the answer to a ping, or the next ping of one that pings by itself.
@@ -124,34 +131,33 @@ struct Pulse {
     missed: u32,
 }
 
-/// What a look at the pulse is followed by.
-enum Look {
-    /// A ping.
-    Ping,
-    /// Nothing: the peer has pinged by itself, and its pings are as good as ours.
-    Nothing,
-    /// The end of the link.
-    Dead,
+/// What a session waits for of its wire.
+enum Next {
+    Event(Event),
+    /// It is time for a look at the pulse, or at PINGs that were not answered.
+    Look,
 }
 
 impl Pulse {
-    /// Looks at the bytes since the last look, a ping's interval ago. Bytes read are life. Bytes written are life only if they had
-    /// been waiting: they moved because the peer took what was before them.
-    ///
-    /// Only who was dialled leaves the pinging to the other side: if both did, both would wait for each other. It finds a peer dead
-    /// no later for it, since a ping that does not come is missed like an answer that does not.
-    fn look(&mut self, wire: &mut Wire) -> Look {
+    /// Of a link that is new.
+    fn new(at: Instant) -> Self {
+        Self { at, moved: (0, 0), was_flushing: false, is_due: false, missed: 0 }
+    }
+
+    /// Looks at the bytes since the last look, a ping's interval ago; whether the peer still counts as alive. Bytes read are life. Bytes
+    /// written are life only if they had been waiting: they moved because the peer took what was before them.
+    fn look(&mut self, wire: &Wire) -> bool {
         let (read, written) = wire.moved();
         let alive = read > self.moved.0 || (self.was_flushing && written > self.moved.1);
-        self.missed = if alive { 0 } else { self.missed + u32::from(self.is_due) };
-        self.moved = (read, written);
-        self.was_flushing = wire.is_flushing();
-        self.is_due = true;
-        match (wire.was_pinged(), wire.role()) {
-            _ if self.missed >= MISSED_PINGS => Look::Dead,
-            (true, Role::Server) => Look::Nothing,
-            _ => Look::Ping,
-        }
+        let missed = if alive { 0 } else { self.missed + u32::from(self.is_due) };
+        self.begin(wire);
+        self.missed = missed;
+        missed < MISSED_PINGS
+    }
+
+    /// From here on the peer is alive until it is found to be silent.
+    fn begin(&mut self, wire: &Wire) {
+        *self = Self { at: self.at, moved: wire.moved(), was_flushing: wire.is_flushing(), is_due: true, missed: 0 };
     }
 }
 
@@ -166,6 +172,37 @@ fn next_look(interval: Duration) -> Instant {
     begin + at + Duration::from_nanos(u64::try_from(rest).unwrap_or_default())
 }
 
+/// What comes next of a wire, and of the look at its pulse. A ping puts the look off.
+///
+/// Only who was dialled leaves the pinging to the other side: if both did, both would wait for each other. It finds a peer dead no later for
+/// it, since a ping that does not come is missed like an answer that does not. On an idle link no look is ever due: ten thousand links are
+/// not woken for it, and the timer is only told of another time.
+fn next(
+    wire: &mut Wire,
+    read: bool,
+    look: &mut Pin<&mut Sleep>,
+    pulse: &mut Pulse,
+    link: &Link,
+    ping: Duration,
+    cx: &mut Context<'_>,
+) -> Poll<Next> {
+    if look.as_mut().poll(cx).is_ready() {
+        return Poll::Ready(Next::Look);
+    }
+    let event = wire.poll_event(cx, read);
+    if wire.was_pinged() && wire.role() == Role::Server {
+        pulse.begin(wire);
+        pulse.at = next_look(ping + ping / PUT_OFF);
+        link.mux().sweep();
+        look.as_mut().reset(earlier(pulse.at, link.mux().concerns().1));
+    }
+    event.map(Next::Event)
+}
+
+fn earlier(at: Instant, due: Option<Instant>) -> Instant {
+    due.map_or(at, |due| due.min(at))
+}
+
 /// Room to hand something up. The way there is boxed: it is gone rarely, and each link would keep room for it.
 async fn room(inbound: &mpsc::Sender<Inbound>) -> Result<mpsc::Permit<'_, Inbound>, mpsc::error::SendError<()>> {
     Box::pin(inbound.reserve()).await
@@ -173,13 +210,12 @@ async fn room(inbound: &mpsc::Sender<Inbound>) -> Result<mpsc::Permit<'_, Inboun
 
 impl Session {
     async fn run(&mut self, wire: &mut Wire) -> Ended {
-        let mut pulse_at = next_look(self.terms.ping);
+        let mut pulse = Pulse::new(next_look(self.terms.ping));
         // The pulse, or before that a PING that nobody has answered in its time.
-        let mut look = std::pin::pin!(sleep_until(pulse_at));
-        let mut pulse = Pulse::default();
+        let mut look = std::pin::pin!(sleep_until(pulse.at));
         // A peer may never stop talking.
         let mut turn = Turn::of_light(FRAMES);
-        let (link, inbound) = (self.link.clone(), self.inbound.clone());
+        let (link, inbound, ping) = (self.link.clone(), self.inbound.clone(), self.terms.ping);
         let mut closing = std::pin::pin!(link.0.closing.cancelled());
         loop {
             if let Err(gone) = self.feed(wire) {
@@ -195,8 +231,24 @@ impl Session {
             }
             tokio::select! {
                 // While something is stalled, nothing more is read.
-                event = wire.event(self.stalled.is_none()) => if let Err(gone) = self.take(event, &mut turn).await {
-                    return gone.into();
+                next = poll_fn(|cx| next(wire, self.stalled.is_none(), &mut look, &mut pulse, &self.link, ping, cx)) => match next {
+                    Next::Event(event) => if let Err(gone) = self.take(event, &mut turn).await {
+                        return gone.into();
+                    },
+                    Next::Look => {
+                        let now = Instant::now();
+                        if now >= pulse.at {
+                            pulse.at = next_look(ping);
+                            if !pulse.look(wire) {
+                                return Ended::Dead(ping * MISSED_PINGS);
+                            }
+                            if let Err(gone) = wire.ping() {
+                                return gone.into();
+                            }
+                            link.mux().sweep();
+                        }
+                        look.as_mut().reset(earlier(pulse.at, link.mux().give_up(now)));
+                    }
                 },
                 permit = room(&inbound), if self.stalled.is_some() => match (permit, self.stalled.take()) {
                     (Ok(_), Some(_)) if link.is_over() => {}
@@ -212,22 +264,6 @@ impl Session {
                         look.as_mut().reset(due);
                     }
                 },
-                () = &mut look => {
-                    let now = Instant::now();
-                    if now >= pulse_at {
-                        pulse_at = next_look(self.terms.ping);
-                        match pulse.look(wire) {
-                            Look::Ping => if let Err(gone) = wire.ping() {
-                                return gone.into();
-                            },
-                            Look::Nothing => {}
-                            Look::Dead => return Ended::Dead(self.terms.ping * MISSED_PINGS),
-                        }
-                        link.mux().sweep();
-                    }
-                    let due = link.mux().give_up(now);
-                    look.as_mut().reset(due.map_or(pulse_at, |due| due.min(pulse_at)));
-                }
                 // The peer has left this link for another one: nothing that waits here is for it.
                 () = &mut closing => return match link.0.farewell.get() {
                     Some((code, words)) => Ended::Expelled(*code, words),

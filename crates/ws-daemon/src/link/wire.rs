@@ -235,7 +235,12 @@ impl Wire {
     /// The next thing that happens; what was fed is written meanwhile. Without `read` nothing is read: for when there is no
     /// room for what would come. Cancel safe.
     pub async fn event(&mut self, read: bool) -> Event {
-        std::future::poll_fn(|cx| self.0.poll_event(cx, read)).await
+        std::future::poll_fn(|cx| self.poll_event(cx, read)).await
+    }
+
+    /// The same to be polled.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {
+        self.0.poll_event(cx, read)
     }
 
     /// The next thing that happens of what has been read already, if there is one: then nothing is written, and nobody waited for.

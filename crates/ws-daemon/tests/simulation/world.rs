@@ -8,7 +8,6 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use ws_daemon::link::{Dialect, Role, Wire};
 use ws_daemon::origin::{Origin, Said};
 use ws_daemon::policy::Scope;
