@@ -10,17 +10,14 @@ mod connections;
 mod credential;
 mod handshake;
 mod join;
+mod turns;
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -38,6 +35,7 @@ use crate::tls::{self, ServerTls};
 use addresses::{Addresses, TurnedAway};
 use connections::{Connections, Seat};
 use handshake::{Entrance, Upgraded, handshake};
+use turns::Turns;
 
 /// The wait after a failed accept: descriptors come back when some connection ends, and nothing tells when.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -76,8 +74,7 @@ pub struct Http {
     links: bool,
     connections: Connections,
     addresses: Addresses,
-    /// One at a time, in the order in which they ask: whose first byte is there, and who accepts more of them. See [`Http::begin`].
-    turns: Arc<Semaphore>,
+    turns: Turns,
     tasks: Tasks,
     stop: Stop,
 }
@@ -107,7 +104,7 @@ impl Http {
     pub fn new(peers: Peers, door: Door, handshake: Duration, limits: &Limits, tasks: Tasks, stop: Stop) -> Self {
         let connections = Connections::new(limits.connections, limits.half_open, peers.counters().clone());
         let addresses = Addresses::new(limits);
-        let (handshake, turns) = (InUse::new(handshake), Arc::new(Semaphore::new(1)));
+        let (handshake, turns) = (InUse::new(handshake), Turns::default());
         Self { peers, door: Arc::new(door), handshake, links: true, connections, addresses, turns, tasks, stop }
     }
 
@@ -158,7 +155,7 @@ impl Http {
     /// waits to be accepted, and loses nothing by it; accepted, it would drive out those whose handshakes go on, and they would all come
     /// again.
     async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        drop(self.turns.acquire().await);
+        self.turns.all_had().await;
         self.connections.room().await;
         listener.accept().await
     }
@@ -325,21 +322,6 @@ impl Http {
         self.peers.welcome(wire, dialect, standing, address.to_string()).await
     }
 
-    /// Does the first and dearest step of a handshake in its turn: one at a time, and before it whatever else is ready, so that however many
-    /// come at once, links that are up are served between any two of them. Only whose first byte is there may ask for a turn: who says
-    /// nothing holds up nobody.
-    async fn begin<T>(&self, handshake: impl Future<Output = T>) -> T {
-        let mut handshake = std::pin::pin!(handshake);
-        let turn = self.turns.acquire().await;
-        yield_now().await;
-        let begun = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
-        drop(turn);
-        match begun {
-            Poll::Ready(done) => done,
-            Poll::Pending => handshake.await,
-        }
-    }
-
     /// Tells TLS from plain HTTP by the first byte, and what a client's certificate proves.
     async fn encrypt(&self, stream: TcpStream, first: u8, address: SocketAddr) -> Option<(Stream, Standing)> {
         if first != tls::FIRST_BYTE {
@@ -370,7 +352,7 @@ impl Http {
         let mut first = [0];
         // Who closes at once is answered as who says nothing.
         stream.peek(&mut first).await.ok()?;
-        let upgraded = self.begin(async {
+        let upgraded = self.turns.begin(async {
             let (stream, standing) = self.encrypt(stream, first[0], address).await?;
             handshake(stream, entrance, &standing, &self.door, &self.peers, visit, &self.stop).await
         });
