@@ -2,6 +2,7 @@
 //! handshakes that never end, links that do not read, queues, floods. It costs whoever does it; another client keeps its pace, memory
 //! keeps its bound, and the counters tell.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::process::Command;
@@ -10,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::process::Signal;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -23,6 +25,12 @@ const BURST_SECONDS: u64 = 16;
 const HALF_OPEN: usize = 500;
 const ADDRESSES: u8 = 10;
 const HALF_OPEN_AT_A_TIME: usize = 250;
+
+/// Newcomers that are there at once, far more than may be half open.
+const AT_ONCE: u8 = 200;
+
+const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// Links that ask and never read the answers, each with an id of 4 KiB.
 const SLOW_READERS: usize = 3;
@@ -124,6 +132,39 @@ fn of_half_open_handshakes_beyond_their_bound_the_oldest_goes_and_links_come_in_
         assert!(read_all(stream).starts_with("HTTP/1.1 426 "));
     }
     wait_for("the count", || connections(&server)["half_open"] == 0);
+}
+
+#[test]
+fn of_very_many_that_come_at_once_none_drives_out_another_and_what_they_needed_of_the_program_is_given_back() {
+    let server = Daemon::server().config(json!({ "limits": { "half_open": 4 } })).start();
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).expect("Linux has it");
+        line.trim_end_matches("kB").trim().parse::<u64>().expect("a number")
+    };
+    // After the first storm it may be what the start has needed that is given back.
+    for storm in 1..=2 {
+        // All of them are there before the first is accepted.
+        server.signal(Signal::STOP);
+        let mut links: Vec<TcpStream> = (0..AT_ONCE).map(|number| from(2 + number % ADDRESSES, &server)).collect();
+        for link in &mut links {
+            link.write_all(HANDSHAKE.as_bytes()).expect("the system keeps it");
+        }
+        server.signal(Signal::CONT);
+        let mut most = 0;
+        for link in &mut links {
+            let mut head = [0; 12];
+            link.read_exact(&mut head).expect("it is not driven out");
+            assert_eq!(&head, b"HTTP/1.1 101");
+            most = most.max(resident());
+        }
+        wait_for("what the newcomers have needed to be given back", || resident() < most * 3 / 4);
+        let connections = connections(&server);
+        assert_eq!(
+            (&connections["linked"], &connections["half_open_dropped"]),
+            (&json!(storm * u64::from(AT_ONCE)), &json!(0))
+        );
+    }
 }
 
 // ---- The storm -------------------------------------------------------------------------------------------------
