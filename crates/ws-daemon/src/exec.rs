@@ -185,6 +185,9 @@ struct Inner {
     /// Tells all runs that some time has passed.
     later: Notify,
     ticking: AtomicBool,
+    /// Tells those that were left alone together.
+    together: Notify,
+    gathering: AtomicBool,
     /// Who is asked for names that no script has.
     groups: Arc<Groups>,
     /// What became of copies and connections that are asked.
@@ -230,6 +233,8 @@ impl Executor {
             shim,
             later: Notify::new(),
             ticking: AtomicBool::new(false),
+            together: Notify::new(),
+            gathering: AtomicBool::new(false),
             groups: Arc::default(),
             figures: Figures::default(),
             copies,
@@ -357,6 +362,10 @@ impl Executor {
 /// watch costs more than a look.
 const WATCH_AFTER: Duration = Duration::from_millis(50);
 
+/// How long programs are left alone, at most, while others wait to be started: each that is noticed when it has started, and when it has
+/// ended, takes a core from those that run, and all that are noticed together take it once.
+const TOGETHER_AFTER: Duration = Duration::from_millis(2);
+
 /// How many runs there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
@@ -409,9 +418,36 @@ impl Inner {
         later
     }
 
+    /// Ends after [`TOGETHER_AFTER`] at most, for all at once; until then nobody is woken for a program that was started.
+    fn together(self: &Arc<Self>) -> Notified<'_> {
+        let together = self.together.notified();
+        if !self.gathering.swap(true, Ordering::AcqRel) {
+            self.starters.look_soon();
+            let gathering = Gathering(Arc::clone(self));
+            self.background.spawn(async move {
+                sleep(TOGETHER_AFTER).await;
+                drop(gathering);
+            });
+        }
+        together
+    }
+
     /// Whether there are more runs than the one that asks.
     fn is_busy(&self) -> bool {
         self.slots.taken() > 1
+    }
+}
+
+/// Ends what began with [`Inner::together`], however that came about.
+struct Gathering(Arc<Inner>);
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        let Self(inner) = self;
+        // Whoever comes from here on waits for the next.
+        inner.gathering.store(false, Ordering::Release);
+        inner.starters.look();
+        inner.together.notify_waiters();
     }
 }
 

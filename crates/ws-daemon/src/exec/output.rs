@@ -113,6 +113,15 @@ impl Output {
         }
     }
 
+    /// Reads once what there is, and says whether that was the end.
+    fn looked_at_end<S: Deref<Target = Span>>(&mut self, span: &S) -> bool {
+        if let Ok(0) = self.pull(span) {
+            self.lines.finish(span);
+            self.pipe = Pipe::Over;
+        }
+        matches!(self.pipe, Pipe::Over)
+    }
+
     /// Registers the pipe with the runtime of this thread, unless it is.
     ///
     /// # Errors
@@ -188,6 +197,11 @@ impl Lines {
             info!(stream = self.stream.word(), bytes = LOGGED_BYTES, "further output of this run is not logged");
         }
     }
+}
+
+/// Reads once what there is of both streams of one run, and says whether that was their end.
+pub fn looked_at_end<S: Deref<Target = Span>>(streams: &mut [Output; 2], span: &S) -> bool {
+    streams.iter_mut().fold(true, |over, stream| stream.looked_at_end(span) && over)
 }
 
 /// Drains both streams of one run, as [`Output::drain`] does.

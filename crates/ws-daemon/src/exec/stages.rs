@@ -534,6 +534,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_many_at_once_each_is_told_as_it_was() {
+        let stage = stage_of(64, LONG, LONG);
+        let job = |n: usize| {
+            // Some end before they are first looked at, some after they were left alone, some later.
+            let nap = ["", "sleep 0.003; ", "sleep 0.08; "][n % 3];
+            let mut job = stage.job(&format!("s{n}"), &format!("echo {n}; echo trouble {n} >&2; {nap}exit {n}"));
+            job.capture = Capture::Tail;
+            job
+        };
+        let jobs: Vec<Job> = (0..48).map(job).collect();
+        let runs = jobs.into_iter().map(|job| stage.run(job));
+        for (n, ended) in futures_util::future::join_all(runs).await.into_iter().enumerate() {
+            let kept = ended.captured().expect("kept");
+            assert_eq!(*ended.outcome(), Outcome::Exited(u8::try_from(n).expect("few")));
+            assert_eq!(kept.stdout.as_ref().map(|text| text.data.as_str()), Some(format!("{n}\n").as_str()));
+            assert_eq!(kept.stderr.data, format!("trouble {n}\n"));
+        }
+    }
+
+    #[tokio::test]
     async fn a_stream_is_closed_when_its_run_is_over_also_if_it_never_started() {
         let stage = stage();
         let started = Instant::now();

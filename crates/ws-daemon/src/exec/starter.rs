@@ -36,6 +36,8 @@ struct Desk {
 struct Calls {
     /// One has been woken, and has not looked yet.
     called: bool,
+    /// Somebody looks soon, and need not be woken.
+    soon: bool,
     /// The others; at most as many as wait for work.
     others: Vec<Waker>,
 }
@@ -103,6 +105,22 @@ impl Starters {
         self.0.most.store(most, Ordering::Relaxed);
     }
 
+    /// Whether there is more to do than there are threads for.
+    pub fn has_line(&self) -> bool {
+        self.0.state().waiting > 0
+    }
+
+    /// Nobody is woken for work that is done until somebody looks, as has to happen soon.
+    pub fn look_soon(&self) {
+        self.0.calls().soon = true;
+    }
+
+    /// Tells all whose work is done; from here on they are woken again.
+    pub fn look(&self) {
+        self.0.calls().soon = false;
+        self.0.pass_on();
+    }
+
     /// Does `work` on one of the threads. `None` if the queue is full, or the work panicked.
     pub async fn run<T: Send + 'static>(&self, asker: &Asker, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let told = Arc::new(Mutex::new(Came::NotYet(None)));
@@ -167,7 +185,7 @@ impl Desk {
     /// Has somebody look who waits, now or with one who is about to.
     fn call(&self, waker: Waker) {
         let mut calls = self.calls();
-        if std::mem::replace(&mut calls.called, true) {
+        if calls.soon || std::mem::replace(&mut calls.called, true) {
             calls.others.push(waker);
         } else {
             drop(calls);
@@ -177,7 +195,10 @@ impl Desk {
 
     /// Whoever looks, or looks no more, may be the one who was called for all.
     fn pass_on(&self) {
-        let Calls { others, .. } = std::mem::take(&mut *self.calls());
+        let mut calls = self.calls();
+        calls.called = false;
+        let others = std::mem::take(&mut calls.others);
+        drop(calls);
         others.into_iter().for_each(Waker::wake);
     }
 }
@@ -256,6 +277,26 @@ mod tests {
         assert_eq!(woken(), [1, 1, 1]);
         call(&second);
         assert_eq!(woken(), [1, 2, 1]);
+    }
+
+    #[test]
+    fn nobody_is_called_before_a_look_that_comes_soon_and_all_are_told_then() {
+        let starters = Starters::new(1).expect("threads");
+        let [first, second, third] = [(); 3].map(|()| Arc::new(Woken::default()));
+        let woken = || [&first, &second, &third].map(|woken| woken.0.load(Ordering::Relaxed));
+        let call = |woken: &Arc<Woken>| starters.0.call(Arc::clone(woken).into());
+        starters.look_soon();
+        call(&first);
+        // Whoever looks for itself tells the others, and the look is still to come.
+        starters.0.pass_on();
+        assert_eq!(woken(), [1, 0, 0]);
+        call(&second);
+        call(&third);
+        assert_eq!(woken(), [1, 0, 0]);
+        starters.look();
+        assert_eq!(woken(), [1, 1, 1]);
+        call(&first);
+        assert_eq!(woken(), [2, 1, 1]);
     }
 
     #[tokio::test]

@@ -37,9 +37,9 @@ use ws_daemon_protocol::outcome::{ErrorCode, Outcome, Signal};
 use super::capture::{Captured, Keep};
 use super::contract::Terms;
 use super::doer::Doing;
-use super::job::Job;
+use super::job::{Capture, Job};
 use super::line::{Line, Places};
-use super::output::{Output, drain_both};
+use super::output::{Output, drain_both, looked_at_end};
 use super::pool::{self, Call, End, Keeps, To, Told};
 use super::process::{Pipes, Process};
 use super::start::{Attempt, Barred, Found, Started, find, start};
@@ -297,6 +297,9 @@ async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>, found: Result<Found
         }
     };
     // Not tried again here: it may have been started there.
+    if inner.starters.has_line() {
+        drop(inner.together());
+    }
     let attempt = inner.starters.run(&job.asker(), start).await;
     attempt.unwrap_or_else(|| not_started(Barred::Refused(lost()), Places::default()))
 }
@@ -449,19 +452,30 @@ async fn attend_process(
     (at, timeout): (Instant, Option<Duration>),
 ) -> Attended {
     let busy = inner.is_busy();
+    // Nothing is to be written to it, and nobody waits for what it says.
+    let has_all = stdin.is_none() && !matches!(job.capture, Capture::Stream(_));
     let span = LazyLock::new(|| job.span());
     let mut life = Life::new(process, inner.grace, timeout.and_then(|timeout| at.checked_add(timeout)));
     let mut drained = false;
+    if busy {
+        // By the time it is this run's turn again, a short script may have ended.
+        yield_now().await;
+        if has_all && inner.starters.has_line() && !looked_at_end(&mut streams, &span) {
+            // By then it may have ended as well, with others.
+            tokio::select! {
+                () = inner.together() => {}
+                () = job.cancel.cancelled() => {}
+                () = inner.stop.terminate.cancelled() => {}
+                () = inner.stop.kill.cancelled() => {}
+            }
+        }
+    }
     {
         let params = job.params.compact();
         let mut feeding = pin!(feed(stdin, params.as_bytes(), &span));
         let mut draining = pin!(drain_both(&mut streams, &span));
         let mut later = pin!(inner.later());
         let mut fed = false;
-        if busy {
-            // By the time it is this run's turn again, a short script may have ended.
-            yield_now().await;
-        }
         while !(life.exited && drained) {
             let over = tokio::select! {
                 result = life.process.exited(drained && life.stopped.is_none()), if life.is_watched(drained) => life.exit(result, &span),
