@@ -201,7 +201,9 @@ impl Lines {
 
 /// Reads once what there is of both streams of one run, and says whether that was their end.
 pub fn looked_at_end<S: Deref<Target = Span>>(streams: &mut [Output; 2], span: &S) -> bool {
-    streams.iter_mut().fold(true, |over, stream| stream.looked_at_end(span) && over)
+    let [stdout, stderr] = streams;
+    let is_over = stdout.looked_at_end(span);
+    stderr.looked_at_end(span) && is_over
 }
 
 /// Drains both streams of one run, as [`Output::drain`] does.

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Display, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::fs::{Access, AtFlags, FileType, Stat, access, statat};
 use serde_json::Value;
@@ -94,6 +95,14 @@ impl Scripts {
     /// # Errors
     /// `not_found`, `not_executable` or `forbidden`, with a message that says what to do.
     pub fn resolve(&self, name: &str) -> Result<Script, Outcome> {
+        self.resolve_since(name, Instant::now())
+    }
+
+    /// The same for whoever asked for it at `since`: the way to the folder may have been looked at for another after that.
+    ///
+    /// # Errors
+    /// As [`Scripts::resolve`].
+    pub fn resolve_since(&self, name: &str, since: Instant) -> Result<Script, Outcome> {
         let refuse = |code, why: &str| Err(Outcome::failed(code, format!("{}: {why}", shown(name))));
         if name.is_empty() {
             return Err(Outcome::failed(ErrorCode::NotFound, "the name of the script is empty"));
@@ -105,7 +114,7 @@ impl Scripts {
             return refuse(ErrorCode::Forbidden, &format!("a name must lead straight down from {}/", self.label()));
         }
         let missing = format!("there is no such script in {}", self.folder.display());
-        let (way, found) = match self.find(name) {
+        let (way, found) = match self.find(name, since) {
             Ok(found) => found,
             Err(Obstacle::Exposed(exposed)) => return refuse(ErrorCode::Forbidden, &exposed),
             Err(Obstacle::System(error)) => {
@@ -138,7 +147,7 @@ impl Scripts {
     pub fn terms_alone(&self, name: &str) -> Result<Option<Terms>, Outcome> {
         let (parent, last) = name.rsplit_once('/').unwrap_or((".", name));
         let guard = |path: &Path, look: &Stat| self.guard(path, look, Sticky::WillNotDo);
-        let opened = self.way(parent).and_then(|way| {
+        let opened = self.way(parent, Instant::now()).and_then(|way| {
             let opened = walk::walk(way.folder(), &[&*self.folder, way.path()], Path::new(parent), guard)?;
             Ok((way, opened))
         });
@@ -186,17 +195,17 @@ impl Scripts {
     }
 
     /// The way to the folder, for whoever looks for `name` from there.
-    fn way(&self, name: &str) -> Result<Arc<Way>, Obstacle> {
+    fn way(&self, name: &str, since: Instant) -> Result<Arc<Way>, Obstacle> {
         // Found in pieces, it could not be started in one.
         if self.folder.as_os_str().len() + 1 + name.len() >= PATH_BYTES {
             return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG).into());
         }
-        self.way.find(&self.folder, |path, look, sticky| self.guard(path, look, sticky))
+        self.way.find(&self.folder, since, |path, look, sticky| self.guard(path, look, sticky))
     }
 
     /// The way to the folder, and what was found under `name` from there.
-    fn find(&self, name: &str) -> Result<(Arc<Way>, Found), Obstacle> {
-        let way = self.way(name)?;
+    fn find(&self, name: &str, since: Instant) -> Result<(Arc<Way>, Found), Obstacle> {
+        let way = self.way(name, since)?;
         // A link may name the folder as it was configured, or as it is without links.
         let names = [&*self.folder, way.path()];
         let guard = |path: &Path, look: &Stat| self.guard(path, look, Sticky::WillNotDo);

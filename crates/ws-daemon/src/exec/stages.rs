@@ -2,7 +2,7 @@
 //! in between. It never says more than the caller of a stage asked for, and a stage that is dropped ends the run.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::info;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
@@ -66,6 +66,8 @@ pub(super) struct Run {
     executor: Executor,
     _closing: Closing,
     place: Place,
+    /// When it was asked for, and when its turn came if it had to wait.
+    since: Instant,
 }
 
 /// Closes the stream of a run when the run is over, however that came about.
@@ -134,7 +136,7 @@ impl Ready {
     /// stops, or it was cancelled. Or its next wait.
     pub async fn start(self) -> Result<Running, NotStarted> {
         let Self { mut run, slot, places } = self.unless_stopped().map_err(NotStarted::Ended)?;
-        match supervise::begin(&run.executor.0, &run.job, places).await {
+        match supervise::begin(&run.executor.0, &run.job, run.since, places).await {
             Ok(begun) => Ok(Running { run, begun, slot }),
             Err(Not::Ended(outcome)) => Err(NotStarted::Ended(run.unstarted(outcome, false))),
             Err(Not::Drained) => Err(NotStarted::Ended(run.drained())),
@@ -225,7 +227,7 @@ impl Ended {
 
 impl Run {
     pub(super) fn new(job: Arc<Job>, closing: Closing, executor: Executor, place: Place) -> Self {
-        Self { job, executor, _closing: closing, place }
+        Self { job, executor, _closing: closing, place, since: Instant::now() }
     }
 
     /// Waits in line.
@@ -247,6 +249,7 @@ impl Run {
             turn = turn => turn,
         };
         self.place.set_in_line(false);
+        self.since = Instant::now();
         Ready { run: self, slot, places }.unless_stopped()
     }
 
@@ -290,11 +293,11 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     use std::path::PathBuf;
-    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+    use std::time::{SystemTime, UNIX_EPOCH};
 
     use serde_json::value::RawValue;
     use tempfile::TempDir;
-    use tokio::time::{Instant, timeout};
+    use tokio::time::timeout;
     use tokio_util::sync::CancellationToken;
     use uuid::Uuid;
     use ws_daemon_protocol::id::RunId;

@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant as StdInstant, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 use ws_daemon_protocol::outcome::{ErrorCode, Outcome};
@@ -88,15 +88,15 @@ pub enum Found {
 }
 
 /// Looks the script of `job` up, and asks its contract; the run may have places among its like already, and has those then that it needs.
-/// `here`: on a thread that must not be held up. Where somebody is asked, what was found a moment ago is good enough.
+/// `since`: see [`Scripts::resolve_since`](super::scripts::Scripts::resolve_since). `here`: on a thread that must not be held up. Where somebody is asked, what was found a moment ago is good enough.
 ///
 /// # Errors
 /// What stands in the way.
-pub fn find(inner: &Inner, job: &Job, places: &mut Places, here: bool) -> Result<Found, Barred> {
+pub fn find(inner: &Inner, job: &Job, since: StdInstant, places: &mut Places, here: bool) -> Result<Found, Barred> {
     let verdicts = &inner.folder(job.folder).verdicts;
     let verdict = match verdicts.of(&job.name, Instant::now()) {
         Some(verdict) => verdict,
-        None => match look(inner, job)? {
+        None => match look(inner, job, since)? {
             Ok(verdict) => verdict,
             Err(script) => {
                 allow(job, script.terms.as_ref(), places, here)?;
@@ -124,9 +124,9 @@ pub fn find(inner: &Inner, job: &Job, places: &mut Places, here: bool) -> Result
 }
 
 /// Looks a script up: what is to be known of it for a moment, or, if it is one that is started for each run, itself.
-fn look(inner: &Inner, job: &Job) -> Result<Result<Verdict, Script>, Barred> {
+fn look(inner: &Inner, job: &Job, since: StdInstant) -> Result<Result<Verdict, Script>, Barred> {
     let (scripts, at) = (inner.folder(job.folder), Instant::now());
-    let found = match scripts.resolve(&job.name) {
+    let found = match scripts.resolve_since(&job.name, since) {
         Ok(script) => match (copy_of(job.folder, &script), &script.terms) {
             (Some((of, _)), Some(Terms { pool: Some(pool), .. })) => {
                 pool.is_of(of, at);

@@ -22,7 +22,7 @@ use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant as StdInstant};
 
 use futures_util::future::Either;
 use rustix::process::{Signal as Kill, WaitStatus};
@@ -162,11 +162,11 @@ impl Begun {
 }
 
 /// Starts the script of `job`, here or elsewhere, or asks whoever is to be asked in its place; it may have its places among its like
-/// already.
+/// already. `since`: when its turn came.
 ///
 /// # Errors
 /// What keeps it from beginning.
-pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut places: Places) -> Result<Begun, Not> {
+pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut since: StdInstant, mut places: Places) -> Result<Begun, Not> {
     if let Some(doer) = &inner.surroundings.doer {
         let span = job.span();
         let script = Script::Inside(span.in_scope(|| doer.start(job)), span);
@@ -174,13 +174,16 @@ pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut places: Places) -> Re
     }
     let mut tries = 0;
     loop {
-        let (to, terms) = match find(inner, job, &mut places, true) {
+        let (to, terms) = match find(inner, job, since, &mut places, true) {
             Ok(Found::Asks(to, terms)) => (to, terms),
             // Boxed: what somebody is asked must not hold the memory of what is started.
             found => match Box::pin(begin_script(inner, job, found, &mut places, &mut tries)).await? {
                 Came::Started(begun) => return Ok(begun),
                 Came::Asks(to, terms) => (to, terms),
-                Came::Again => continue,
+                Came::Again => {
+                    since = StdInstant::now();
+                    continue;
+                }
             },
         };
         let (timeout, output) = bounds(job, terms.as_ref());
@@ -195,7 +198,10 @@ pub async fn begin(inner: &Arc<Inner>, job: &Arc<Job>, mut places: Places) -> Re
                 return Ok(Begun { script: Script::Call(call, to), at: Instant::now(), timeout, output, _places: places });
             }
             Err(pool::Not::Ended(outcome)) => return Err(Not::Ended(outcome)),
-            Err(pool::Not::Again) => inner.folder(job.folder).verdicts.forget(&job.name),
+            Err(pool::Not::Again) => {
+                since = StdInstant::now();
+                inner.folder(job.folder).verdicts.forget(&job.name);
+            }
         }
     }
 }
@@ -287,7 +293,7 @@ async fn start_somewhere(inner: &Arc<Inner>, job: &Arc<Job>, found: Result<Found
     let (inner_there, job_there) = (Arc::clone(inner), Arc::clone(job));
     let start = move || {
         let mut places = places;
-        match found.map_or_else(|| find(&inner_there, &job_there, &mut places, false), Ok) {
+        match found.map_or_else(|| find(&inner_there, &job_there, StdInstant::now(), &mut places, false), Ok) {
             Ok(Found::Script(script)) => {
                 let started = start(&inner_there, &job_there, &script, false);
                 Attempt { started, script: Some(script), terms: None, places }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Stat, lstat};
@@ -20,7 +20,14 @@ const KEPT: Duration = Duration::from_secs(5);
 
 /// The way that was walked last, if it is of use.
 #[derive(Debug, Default)]
-pub struct WayKept(Mutex<Option<Arc<Way>>>);
+pub struct WayKept(Mutex<Option<Kept>>);
+
+#[derive(Debug, Clone)]
+struct Kept {
+    way: Arc<Way>,
+    /// When it was looked at last, and found as it was.
+    looked_at: Instant,
+}
 
 /// A way to a folder.
 #[derive(Debug)]
@@ -33,24 +40,37 @@ pub struct Way {
 }
 
 impl WayKept {
-    /// The way to `folder`, of which `guard` has seen every part as it is. A way that is kept costs a look at each part instead of opening
-    /// and closing it.
+    /// The way to `folder`, of which `guard` has seen every part as it is, or as it was some time after `since`: whoever asked then for the
+    /// same cannot tell. A way that is kept costs a look at each part instead of opening and closing it.
     ///
     /// # Errors
     /// What open(2) says, and whatever `guard` does.
     pub fn find(
         &self,
         folder: &Path,
+        since: Instant,
         guard: impl Fn(&Path, &Stat, Sticky) -> Result<(), Obstacle>,
     ) -> Result<Arc<Way>, Obstacle> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(way) = kept.filter(|way| way.is_as_it_was()) {
-            return Ok(way);
+        let kept = self.kept().clone();
+        if let Some(Kept { way, looked_at }) = kept {
+            if looked_at >= since {
+                return Ok(way);
+            }
+            let looked_at = Instant::now();
+            if way.is_as_it_was() {
+                *self.kept() = Some(Kept { way: Arc::clone(&way), looked_at });
+                return Ok(way);
+            }
         }
         let way = Arc::new(Way::walk(folder, guard)?);
         let is_settled = way.parts.iter().all(|(_, mark)| mark.is_settled());
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = is_settled.then(|| Arc::clone(&way));
+        *self.kept() = is_settled.then(|| Kept { way: Arc::clone(&way), looked_at: way.since });
         Ok(way)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        // Every section leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,15 +140,36 @@ mod tests {
     }
 
     #[test]
+    fn a_look_is_good_for_whoever_asked_before_it_and_for_nobody_else() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let scripts = root.path().join("scripts");
+        fs::create_dir(&scripts).expect("made");
+        let kept = WayKept::default();
+        let find = |since| kept.find(&scripts, since, |_, _, _| Ok(())).expect("there");
+        let before = Instant::now();
+        let first = find(before);
+        // Looked at again: it is as it was.
+        let between = Instant::now();
+        assert!(Arc::ptr_eq(&first, &find(between)));
+        fs::set_permissions(&scripts, Permissions::from_mode(0o700)).expect("set");
+        for since in [before, between] {
+            assert!(Arc::ptr_eq(&first, &find(since)));
+        }
+        let changed = find(Instant::now());
+        assert!(!Arc::ptr_eq(&first, &changed));
+        assert!(Arc::ptr_eq(&changed, &find(before)));
+    }
+
+    #[test]
     fn a_way_is_kept_whatever_is_put_beside_it_but_not_by_a_link_that_may_change_and_look_the_same() {
         let root = tempfile::tempdir().expect("a temporary folder");
         let [scripts, link, beside] = ["scripts", "link", "beside"].map(|name| root.path().join(name));
         fs::create_dir(&scripts).expect("made");
         let is_kept = |folder: &Path, between: &dyn Fn()| {
             let kept = WayKept::default();
-            let first = kept.find(folder, |_, _, _| Ok(())).expect("there");
+            let first = kept.find(folder, Instant::now(), |_, _, _| Ok(())).expect("there");
             between();
-            Arc::ptr_eq(&first, &kept.find(folder, |_, _, _| Ok(())).expect("there"))
+            Arc::ptr_eq(&first, &kept.find(folder, Instant::now(), |_, _, _| Ok(())).expect("there"))
         };
         assert!(is_kept(&scripts, &|| {
             fs::create_dir(&beside).expect("made");
